@@ -1,0 +1,231 @@
+//! `[system]`, `[network]`, `[sysctl]`, `[api]`, `[metrics]` and `[services]`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::Origin;
+use crate::types::{Role, RouteName, ServiceName};
+
+/// `[system]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(missing_docs)]
+pub struct System {
+    pub hostname: Option<String>,
+    /// Filter traffic to the box itself; `None`: true on the appliance, false elsewhere.
+    pub protect: Option<bool>,
+    pub ntp_servers: Vec<IpAddr>,
+    pub dns_servers: Vec<IpAddr>,
+    /// `udp://ADDR:PORT` or `tcp://ADDR:PORT`.
+    pub syslog: Option<String>,
+    pub authorized_keys: Vec<String>,
+    pub trust_media: TrustMedia,
+}
+
+/// When drop-ins from ESP, stick and fw_cfg are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[allow(missing_docs)]
+pub enum TrustMedia {
+    #[default]
+    FirstBoot,
+    Always,
+    Never,
+}
+
+/// `[network]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Network {
+    /// By role.
+    pub interfaces: BTreeMap<Role, Interface>,
+    /// By role.
+    pub vlans: BTreeMap<Role, Vlan>,
+    /// By role.
+    pub bonds: BTreeMap<Role, Bond>,
+    /// By name.
+    pub routes: BTreeMap<RouteName, Route>,
+}
+
+/// How a role finds its kernel interface: all fields that are present must match.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InterfaceMatch {
+    /// Kernel name.
+    pub name: Option<String>,
+    /// Permanent MAC address, lower case, colons.
+    pub mac: Option<String>,
+    /// Kernel driver.
+    pub driver: Option<String>,
+    /// PCI address, `0000:01:00.0`.
+    pub pci: Option<String>,
+    /// Position among those that match the rest, in the order of PCI address, then kernel index; from 0.
+    pub index: Option<u32>,
+}
+
+/// An entry of `addresses`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InterfaceAddress {
+    /// An address with its prefix length.
+    Static(IpNet),
+    /// DHCPv4.
+    Dhcp,
+}
+
+/// IPv6 router advertisements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[allow(missing_docs)]
+pub enum AcceptRa {
+    #[default]
+    No,
+    Yes,
+}
+
+/// What of the box itself answers on an interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Allow {
+    /// `ping`, `ssh`, `api`, `metrics`, `bgp`, `vrrp`, `all`, or `tcp/PORT`, `udp/PORT`.
+    pub service: String,
+    /// From anywhere when empty.
+    pub from: Vec<IpNet>,
+}
+
+/// `[network.interfaces.ROLE]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Interface {
+    pub role: Role,
+    pub origin: Origin,
+    /// `None`: the role is the kernel name.
+    pub matching: Option<InterfaceMatch>,
+    pub addresses: Vec<InterfaceAddress>,
+    /// Bytes.
+    pub mtu: Option<u32>,
+    pub accept_ra: AcceptRa,
+    /// `None`: not written, which means `ping`.
+    pub allow: Option<Vec<Allow>>,
+}
+
+/// `[network.vlans.ROLE]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Vlan {
+    pub role: Role,
+    pub origin: Origin,
+    /// Role or kernel name.
+    pub parent: String,
+    /// 1 to 4094.
+    pub id: u16,
+    pub addresses: Vec<InterfaceAddress>,
+    pub mtu: Option<u32>,
+    pub allow: Option<Vec<Allow>>,
+}
+
+/// `[network.bonds.ROLE]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Bond {
+    pub role: Role,
+    pub origin: Origin,
+    /// Roles or kernel names.
+    pub members: Vec<String>,
+    /// As the kernel names them: `802.3ad`, `active-backup`, …
+    pub mode: String,
+    pub addresses: Vec<InterfaceAddress>,
+    pub mtu: Option<u32>,
+    pub allow: Option<Vec<Allow>>,
+}
+
+/// `[network.routes.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Route {
+    pub name: RouteName,
+    pub origin: Origin,
+    /// `default` is the zero prefix of the family of `via`.
+    pub to: IpNet,
+    pub via: Option<IpAddr>,
+    /// Role or kernel name.
+    pub interface: Option<String>,
+    pub metric: Option<u32>,
+    pub table: Option<u32>,
+    pub source: Option<IpAddr>,
+}
+
+/// A value of `[sysctl]`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SysctlValue {
+    /// Written as it stands; numbers in decimal.
+    Set(String),
+    /// `"unset"`: back to what the machine had.
+    Unset,
+}
+
+/// `[api]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Api {
+    pub origin: Origin,
+    pub listen: Option<SocketAddr>,
+    pub certificate: Option<String>,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Metrics {
+    pub origin: Origin,
+    pub listen: Option<SocketAddr>,
+    pub traffic: TrafficCount,
+}
+
+/// What is counted per backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[allow(missing_docs)]
+pub enum TrafficCount {
+    #[default]
+    Flows,
+    Bytes,
+}
+
+/// When a service is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[allow(missing_docs)]
+pub enum Restart {
+    #[default]
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// Time between restarts: doubles from `initial` to `max`, starts again at `initial` after a run of `max` or longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// Default 100 ms.
+    pub initial: Duration,
+    /// Default 30 s.
+    pub max: Duration,
+}
+
+/// What must answer before a service counts as up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ready {
+    /// A TCP connection succeeds.
+    Tcp(SocketAddr),
+}
+
+/// `[services.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Service {
+    pub name: ServiceName,
+    pub origin: Origin,
+    /// Program (absolute) and arguments, no shell.
+    pub command: Vec<String>,
+    pub restart: Restart,
+    pub backoff: Backoff,
+    /// Names of services; `network` means: once the network is configured.
+    pub after: Vec<String>,
+    pub ready: Option<Ready>,
+    /// From SIGTERM to SIGKILL.
+    pub stop_timeout: Duration,
+}

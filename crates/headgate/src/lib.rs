@@ -1,0 +1,1 @@
+//! The two binaries `headgated` and `headgate`, and the API between them.

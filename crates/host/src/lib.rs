@@ -1,0 +1,1 @@
+//! The machine: the only crate that touches the kernel.

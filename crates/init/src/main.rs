@@ -1,0 +1,2 @@
+//! The compiled steps between the kernel and `headgated` on the appliance.
+fn main() {}

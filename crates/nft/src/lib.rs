@@ -1,0 +1,19 @@
+//! nftables as data: rulesets are plain comparable values until one line before the system call.
+//!
+//! The way of one ruleset: [`model`] and [`expr`] are the values; [`text`] prints them as nft(8) would; [`change`] is the
+//! difference of two rulesets as an ordered list; [`batch`] turns changes into one netlink transaction and remembers which
+//! object each message was; [`socket`] commits it and attributes errors; [`wire`] is the encoding both ways; `Socket::dump`
+//! reads tables back into the same values.
+//!
+//! This crate does not know what a farm is, and no type of rustables leaves it.
+
+pub mod change;
+pub mod expr;
+pub mod model;
+
+pub use change::Change;
+pub use expr::{Field, Nat, NatKind, Numgen, Operator, Reject, Statement, Target, Value, Verdict};
+pub use model::{
+    BaseChain, Bytes, Chain, ChainKind, Data, Datatype, Element, Family, Hook, Key, Rule, Ruleset, Set, SetData, Table,
+    TableId,
+};

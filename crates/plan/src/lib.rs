@@ -1,0 +1,11 @@
+//! Decisions, and no I/O at all.
+//!
+//! [`compile`](compile::compile) turns a checked [`Config`](headgate_config::Config) and the [`Facts`](facts::Facts) of a
+//! machine into the [`State`](state::State) that is wanted. The host observes the same type. [`Plan::between`](step::Plan)
+//! is their difference: an ordered list of [`Step`](step::Step)s that people can read and the host can carry out or take
+//! back. `check`, `plan`, `explain`, `apply`, `status` and boot are this one path, stopped at different points.
+
+pub mod facts;
+pub mod names;
+pub mod state;
+pub mod step;

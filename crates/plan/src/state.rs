@@ -1,0 +1,93 @@
+//! What can be wanted and observed. Both are this one type; a plan is their difference.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use headgate_config::Origin;
+use headgate_nft::Ruleset;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A state of the machine, as far as it is ours.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct State {
+    /// Our tables only.
+    pub ruleset: Ruleset,
+    /// The interfaces that the configuration names, by kernel name.
+    pub links: BTreeMap<String, LinkState>,
+    /// The addresses that we add, never anybody else's.
+    pub addresses: BTreeSet<Address>,
+    /// The routes that we add, never anybody else's.
+    pub routes: BTreeSet<Route>,
+    /// Values of sysctls and sysfs files by [`Knob::path`]. Observed: only those that exist and were asked for.
+    pub knobs: BTreeMap<String, KnobValue>,
+}
+
+/// What we set on an interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LinkState {
+    /// IFF_UP.
+    pub up: bool,
+    /// Bytes; `None`: not ours to say.
+    pub mtu: Option<u32>,
+}
+
+/// An address on an interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Address {
+    /// Kernel name of the interface.
+    pub link: String,
+    /// With its prefix length: /32 or /128 for virtual addresses.
+    pub net: IpNet,
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Route {
+    /// Destination.
+    pub to: IpNet,
+    /// Gateway.
+    pub via: Option<IpAddr>,
+    /// Kernel name of the outgoing interface.
+    pub link: Option<String>,
+    /// Preferred source.
+    pub source: Option<IpAddr>,
+    /// Lower wins; 0 for IPv4 and 1024 for IPv6 when not said.
+    pub metric: Option<u32>,
+    /// 254 is main.
+    pub table: u32,
+}
+
+/// The value of a knob, typed so that a comparison is by meaning: `0000000e` equals `e`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KnobValue {
+    /// A number.
+    Int(i64),
+    /// A mask of CPUs in hexadecimal with commas (`rps_cpus`, `xps_cpus`), as the sorted list of its CPUs.
+    CpuMask(Vec<u32>),
+    /// A list of CPUs (`smp_affinity_list`), sorted.
+    CpuList(Vec<u32>),
+    /// Anything else, white space folded.
+    Text(String),
+}
+
+/// One file under `/proc` or `/sys` that should have a value, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Knob {
+    /// Without the leading slash: `proc/sys/net/ipv4/ip_forward`, `proc/irq/41/smp_affinity_list`.
+    pub path: String,
+    /// What it should be.
+    pub want: KnobValue,
+    /// A larger value that is found is left alone (`vm.min_free_kbytes`).
+    pub at_least: bool,
+    /// One sentence for people.
+    pub why: String,
+    /// The line that asked for it; `None` for what forwarding itself needs.
+    pub origin: Option<Origin>,
+}
