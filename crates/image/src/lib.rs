@@ -1,1 +1,3 @@
 //! Builds, boots and tries the appliance image.
+
+pub mod netns;
