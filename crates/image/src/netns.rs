@@ -78,6 +78,11 @@ impl Namespace {
         })
     }
 
+    /// The processes in this namespace.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        pids(&self.name)
+    }
+
     fn path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.name)
     }
@@ -137,12 +142,15 @@ fn finish(line: &str, output: io::Result<Output>) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+fn pids(name: &str) -> Result<Vec<i32>> {
+    let list = ip(&["netns", "pids", name])?;
+    list.split_whitespace().map(|pid| pid.parse().with_context(|| format!("{pid:?} is no process id"))).collect()
+}
+
 /// Ends what still runs in a namespace and deletes it. Best effort: this is for clean-up paths.
 fn remove(name: &str) {
-    if let Ok(pids) = ip(&["netns", "pids", name]) {
-        for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-        }
+    for pid in pids(name).unwrap_or_default() {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
     }
     let _ = ip(&["netns", "delete", name]);
 }

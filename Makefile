@@ -1,0 +1,47 @@
+# The verbs of this repository. The logic is in the programs that they call.
+SHELL := /bin/sh
+CARGO ?= cargo
+export CARGO
+
+.PHONY: help deps build check test image run boot test-long bench bless clean
+
+help: ## print this list
+	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## bring the Debian packages that everything here needs (as root; else prints what to type)
+	@scripts/deps
+
+build: deps ## compile everything
+	$(CARGO) build --workspace --all-targets
+
+check: deps ## formatting, clippy, rustdoc: all warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
+
+test: deps ## every test but the long ones: unit, golden, kernel namespaces, one boot by BIOS and one by UEFI (as root)
+	$(CARGO) test --workspace
+
+image: deps ## build the appliance image: build/headgate.img
+	$(CARGO) run -q --release -p headgate-image -- build
+
+run: deps ## build the image, boot it in QEMU, send HTTP through it, say what happened (KEEP=1 leaves it up)
+	$(CARGO) run -q --release -p headgate-image -- demo $(if $(KEEP),--keep)
+
+boot: image ## boot the image in QEMU with its console on this terminal
+	$(CARGO) run -q --release -p headgate-image -- boot
+
+test-long: deps ## the suites that take longer: kill and reload storm under load (as root)
+	$(CARGO) run -q --release -p headgate-tests --bin storm
+
+bench: deps ## how long 10,000 farms take: parse, plan, build, commit, one change (as root)
+	$(CARGO) run -q --release -p headgate-tests --example load_farms -- 10000 4
+
+bless: ## rewrite the golden files from what the code says now; read the difference before you commit it
+	BLESS=1 $(CARGO) test -p headgate-tests
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -rf build
