@@ -1,1 +1,29 @@
 //! The two binaries `headgated` and `headgate`, and the API between them.
+//!
+//! `headgated` turns files into kernel state and keeps it so; `headgate` is what an operator types. The two meet in [`api`]
+//! only: [`daemon`] and [`cli`] never import each other, and both may use [`client`]'s contract, the exit codes of [`exit`]
+//! and the crates below.
+//!
+//! The way of one command, `headgate backend drain web b1`: `cli/backend.rs` sends `PATCH /v1/farms/web/backends/b1`;
+//! `daemon/server.rs` takes the request and hands it to the one thread that owns the kernel (`daemon/engine.rs`); that one
+//! writes `runtime.toml`, compiles the old and the new fragment of this farm, commits their difference as one transaction
+//! and answers with the steps. Everything larger goes through `daemon/reconcile.rs`: load, compile, observe, plan, apply,
+//! verify.
+
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod daemon;
+pub mod exit;
+
+/// An error with its causes, on one line: `cannot write /x: No space left on device`.
+pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,232 @@
+//! The contract between `headgate` and `headgated`: HTTP/1.1 with JSON bodies over the Unix socket [`SOCKET`].
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | `headgate_plan::status::Status` |
+//! | `GET /v1/farms`, `GET /v1/farms/F` | | farms of the status |
+//! | `PUT /v1/farms/F` | [`Values`] | [`Applied`] |
+//! | `PATCH /v1/farms/F` | [`Values`] | [`Applied`] |
+//! | `DELETE /v1/farms/F` | | [`Applied`] |
+//! | the same below `/v1/farms/F/backends/B` | | |
+//! | `POST /v1/apply` | | [`Applied`] |
+//! | `GET /v1/plan` | | [`Planned`] |
+//! | `POST /v1/rollback` | [`Rollback`] | [`Applied`] |
+//! | `GET /v1/history` | | list of [`Generation`] |
+//! | `GET /v1/connections?farm=F&backend=B&limit=N` | | [`Connections`] |
+//! | `DELETE /v1/connections?farm=F&backend=B` | | [`Flushed`] |
+//! | `GET /v1/hardware` | | `headgate_plan::hardware::HardwareReport` |
+//!
+//! A change takes `?persist=true` to be written to `/etc/headgate/conf.d/90-operator.toml` instead of `runtime.toml`.
+//! Every answer that is not 2xx carries an [`ErrorBody`]; its code is stable, its message is for people.
+
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Exit;
+
+/// The socket of the daemon, below `--root`.
+pub const SOCKET: &str = "run/headgate/api.sock";
+
+/// The largest request body, bytes. A configuration of thousands of farms comes from files, not through here.
+pub const BODY_MAX: usize = 1024 * 1024;
+
+/// Keys and values of a farm or a backend, spelled as in the configuration: strings, whole numbers, booleans, lists and tables.
+pub type Values = serde_json::Map<String, serde_json::Value>;
+
+/// What went wrong, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The request is not understood: 400.
+    BadRequest,
+    /// No such path, farm, backend or generation: 404.
+    NotFound,
+    /// It exists already: 409.
+    Conflict,
+    /// The body is larger than [`BODY_MAX`]: 413.
+    TooLarge,
+    /// The configuration would be invalid: 422.
+    ConfigInvalid,
+    /// The kernel refused; what ran before still runs: 502.
+    KernelRefused,
+    /// State could not be written (a full disk); what ran before still runs: 507.
+    StorageFailed,
+    /// Too much at once: 503.
+    Busy,
+}
+
+impl ErrorCode {
+    /// The HTTP status that goes with it.
+    pub fn status(self) -> u16 {
+        match self {
+            ErrorCode::BadRequest => 400,
+            ErrorCode::NotFound => 404,
+            ErrorCode::Conflict => 409,
+            ErrorCode::TooLarge => 413,
+            ErrorCode::ConfigInvalid => 422,
+            ErrorCode::KernelRefused => 502,
+            ErrorCode::StorageFailed => 507,
+            ErrorCode::Busy => 503,
+        }
+    }
+
+    /// The exit code of a command that met it.
+    pub fn exit(self) -> Exit {
+        match self {
+            ErrorCode::BadRequest | ErrorCode::NotFound | ErrorCode::Conflict | ErrorCode::TooLarge => Exit::Usage,
+            ErrorCode::ConfigInvalid => Exit::ConfigInvalid,
+            ErrorCode::KernelRefused | ErrorCode::StorageFailed => Exit::KernelRefused,
+            ErrorCode::Busy => Exit::Unreachable,
+        }
+    }
+}
+
+/// An error as the API sends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// For programs.
+    pub code: ErrorCode,
+    /// One sentence for people.
+    pub message: String,
+    /// Further lines: diagnostics without any line of a file, failed steps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
+}
+
+impl ApiError {
+    /// An error without details.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: Vec::new() }
+    }
+}
+
+/// The body of every answer that is not 2xx.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ApiError,
+}
+
+/// Where a change is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// `runtime.toml`: until the next boot.
+    #[default]
+    UntilReboot,
+    /// `/etc/headgate/conf.d/90-operator.toml`.
+    Persist,
+}
+
+/// One step that was carried out, or is going to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepLine {
+    /// As `headgate plan` prints it.
+    pub step: String,
+    /// What became of it: `set`, `refused: …`; absent in a plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+}
+
+/// The answer to every change: the kernel now does what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// The generation of the configuration that runs; absent when no state could be kept.
+    pub generation: Option<u64>,
+    /// In order; empty: nothing was written.
+    pub steps: Vec<StepLine>,
+    /// What people should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// What `apply` would do.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Planned {
+    /// In order; empty: nothing to do.
+    pub steps: Vec<StepLine>,
+    /// What people should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// A generation of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Generation {
+    /// Counts up from 1.
+    pub number: u64,
+    /// When it was first applied, seconds since 1970.
+    pub time: u64,
+    /// SHA-256 over its files, hexadecimal.
+    pub hash: String,
+    /// What brought it: `start`, `reload`, `apply`, `operator`.
+    pub reason: String,
+    /// The names of its files.
+    pub files: Vec<String>,
+    /// It runs now.
+    #[serde(default)]
+    pub running: bool,
+    /// It was returned from; the files under `/etc` still say it.
+    #[serde(default)]
+    pub returned: bool,
+}
+
+/// Which generation to go back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// Absent: the one before the running one.
+    #[serde(default)]
+    pub to: Option<u64>,
+}
+
+/// Which flows: of a farm, of one backend of it, of all.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowQuery {
+    /// Absent: all farms.
+    pub farm: Option<String>,
+    /// Absent: all backends.
+    pub backend: Option<String>,
+    /// Most flows listed; default 1000.
+    pub limit: Option<usize>,
+}
+
+/// A flow of ours.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Flow {
+    /// Its farm.
+    pub farm: String,
+    /// Its backend.
+    pub backend: String,
+    /// `tcp`, `udp`, …, or the number.
+    pub protocol: String,
+    /// As the client sent it.
+    pub client: String,
+    /// The virtual address.
+    pub service: String,
+    /// Where it went.
+    pub endpoint: String,
+    /// TCP state, when there is one.
+    pub state: Option<String>,
+    /// Seconds until it is forgotten.
+    pub timeout: Option<u32>,
+}
+
+/// Flows, at most as many as asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Connections {
+    /// The flows.
+    pub flows: Vec<Flow>,
+    /// There are more than were listed.
+    pub more: bool,
+}
+
+/// Flows that were cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Flushed {
+    /// How many.
+    pub flows: u64,
+}

@@ -1,0 +1,1 @@
+//! `headgate`: one file per command.

@@ -1,0 +1,4 @@
+//! `headgated`: what it does is in [`crate`]; here are its parts.
+
+pub mod operator;
+pub mod store;

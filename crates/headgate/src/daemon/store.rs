@@ -1,0 +1,266 @@
+//! Generations: what ran before, so that it can be gone back to.
+//!
+//! `/var/lib/headgate/generations/N.json` holds a copy of every file of a configuration that was applied and verified;
+//! `/var/lib/headgate/store.json` says which one runs and which configuration was returned from. Every file is written
+//! beside its place, synced and renamed over it: after a power cut there is the old one or the new one.
+//!
+//! Nothing here is fatal. A file that cannot be read counts as absent and is reported once; a disk that is full costs the
+//! history, never the data plane.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use headgate_host::root::{Root, RootError};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::api;
+
+/// How many generations are kept.
+const KEPT: usize = 20;
+const DIRECTORY: &str = "var/lib/headgate/generations";
+const POINTERS: &str = "var/lib/headgate/store.json";
+
+/// Why state was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Writing failed; what was there still is.
+    #[error(transparent)]
+    File(#[from] RootError),
+    /// A path or text that JSON cannot hold.
+    #[error("cannot encode {0}")]
+    Encode(String, #[source] serde_json::Error),
+    /// There is no such generation, or its file is damaged.
+    #[error("there is no generation {0}")]
+    NoGeneration(u64),
+    /// There is none before the running one.
+    #[error("there is no earlier generation")]
+    NoEarlier,
+}
+
+/// A file of a configuration: where it lay and what it said.
+pub type SourceText = (PathBuf, String);
+
+/// One configuration that ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Counts up from 1.
+    pub number: u64,
+    /// Seconds since 1970.
+    pub time: u64,
+    /// [`hash`] of `files`.
+    pub hash: String,
+    /// What brought it.
+    pub reason: String,
+    /// In the order in which they are merged; without `runtime.toml`.
+    pub files: Vec<SourceText>,
+}
+
+/// What `store.json` holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct Pointers {
+    /// The generation that was last applied and verified.
+    running: Option<u64>,
+    /// The hash of the configuration that was returned from: not loaded again until the files change or `apply` asks.
+    returned: Option<String>,
+}
+
+/// The store of one root.
+#[derive(Debug)]
+pub struct Store {
+    root: Root,
+    pointers: Pointers,
+    /// By number. The texts stay on disk: 20 copies of a large configuration have no place in memory.
+    known: Vec<api::Generation>,
+    faults: Vec<String>,
+}
+
+/// SHA-256 over names and texts, hexadecimal.
+pub fn hash(files: &[SourceText]) -> String {
+    let mut digest = Sha256::new();
+    for (path, text) in files {
+        // Lengths keep the border between a name and a text from moving.
+        for part in [path.as_os_str().as_encoded_bytes(), text.as_bytes()] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+    }
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Store {
+    /// Reads what is there. Damage is remembered in [`Store::faults`].
+    pub fn open(root: Root) -> Self {
+        let mut store = Self { root, pointers: Pointers::default(), known: Vec::new(), faults: Vec::new() };
+        store.pointers = store.read_json(POINTERS).unwrap_or_default();
+        for number in store.numbers() {
+            if let Some(generation) = store.read_generation(number) {
+                store.known.push(summary(&generation));
+            }
+        }
+        store
+    }
+
+    /// What could not be read, for people.
+    pub fn faults(&self) -> &[String] {
+        &self.faults
+    }
+
+    /// All that can be gone back to, oldest first.
+    pub fn history(&self) -> Vec<api::Generation> {
+        self.known
+            .iter()
+            .map(|generation| api::Generation {
+                running: self.pointers.running == Some(generation.number),
+                returned: self.pointers.returned.as_ref() == Some(&generation.hash),
+                ..generation.clone()
+            })
+            .collect()
+    }
+
+    /// The number of the generation that was last applied and verified.
+    pub fn running(&self) -> Option<u64> {
+        self.pointers.running
+    }
+
+    /// The hash of the configuration that was returned from.
+    pub fn returned(&self) -> Option<&str> {
+        self.pointers.returned.as_deref()
+    }
+
+    /// The last good one: the running one, or the newest that can be read when the pointer is lost.
+    pub fn last_good(&mut self) -> Option<Generation> {
+        let running = self.pointers.running;
+        let newest_first = self.known.iter().rev().map(|generation| generation.number);
+        let candidates: Vec<u64> = running.into_iter().chain(newest_first).collect();
+        candidates.into_iter().find_map(|number| self.read_generation(number))
+    }
+
+    /// A generation by number, or the one before the running one.
+    pub fn find(&mut self, number: Option<u64>) -> Result<Generation, StoreError> {
+        let number = match number {
+            Some(number) => number,
+            None => {
+                let running = self.pointers.running.unwrap_or(u64::MAX);
+                let earlier = self.known.iter().rev().find(|generation| generation.number < running);
+                earlier.ok_or(StoreError::NoEarlier)?.number
+            }
+        };
+        self.read_generation(number).ok_or(StoreError::NoGeneration(number))
+    }
+
+    /// Remembers that these files run now, as a new generation unless they are the running one.
+    pub fn record(&mut self, files: Vec<SourceText>, reason: &str) -> Result<u64, StoreError> {
+        let hash = hash(&files);
+        let running = self.pointers.running;
+        let same = self.known.iter().find(|known| Some(known.number) == running && known.hash == hash);
+        let number = match same.map(|known| known.number) {
+            Some(number) => number,
+            None => self.write_generation(hash, files, reason)?,
+        };
+        self.point(Pointers { running: Some(number), returned: None })?;
+        Ok(number)
+    }
+
+    /// Remembers that `number` runs although the files say `hash`.
+    pub fn returned_to(&mut self, number: u64, hash: String) -> Result<(), StoreError> {
+        self.point(Pointers { running: Some(number), returned: Some(hash) })
+    }
+
+    fn point(&mut self, pointers: Pointers) -> Result<(), StoreError> {
+        if pointers == self.pointers {
+            return Ok(());
+        }
+        self.write_json(POINTERS, &pointers)?;
+        self.pointers = pointers;
+        Ok(())
+    }
+
+    fn write_generation(&mut self, hash: String, files: Vec<SourceText>, reason: &str) -> Result<u64, StoreError> {
+        let number = self.numbers().last().copied().unwrap_or(0) + 1;
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let generation = Generation { number, time, hash, reason: reason.to_owned(), files };
+        self.write_json(&file_of(number), &generation)?;
+        self.known.push(summary(&generation));
+        self.prune();
+        Ok(number)
+    }
+
+    /// Oldest first; never the running one, which is what a boot with a bad configuration falls back to.
+    fn prune(&mut self) {
+        while self.known.len() > KEPT {
+            let Some(at) = self.known.iter().position(|known| Some(known.number) != self.pointers.running) else {
+                return;
+            };
+            let number = self.known.remove(at).number;
+            let removed = self.root.file(file_of(number)).map(fs::remove_file);
+            if let Ok(Err(error)) = removed {
+                self.fault(format!("cannot remove generation {number}: {error}"));
+            }
+        }
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        let directory = self.root.file(DIRECTORY).map(fs::read_dir);
+        let entries = directory.into_iter().flatten().flatten().flatten();
+        let number = |entry: fs::DirEntry| entry.file_name().to_str()?.strip_suffix(".json")?.parse().ok();
+        let mut numbers: Vec<u64> = entries.filter_map(number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    fn read_generation(&mut self, number: u64) -> Option<Generation> {
+        let file = file_of(number);
+        let generation: Generation = self.read_json(&file)?;
+        if generation.number != number || generation.hash != hash(&generation.files) {
+            self.fault(format!("{file} is damaged and left out"));
+            return None;
+        }
+        Some(generation)
+    }
+
+    fn read_json<T: for<'de> Deserialize<'de>>(&mut self, file: &str) -> Option<T> {
+        match self.root.read_file(file) {
+            Ok(text) => match serde_json::from_str(&text) {
+                Ok(value) => return Some(value),
+                Err(error) => self.fault(format!("{file} is damaged and left out: {error}")),
+            },
+            Err(error) if error.is_missing() => {}
+            Err(error) => self.fault(crate::explain(&error)),
+        }
+        None
+    }
+
+    fn write_json<T: Serialize>(&self, file: &str, value: &T) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(value).map_err(|source| StoreError::Encode(file.to_owned(), source))?;
+        Ok(self.root.write_file(file, &text)?)
+    }
+
+    fn fault(&mut self, text: String) {
+        if !self.faults.contains(&text) {
+            self.faults.push(text);
+        }
+    }
+}
+
+fn file_of(number: u64) -> String {
+    format!("{DIRECTORY}/{number}.json")
+}
+
+fn summary(generation: &Generation) -> api::Generation {
+    let name = |(path, _): &SourceText| path.display().to_string();
+    api::Generation {
+        number: generation.number,
+        time: generation.time,
+        hash: generation.hash.clone(),
+        reason: generation.reason.clone(),
+        files: generation.files.iter().map(name).collect(),
+        running: false,
+        returned: false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
