@@ -1,0 +1,27 @@
+//! The compiled steps between the kernel and `headgated` on the appliance. One static program, no shell, four names:
+//!
+//! 1. As `/init` of the initramfs ([`initramfs`]): load the storage drivers that this machine has, find the slot that GRUB
+//!    chose, mount it, make it the root and hand over to BusyBox init.
+//! 2. As `headgate-init boot`, the `sysinit` line of the inittab ([`boot`]): temporary file systems, drivers of the hardware
+//!    that is present, netfilter, the loopback device, the data partition ([`data`]) and the drop-ins from media ([`media`]).
+//! 3. As `headgate-init mark-good` ([`mark_good`]): tell GRUB that the running slot is healthy. `headgated` calls it.
+//! 4. As `/sbin/modprobe` ([`modprobe`]): load what the kernel asks for by alias.
+//!
+//! It never decides about the network or the farms: that is `headgated`. What could be worked out when the image was built
+//! was: the modules come as an [`modules::Index`] with each module's whole list of dependencies in loading order.
+//! The image builder writes that index and the [`grubenv::Block`] with the types of this crate.
+//!
+//! A step that fails says so on the console and the boot goes on with what there is; only a machine without a slot to
+//! mount has nothing to go on with, and reboots, so that GRUB's counter leads to the other slot.
+
+pub mod boot;
+pub mod console;
+pub mod data;
+pub mod disk;
+pub mod grubenv;
+pub mod initramfs;
+pub mod mark_good;
+pub mod media;
+pub mod modalias;
+pub mod modprobe;
+pub mod modules;
