@@ -71,7 +71,7 @@ pub enum Value {
     Constant(Bytes),
     /// A field.
     Field(Field),
-    /// Several values, each padded to 4 bytes.
+    /// Two values or more, each padded to 4 bytes; none of them a concatenation. A map in here yields at most 4 bytes.
     Concat(Vec<Value>),
     /// A number generator.
     Numgen(Numgen),
@@ -129,7 +129,7 @@ pub struct Nat {
     pub kind: NatKind,
     /// Whether the address is IPv6.
     pub ipv6: bool,
-    /// An address, or an address and a port as a concatenation when `port` is set.
+    /// An address; when `port` is set a map that yields an address and a port, or a concatenation of the two.
     pub to: Value,
     /// `to` yields a port behind the address.
     pub port: bool,
@@ -142,7 +142,7 @@ pub struct Nat {
 pub enum Reject {
     /// `reject with tcp reset`; only after a match on TCP.
     TcpReset,
-    /// `reject with icmpx port-unreachable`.
+    /// `reject with icmpx port-unreachable`; in inet and netdev tables only.
     PortUnreachable,
 }
 
@@ -191,4 +191,55 @@ pub enum Statement {
     Notrack,
     /// An immediate verdict.
     Verdict(Verdict),
+    /// Only observed: the rule has an expression that this model has no words for, so it equals no rule of ours. It is the
+    /// only statement then. Adding such a rule is left out.
+    Unknown {
+        /// The expression.
+        name: Arc<str>,
+    },
+}
+
+/// Something of the same table that a statement holds on to: the kernel does not delete it as long as the rule is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reference<'a> {
+    /// A set or map, by name.
+    Set(&'a str),
+    /// A chain, by name.
+    Chain(&'a str),
+}
+
+impl Statement {
+    /// Calls `visit` with everything that this statement refers to.
+    pub fn references<'a>(&'a self, visit: &mut dyn FnMut(Reference<'a>)) {
+        match self {
+            Self::Match { value, .. } | Self::Set { value, .. } => value.references(visit),
+            Self::InSet { value, set, .. } => {
+                value.references(visit);
+                visit(Reference::Set(set));
+            }
+            Self::VerdictMap { key, map } => {
+                key.references(visit);
+                visit(Reference::Set(map));
+            }
+            Self::Nat(nat) => nat.to.references(visit),
+            Self::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) => visit(Reference::Chain(chain)),
+            Self::Reject(_) | Self::Counter | Self::Notrack | Self::Verdict(_) | Self::Unknown { .. } => {}
+        }
+    }
+}
+
+impl Value {
+    /// Calls `visit` with every map that this value looks into.
+    pub fn references<'a>(&'a self, visit: &mut dyn FnMut(Reference<'a>)) {
+        match self {
+            Self::Constant(_) | Self::Field(_) | Self::Numgen(_) => {}
+            Self::Concat(values) => values.iter().for_each(|value| value.references(visit)),
+            Self::Jhash { key, .. } => key.references(visit),
+            Self::And(value, _) => value.references(visit),
+            Self::Map { key, map } => {
+                key.references(visit);
+                visit(Reference::Set(map));
+            }
+        }
+    }
 }

@@ -10,9 +10,10 @@
 pub mod change;
 pub mod expr;
 pub mod model;
+pub mod text;
 
-pub use change::Change;
-pub use expr::{Field, Nat, NatKind, Numgen, Operator, Reject, Statement, Target, Value, Verdict};
+pub use change::{ApplyError, Change, between};
+pub use expr::{Field, Nat, NatKind, Numgen, Operator, Reference, Reject, Statement, Target, Value, Verdict};
 pub use model::{
     BaseChain, Bytes, Chain, ChainKind, Data, Datatype, Element, Family, Hook, Key, Rule, Ruleset, Set, SetData, Table,
     TableId,

@@ -50,6 +50,8 @@ pub struct Ruleset {
 /// One table.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Table {
+    /// `flags dormant`: the kernel calls none of its chains. We never ask for it; somebody may have set it by hand.
+    pub dormant: bool,
     /// Sets and maps by name.
     pub sets: BTreeMap<Arc<str>, Set>,
     /// Chains by name.
@@ -85,6 +87,8 @@ pub enum ChainKind {
     Filter,
     Nat,
     Route,
+    /// Only observed: a type, hook, policy or flag that this model has no words for. Adding such a chain is left out.
+    Foreign,
 }
 
 /// Hook of a base chain (`NF_INET_*`; ingress is `NF_NETDEV_INGRESS` in the netdev family).
@@ -106,6 +110,29 @@ pub struct Rule {
     pub statements: Vec<Statement>,
     /// Kept by the kernel as user data, shown by nft(8).
     pub comment: Option<Arc<str>>,
+}
+
+/// At most so many bytes of a comment reach the kernel: what nft(8) accepts (`NFTNL_UDATA_COMMENT_MAXLEN`).
+pub const COMMENT_BYTES: usize = 128;
+
+/// What is kept of a comment: nft(8) knows no escape inside quotes, so a quote or a control character could end the string
+/// and start a command. Quotes become `'`, control characters become spaces, and the rest beyond [`COMMENT_BYTES`] is cut.
+/// Both the text and the messages use this; whoever compares comments with the kernel's should apply it first.
+pub fn comment(text: &str) -> String {
+    let mut clean: String = text
+        .chars()
+        .map(|c| {
+            if c == '"' {
+                '\''
+            } else if c.is_control() {
+                ' '
+            } else {
+                c
+            }
+        })
+        .collect();
+    clean.truncate(clean.floor_char_boundary(COMMENT_BYTES));
+    clean
 }
 
 /// Up to 64 bytes of key or data, as they lie in the kernel's registers: each field of a concatenation padded to 4 bytes,
@@ -131,6 +158,75 @@ pub enum Datatype {
     IfName,
     /// 6 bytes.
     EtherAddr,
+    /// Only observed: a type of nft(8) that we do not use, by its number (`enum datatypes`), and its length in bytes.
+    Other {
+        /// Number, 6 bits.
+        id: u8,
+        /// Bytes, 1 to 64.
+        len: u8,
+    },
+}
+
+impl Datatype {
+    /// Length in bytes; in a concatenation each field is padded to a multiple of 4.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::InetProto => 1,
+            Self::InetService => 2,
+            Self::Ipv4Addr | Self::Mark | Self::IfIndex => 4,
+            Self::EtherAddr => 6,
+            Self::Ipv6Addr | Self::IfName => 16,
+            Self::Other { len, .. } => usize::from(len),
+        }
+    }
+}
+
+/// Bytes of a key or of data with these fields: one field as it is, several each padded to 4 bytes.
+pub fn width(fields: &[Datatype]) -> usize {
+    match fields {
+        [one] => one.bytes(),
+        many => many.iter().map(|field| field.bytes().next_multiple_of(4)).sum(),
+    }
+}
+
+impl Set {
+    /// The definition alone.
+    pub fn without_elements(&self) -> Self {
+        Self { elements: BTreeMap::new(), key: self.key.clone(), data: self.data.clone(), ..*self }
+    }
+
+    /// Whether `other` can take this set's place without deleting it: the kernel changes only the size and the default
+    /// time-out of a set that exists (`nft_set_is_same`, net/netfilter/nf_tables_api.c).
+    pub fn is_same_kind(&self, other: &Self) -> bool {
+        self.key == other.key
+            && self.data == other.data
+            && self.interval == other.interval
+            && self.dynamic == other.dynamic
+            && self.timeout_ms.is_some() == other.timeout_ms.is_some()
+    }
+}
+
+impl Ruleset {
+    /// Adds the tables, sets, elements, chains and rules of `other`. Rules go behind those that a chain has already; where
+    /// both define the same set or element, the definition of `other` counts.
+    pub fn merge(&mut self, other: Self) {
+        for (id, table) in other.tables {
+            let mine = self.tables.entry(id).or_default();
+            mine.dormant |= table.dormant;
+            for (name, mut set) in table.sets {
+                if let Some(old) = mine.sets.remove(&name) {
+                    let added = std::mem::replace(&mut set.elements, old.elements);
+                    set.elements.extend(added);
+                }
+                mine.sets.insert(name, set);
+            }
+            for (name, chain) in table.chains {
+                let mine = mine.chains.entry(name).or_default();
+                mine.base = chain.base.or(mine.base.take());
+                mine.rules.extend(chain.rules);
+            }
+        }
+    }
 }
 
 /// A set, or a map when `data` is there.
@@ -161,7 +257,8 @@ pub enum SetData {
     Value(Vec<Datatype>),
 }
 
-/// The key of an element: a value, or a range with both ends included when `end` is there.
+/// The key of an element: a value, or a range with both ends included when `end` is there. A range of a single value has
+/// no `end`: so it is read back. No bytes at all are the catch-all element `*`, which is only observed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key {
     /// The value, or the lowest of the range, field by field.

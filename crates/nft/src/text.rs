@@ -1,0 +1,282 @@
+//! Rulesets as nft(8) would print them: for people, for golden files, and for `nft -c -f`.
+//!
+//! The same value always gives the same text. nft(8) has no escapes, so names and comments pass through filters
+//! ([`crate::model::comment`]) and no text of an operator can end a string and start a command.
+
+use std::fmt::{self, Display, Formatter, Write};
+
+use crate::change::Change;
+use crate::model::{
+    BaseChain, Chain, ChainKind, Datatype, Element, Family, Hook, Key, Ruleset, Set, SetData, Table, TableId,
+};
+
+mod datum;
+mod rule;
+
+use datum::{datum, fields};
+
+/// A name as nft(8) reads it without quotes; any other character, which only foreign objects have, is shown as `?`.
+pub(crate) struct Name<'a>(pub(crate) &'a str);
+
+impl Display for Name<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            f.write_char(if c.is_ascii_alphanumeric() || "/-_.".contains(c) { c } else { '?' })?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Family {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inet => "inet",
+            Self::Ip => "ip",
+            Self::Netdev => "netdev",
+            Self::Ip6 => "ip6",
+        })
+    }
+}
+
+impl Display for TableId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.family, Name(&self.name))
+    }
+}
+
+impl Display for ChainKind {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+            Self::Route => "route",
+            Self::Foreign => "foreign",
+        })
+    }
+}
+
+impl Display for Hook {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+            Self::Ingress => "ingress",
+        })
+    }
+}
+
+impl Display for BaseChain {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "type {} hook {}", self.kind, self.hook)?;
+        if let Some(device) = &self.device {
+            write!(f, " device \"{}\"", Name(device))?;
+        }
+        write!(f, " priority {}; policy accept;", self.priority)
+    }
+}
+
+impl Display for Ruleset {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (id, table) in &self.tables {
+            write_table(f, id, table)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_table(f: &mut Formatter<'_>, id: &TableId, table: &Table) -> fmt::Result {
+    writeln!(f, "table {id} {{")?;
+    if table.dormant {
+        writeln!(f, "\tflags dormant")?;
+    }
+    let mut blank = "";
+    for (name, set) in &table.sets {
+        write!(f, "{blank}\t{} {} {{\n\t\t", kind(set), Name(name))?;
+        write_definition(f, set, "\n\t\t")?;
+        write_elements(f, set)?;
+        writeln!(f, "\n\t}}")?;
+        blank = "\n";
+    }
+    for (name, chain) in &table.chains {
+        writeln!(f, "{blank}\tchain {} {{", Name(name))?;
+        write_chain(f, chain)?;
+        writeln!(f, "\t}}")?;
+        blank = "\n";
+    }
+    writeln!(f, "}}")
+}
+
+fn write_chain(f: &mut Formatter<'_>, chain: &Chain) -> fmt::Result {
+    if let Some(base) = &chain.base {
+        writeln!(f, "\t\t{base}")?;
+    }
+    for rule in &chain.rules {
+        writeln!(f, "\t\t{rule}")?;
+    }
+    Ok(())
+}
+
+fn kind(set: &Set) -> &'static str {
+    if set.data.is_some() { "map" } else { "set" }
+}
+
+/// `type …`, flags, time-out and size, with `between` in between.
+fn write_definition(f: &mut Formatter<'_>, set: &Set, between: &str) -> fmt::Result {
+    write!(f, "type {}", Types(&set.key))?;
+    match &set.data {
+        Some(SetData::Verdict) => f.write_str(" : verdict")?,
+        Some(SetData::Value(data)) => write!(f, " : {}", Types(data))?,
+        None => {}
+    }
+    let flags = [("dynamic", set.dynamic), ("interval", set.interval), ("timeout", set.timeout_ms.is_some())];
+    let flags: Vec<&str> = flags.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    if !flags.is_empty() {
+        write!(f, "{between}flags {}", flags.join(","))?;
+    }
+    if let Some(size) = set.size {
+        write!(f, "{between}size {size}")?;
+    }
+    match set.timeout_ms {
+        Some(ms) if ms % 1000 == 0 && ms > 0 => write!(f, "{between}timeout {}s", ms / 1000),
+        Some(ms) if ms > 0 => write!(f, "{between}timeout {ms}ms"),
+        _ => Ok(()),
+    }
+}
+
+/// `ipv4_addr . inet_service`.
+struct Types<'a>(&'a [Datatype]);
+
+impl Display for Types<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (index, datatype) in self.0.iter().enumerate() {
+            let dot = if index == 0 { "" } else { " . " };
+            write!(f, "{dot}{datatype}")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_elements(f: &mut Formatter<'_>, set: &Set) -> fmt::Result {
+    if set.elements.is_empty() {
+        return Ok(());
+    }
+    f.write_str("\n\t\telements = {")?;
+    for (index, (key, element)) in set.elements.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        write!(f, "{comma}\n\t\t\t")?;
+        write_element(f, set, key, element)?;
+    }
+    f.write_str("\n\t\t}")
+}
+
+/// `KEY comment "…" : DATA`.
+fn write_element(f: &mut Formatter<'_>, set: &Set, key: &Key, element: &Element) -> fmt::Result {
+    write_key(f, &set.key, key)?;
+    if let Some(comment) = &element.comment {
+        write!(f, " comment \"{}\"", crate::model::comment(comment))?;
+    }
+    let types = match &set.data {
+        Some(SetData::Value(types)) => types.as_slice(),
+        _ => &[],
+    };
+    rule::write_data(f, types, element.data.as_ref())
+}
+
+/// A value, or a range field by field, as nft(8) writes them.
+fn write_key(f: &mut Formatter<'_>, types: &[Datatype], key: &Key) -> fmt::Result {
+    if key.start.is_empty() {
+        return f.write_char('*');
+    }
+    let start = fields(types, &key.start);
+    let end = key.end.as_ref().map(|end| fields(types, end));
+    for (index, (datatype, low)) in start.iter().enumerate() {
+        if index > 0 {
+            f.write_str(" . ")?;
+        }
+        datum(f, *datatype, low)?;
+        match end.as_ref().and_then(|end| end.get(index)) {
+            Some((_, high)) if high != low => {
+                f.write_char('-')?;
+                datum(f, *datatype, high)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl Display for Change {
+    /// One command of nft(8). Elements are printed by their bytes' shape, since a change of elements does not carry the
+    /// types of its set: see [`Change::describe`] for the readable form.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write_change(f, self, None)
+    }
+}
+
+/// A change with what is known about its set.
+struct Described<'a>(&'a Change, Option<&'a Set>);
+
+impl Display for Described<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write_change(f, self.0, self.1)
+    }
+}
+
+impl Change {
+    /// The command as nft(8) would read it, with elements by the types that their set has in `ruleset`.
+    pub fn describe<'a>(&'a self, ruleset: &'a Ruleset) -> impl Display + 'a {
+        let set = match self {
+            Self::AddElements { table, set, .. } | Self::DeleteElements { table, set, .. } => {
+                ruleset.tables.get(table).and_then(|table| table.sets.get(set))
+            }
+            _ => None,
+        };
+        Described(self, set)
+    }
+}
+
+fn write_change(f: &mut Formatter<'_>, change: &Change, known: Option<&Set>) -> fmt::Result {
+    match change {
+        Change::AddTable(table) => write!(f, "add table {table}"),
+        Change::DeleteTable(table) => write!(f, "delete table {table}"),
+        Change::AddChain { table, chain, base: Some(base) } => {
+            write!(f, "add chain {table} {} {{ {base} }}", Name(chain))
+        }
+        Change::AddChain { table, chain, base: None } => write!(f, "add chain {table} {}", Name(chain)),
+        Change::DeleteChain { table, chain } => write!(f, "delete chain {table} {}", Name(chain)),
+        Change::FlushChain { table, chain } => write!(f, "flush chain {table} {}", Name(chain)),
+        Change::AddRule { table, chain, rule } => write!(f, "add rule {table} {} {rule}", Name(chain)),
+        Change::AddSet { table, set, value } => {
+            write!(f, "add {} {table} {} {{ ", kind(value), Name(set))?;
+            write_definition(f, value, "; ")?;
+            f.write_str("; }")
+        }
+        // nft(8) wants `delete map` for a map and takes it for a set too.
+        Change::DeleteSet { table, set } => write!(f, "delete map {table} {}", Name(set)),
+        Change::AddElements { table, set, elements } => {
+            write!(f, "add element {table} {} {{ ", Name(set))?;
+            for (index, (key, element)) in elements.iter().enumerate() {
+                f.write_str(if index == 0 { "" } else { ", " })?;
+                match known {
+                    Some(set) => write_element(f, set, key, element)?,
+                    None => datum::write_bytes(f, key, element)?,
+                }
+            }
+            f.write_str(" }")
+        }
+        Change::DeleteElements { table, set, elements } => {
+            write!(f, "delete element {table} {} {{ ", Name(set))?;
+            for (index, (key, element)) in elements.iter().enumerate() {
+                f.write_str(if index == 0 { "" } else { ", " })?;
+                match known {
+                    Some(set) => write_key(f, &set.key, key)?,
+                    None => datum::write_bytes(f, key, element)?,
+                }
+            }
+            f.write_str(" }")
+        }
+    }
+}

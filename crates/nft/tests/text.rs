@@ -1,0 +1,92 @@
+//! The text is what nft(8) prints, and no operator's string can break out of it.
+
+#[allow(dead_code)]
+mod samples;
+
+use headgate_nft::*;
+use samples::*;
+
+#[test]
+fn prints_a_table() {
+    let mut ruleset = varied();
+    let table = ruleset.tables.values_mut().next().unwrap();
+    table.chains.retain(|name, _| &**name == "nats");
+    table.sets.retain(|name, _| &**name == "ports");
+    let expected = "\
+table inet hgvaried {
+	set ports {
+		type inet_service
+		size 1024
+		elements = {
+			80,
+			443
+		}
+	}
+
+	chain nats {
+		type nat hook prerouting priority -90; policy accept;
+		meta nfproto ipv4 meta l4proto tcp dnat ip to 10.0.0.1:80
+		meta nfproto ipv6 meta l4proto tcp dnat ip6 to [fd00::1]:80
+		meta nfproto ipv4 dnat ip to 10.0.0.2
+	}
+}
+";
+    assert_eq!(ruleset.to_string(), expected);
+}
+
+#[test]
+fn prints_every_statement() {
+    let ruleset = varied();
+    let rules = &ruleset.tables[&TableId::inet("hgvaried")].chains["raw"].rules;
+    let text: Vec<String> = rules.iter().map(Rule::to_string).collect();
+    assert_eq!(
+        text,
+        [
+            "ct mark & 0x000fffff == 0x00000005 counter",
+            "ct state established,related accept",
+            "ct state == new return",
+            "meta mark != 0x00000007 notrack",
+            "meta nfproto ipv4 meta mark set jhash ip saddr . th sport mod 7 seed 0xdeadbeef offset 3",
+            "meta mark set ct mark & 0x0000ffff",
+            "ct mark set 0x00000007",
+            "meta iif 1 jump other",
+            "meta nfproto ipv4 ip saddr != @nets",
+            "meta nfproto ipv4 ip daddr 10.0.0.1 th sport 53 drop",
+            "meta nfproto ipv6 ip6 saddr fd00::1 drop",
+        ]
+    );
+}
+
+#[test]
+fn a_hostile_comment_stays_inside_its_quotes() {
+    let rule = Rule { statements: vec![Statement::Counter], comment: Some(name("\"\n}\ndelete table inet other #")) };
+    assert_eq!(rule.to_string(), "counter comment \"' } delete table inet other #\"");
+    let long = "é".repeat(100);
+    assert_eq!(headgate_nft::model::comment(&long).len(), 128);
+    assert_eq!(headgate_nft::model::comment("a\u{0}b\u{1b}[31m"), "a b [31m");
+}
+
+#[test]
+fn a_hostile_name_is_neutralised() {
+    let table = TableId::inet("x; flush ruleset\n");
+    assert_eq!(table.to_string(), "inet x??flush?ruleset?");
+}
+
+#[test]
+fn changes_are_commands() {
+    let (old, new) = (Ruleset::default(), product());
+    let changes = between(&old, &new);
+    let text: Vec<String> = changes.iter().map(|change| change.describe(&new).to_string()).collect();
+    assert_eq!(text[0], "add table inet hgtest");
+    let expected = [
+        "add map inet hgtest targets4 { type mark : ipv4_addr . inet_service; size 1024; }",
+        "add chain inet hgtest output { type nat hook output priority -100; policy accept; }",
+        "add element inet hgtest targets4 { 0x48000001 comment \"web/b1\" : 10.2.0.11 . 8080 }",
+        "add element inet hgtest ranges4 { 10.1.0.100 . tcp . 100-200 comment \"ports\" : goto farm-web }",
+        "add rule inet hgtest farm-web ct mark set numgen inc mod 2 offset 65536 counter goto assign \
+         comment \"web: two backends\"",
+    ];
+    for line in expected {
+        assert!(text.iter().any(|text| text == line), "{line}\nis missing in\n{}", text.join("\n"));
+    }
+}
