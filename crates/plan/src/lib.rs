@@ -5,7 +5,9 @@
 //! is their difference: an ordered list of [`Step`](step::Step)s that people can read and the host can carry out or take
 //! back. `check`, `plan`, `explain`, `apply`, `status` and boot are this one path, stopped at different points.
 
+pub mod compile;
 pub mod facts;
+pub mod ids;
 pub mod names;
 pub mod state;
 pub mod step;

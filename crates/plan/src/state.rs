@@ -1,6 +1,7 @@
 //! What can be wanted and observed. Both are this one type; a plan is their difference.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use headgate_config::Origin;
@@ -90,4 +91,46 @@ pub struct Knob {
     pub why: String,
     /// The line that asked for it; `None` for what forwarding itself needs.
     pub origin: Option<Origin>,
+}
+
+impl fmt::Display for Route {
+    /// As ip-route(8) would print it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to.prefix_len() {
+            0 if self.to.addr().is_ipv6() => write!(f, "default (IPv6)")?,
+            0 => write!(f, "default")?,
+            _ => write!(f, "{}", self.to)?,
+        }
+        if let Some(via) = self.via {
+            write!(f, " via {via}")?;
+        }
+        if let Some(link) = &self.link {
+            write!(f, " dev {link}")?;
+        }
+        if let Some(source) = self.source {
+            write!(f, " src {source}")?;
+        }
+        if let Some(metric) = self.metric {
+            write!(f, " metric {metric}")?;
+        }
+        if self.table != crate::compile::routing::TABLE_MAIN {
+            write!(f, " table {}", self.table)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for KnobValue {
+    /// CPUs as a list: `0,2,4`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(number) => write!(f, "{number}"),
+            Self::Text(text) => f.write_str(text),
+            Self::CpuMask(cpus) | Self::CpuList(cpus) if cpus.is_empty() => f.write_str("no CPU"),
+            Self::CpuMask(cpus) | Self::CpuList(cpus) => {
+                let cpus: Vec<String> = cpus.iter().map(u32::to_string).collect();
+                write!(f, "CPU {}", cpus.join(","))
+            }
+        }
+    }
 }

@@ -1,8 +1,19 @@
 //! Steps: what a plan consists of, how people read them, how they are taken back.
 
-use crate::state::{Address, KnobValue, Route};
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+
+use headgate_nft::{Change, Ruleset};
+use serde::{Deserialize, Serialize};
+
+use crate::compile::Desired;
+use crate::compile::routing::METRIC_V6;
+use crate::state::{Address, Knob, KnobValue, LinkState, Route, State};
 
 /// What is to be done, in this order: knobs, links, addresses and routes that are added, the ruleset, then removals.
+///
+/// So a virtual address is there before the rules that answer on it, and goes after them; and what is most likely refused is
+/// tried before anything that carries traffic has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     /// In order.
@@ -42,7 +53,7 @@ pub enum Step {
     /// Add a route.
     AddRoute(Route),
     /// One netlink transaction.
-    Ruleset(Vec<headgate_nft::Change>),
+    Ruleset(Vec<Change>),
     /// Remove a route.
     RemoveRoute(Route),
     /// Remove an address.
@@ -50,7 +61,8 @@ pub enum Step {
 }
 
 /// What became of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// It had the value already.
     Kept,
@@ -64,4 +76,230 @@ pub enum Outcome {
     Returned,
     /// Not tried because an earlier step failed.
     Skipped,
+}
+
+/// A step as it is printed and sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StepView {
+    /// `knob`, `link`, `add-address`, `add-route`, `ruleset`, `remove-route` or `remove-address`.
+    pub kind: String,
+    /// One line.
+    pub text: String,
+    /// The changes of a ruleset, in nft(8)'s words.
+    pub details: Vec<String>,
+}
+
+/// How much of a ruleset's changes is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Changes of one kind and object are counted where there are more than [`FEW`].
+    Summary,
+    /// All.
+    Full,
+}
+
+/// Up to this many elements or objects of a kind are shown one by one.
+pub const FEW: usize = 4;
+
+impl Plan {
+    /// The steps from what is observed to what is wanted.
+    ///
+    /// A knob that was not observed is one that this machine does not have, and no step. A link that was not observed is
+    /// gone: nothing can be set on it.
+    pub fn between(desired: &Desired, observed: &State) -> Self {
+        let wanted = &desired.state;
+        let mut steps: Vec<Step> = desired.knobs.iter().filter_map(|knob| knob_step(knob, observed)).collect();
+        for (name, link) in &wanted.links {
+            if let Some(found) = observed.links.get(name) {
+                steps.extend(link_steps(name, link, found));
+            }
+        }
+        let added = wanted.addresses.difference(&observed.addresses);
+        steps.extend(added.cloned().map(Step::AddAddress));
+        let missing = |route: &&Route| !observed.routes.iter().any(|found| satisfies(found, route));
+        steps.extend(wanted.routes.iter().filter(missing).cloned().map(Step::AddRoute));
+        let changes = headgate_nft::change::between(&observed.ruleset, &wanted.ruleset);
+        if !changes.is_empty() {
+            steps.push(Step::Ruleset(changes));
+        }
+        let stale = |found: &&Route| !wanted.routes.iter().any(|route| satisfies(found, route));
+        steps.extend(observed.routes.iter().filter(stale).cloned().map(Step::RemoveRoute));
+        let removed = observed.addresses.difference(&wanted.addresses);
+        steps.extend(removed.cloned().map(Step::RemoveAddress));
+        Self { steps }
+    }
+
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// The plan as it is printed and sent. `ruleset` is the one that is wanted: it says of which types elements are.
+    pub fn view(&self, ruleset: &Ruleset, detail: Detail) -> Vec<StepView> {
+        self.steps.iter().map(|step| step.view(ruleset, detail)).collect()
+    }
+}
+
+fn knob_step(knob: &Knob, observed: &State) -> Option<Step> {
+    let found = observed.knobs.get(&knob.path)?;
+    let enough = match (found, &knob.want) {
+        (KnobValue::Int(found), KnobValue::Int(want)) if knob.at_least => found >= want,
+        _ => *found == knob.want,
+    };
+    (!enough).then(|| Step::Knob { path: knob.path.clone(), was: Some(found.clone()), want: knob.want.clone() })
+}
+
+fn link_steps(name: &str, wanted: &LinkState, found: &LinkState) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if let (Some(want), Some(was)) = (wanted.mtu, found.mtu)
+        && want != was
+    {
+        steps.push(Step::LinkMtu { link: name.to_owned(), was, want });
+    }
+    if wanted.up != found.up {
+        steps.push(Step::LinkUp { link: name.to_owned(), up: wanted.up });
+    }
+    steps
+}
+
+/// Whether a route that the kernel has is the one that is wanted. The kernel fills in what was left open.
+fn satisfies(found: &Route, wanted: &Route) -> bool {
+    let metric = |route: &Route| route.metric.unwrap_or(if route.to.addr().is_ipv6() { METRIC_V6 } else { 0 });
+    found.to == wanted.to
+        && found.table == wanted.table
+        && found.via == wanted.via
+        && metric(found) == metric(wanted)
+        && found.source == wanted.source
+        && (wanted.link.is_none() || found.link == wanted.link)
+}
+
+impl Step {
+    /// The step that takes this one back; `None` where there is none: a knob that was not there, and a ruleset, which is
+    /// one transaction and takes itself back.
+    pub fn inverse(&self) -> Option<Step> {
+        Some(match self {
+            Self::Knob { path, was, want } => {
+                Self::Knob { path: path.clone(), was: Some(want.clone()), want: was.clone()? }
+            }
+            Self::LinkUp { link, up } => Self::LinkUp { link: link.clone(), up: !up },
+            Self::LinkMtu { link, was, want } => Self::LinkMtu { link: link.clone(), was: *want, want: *was },
+            Self::AddAddress(address) => Self::RemoveAddress(address.clone()),
+            Self::RemoveAddress(address) => Self::AddAddress(address.clone()),
+            Self::AddRoute(route) => Self::RemoveRoute(route.clone()),
+            Self::RemoveRoute(route) => Self::AddRoute(route.clone()),
+            Self::Ruleset(_) => return None,
+        })
+    }
+
+    /// The step as it is printed and sent; see [`Plan::view`].
+    pub fn view(&self, ruleset: &Ruleset, detail: Detail) -> StepView {
+        let details = match (self, detail) {
+            (Self::Ruleset(changes), Detail::Full) => {
+                changes.iter().map(|change| change.describe(ruleset).to_string()).collect()
+            }
+            (Self::Ruleset(changes), Detail::Summary) => summary(changes, ruleset),
+            _ => Vec::new(),
+        };
+        StepView { kind: self.kind().to_owned(), text: self.to_string(), details }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Knob { .. } => "knob",
+            Self::LinkUp { .. } | Self::LinkMtu { .. } => "link",
+            Self::AddAddress(_) => "add-address",
+            Self::AddRoute(_) => "add-route",
+            Self::Ruleset(_) => "ruleset",
+            Self::RemoveRoute(_) => "remove-route",
+            Self::RemoveAddress(_) => "remove-address",
+        }
+    }
+}
+
+impl Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Knob { path, was: Some(was), want } => write!(f, "set /{path} to {want} (was {was})"),
+            Self::Knob { path, was: None, want } => write!(f, "set /{path} to {want} (not there)"),
+            Self::LinkUp { link, up } => write!(f, "set {link} {}", if *up { "up" } else { "down" }),
+            Self::LinkMtu { link, was, want } => write!(f, "set the MTU of {link} to {want} (was {was})"),
+            Self::AddAddress(Address { link, net }) => write!(f, "add address {net} to {link} and announce it"),
+            Self::RemoveAddress(Address { link, net }) => write!(f, "remove address {net} from {link}"),
+            Self::AddRoute(route) => write!(f, "add route {route}"),
+            Self::RemoveRoute(route) => write!(f, "remove route {route}"),
+            Self::Ruleset(changes) => write_counts(f, changes),
+        }
+    }
+}
+
+/// `change the ruleset: 2 chains, 12 elements`
+fn write_counts(f: &mut fmt::Formatter<'_>, changes: &[Change]) -> fmt::Result {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for change in changes {
+        let (what, count) = match change {
+            Change::AddTable(_) | Change::DeleteTable(_) => ("table", 1),
+            Change::AddChain { .. } | Change::DeleteChain { .. } => ("chain", 1),
+            Change::FlushChain { .. } => ("", 0),
+            Change::AddRule { .. } => ("rule", 1),
+            Change::AddSet { .. } | Change::DeleteSet { .. } => ("map", 1),
+            Change::AddElements { elements, .. } | Change::DeleteElements { elements, .. } => {
+                ("element", elements.len())
+            }
+        };
+        *counts.entry(what).or_default() += count;
+    }
+    f.write_str("change the ruleset")?;
+    let mut separator = ": ";
+    for what in ["table", "map", "chain", "rule", "element"] {
+        if let Some(count) = counts.get(what) {
+            let plural = if *count == 1 { "" } else { "s" };
+            write!(f, "{separator}{count} {what}{plural}")?;
+            separator = ", ";
+        }
+    }
+    Ok(())
+}
+
+/// A line for each kind of change of an object, or the changes themselves where they are few.
+fn summary(changes: &[Change], ruleset: &Ruleset) -> Vec<String> {
+    let mut groups: Vec<(String, usize, Vec<&Change>)> = Vec::new();
+    let mut index: BTreeMap<String, usize> = BTreeMap::new();
+    for change in changes {
+        let (label, count) = label(change);
+        let at = *index.entry(label.clone()).or_insert_with(|| {
+            groups.push((label, 0, Vec::new()));
+            groups.len() - 1
+        });
+        let (_, total, members) = &mut groups[at];
+        *total += count;
+        members.push(change);
+    }
+    let lines = groups.into_iter().flat_map(|(label, total, members)| {
+        if total <= FEW {
+            members.iter().map(|change| change.describe(ruleset).to_string()).collect()
+        } else {
+            vec![format!("{label}: {total}")]
+        }
+    });
+    lines.collect()
+}
+
+fn label(change: &Change) -> (String, usize) {
+    match change {
+        Change::AddTable(_) => ("add tables".to_owned(), 1),
+        Change::DeleteTable(_) => ("delete tables".to_owned(), 1),
+        Change::AddChain { table, .. } => (format!("add chains to table {table}"), 1),
+        Change::DeleteChain { table, .. } => (format!("delete chains from table {table}"), 1),
+        Change::FlushChain { table, .. } => (format!("flush chains of table {table}"), 1),
+        Change::AddRule { table, .. } => (format!("add rules to table {table}"), 1),
+        Change::AddSet { table, .. } => (format!("add maps to table {table}"), 1),
+        Change::DeleteSet { table, .. } => (format!("delete maps from table {table}"), 1),
+        Change::AddElements { table, set, elements } => {
+            (format!("add elements to {set} of table {table}"), elements.len())
+        }
+        Change::DeleteElements { table, set, elements } => {
+            (format!("delete elements from {set} of table {table}"), elements.len())
+        }
+    }
 }

@@ -1,0 +1,152 @@
+//! From a checked configuration and the facts of a machine to the state that is wanted.
+//!
+//! [`compile`] does the whole. [`Context`] keeps what one farm needs of the rest, so that one backend's change is compiled
+//! ([`Context::farm_change`]) and shown ([`Context::farm_fragment`]) without a look at the other farms.
+
+pub mod routing;
+pub mod slots;
+
+mod contents;
+pub(crate) mod farm;
+mod network;
+mod unsupported;
+
+use std::collections::BTreeMap;
+
+use headgate_config::Config;
+use headgate_config::model::{Farm, FarmState, Profile};
+use headgate_nft::{Change, Ruleset, TableId};
+
+use self::contents::{Contents, Sets};
+use self::farm::Ground;
+use self::network::Layout;
+use self::routing::Routing;
+pub use self::unsupported::Unsupported;
+use crate::facts::Facts;
+use crate::ids::Ids;
+use crate::names;
+use crate::state::{Knob, KnobValue, State};
+
+/// What is wanted of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Desired {
+    /// To be compared with what is observed.
+    pub state: State,
+    /// The knobs of `state`, with their reasons.
+    pub knobs: Vec<Knob>,
+    /// Sentences for people about what cannot be as the configuration says.
+    pub warnings: Vec<String>,
+    /// The hardware profile in use.
+    pub profile: Option<String>,
+    /// Role → kernel name, of the interfaces that were found.
+    pub roles: BTreeMap<String, String>,
+    /// The ids that the ruleset was compiled with.
+    pub ids: Ids,
+    /// For changes of one farm.
+    pub context: Context,
+}
+
+/// What a farm is compiled against. It does not grow with the number of farms.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Context {
+    routing: Routing,
+}
+
+/// One farm's part of the ruleset.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fragment {
+    /// Its chains and its elements; hooks and the shared chain are not in it.
+    pub ruleset: Ruleset,
+    /// Sentences for people.
+    pub warnings: Vec<String>,
+}
+
+/// The state that a configuration means on a machine.
+///
+/// `ids` is what the kernel remembers ([`Ids::observe`]); farms and backends that are new get theirs in [`Desired::ids`].
+/// Everything that this version cannot do is an error, all of them at once.
+pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) -> Result<Desired, Vec<Unsupported>> {
+    let unsupported = unsupported::find(config);
+    if !unsupported.is_empty() {
+        return Err(unsupported);
+    }
+    let mut ids = ids.clone();
+    ids.assign(config);
+    let mut layout = Layout::new(config, facts);
+    let routing = layout.routing(facts);
+    let addresses = layout.addresses(config, facts, &routing);
+    let mut warnings = std::mem::take(&mut layout.warnings);
+    if facts.appliance && config.system.protect.is_none() {
+        warnings.push("traffic to the box itself is not filtered: system.protect is not supported yet".to_owned());
+    }
+    let ruleset = ruleset(config, Ground { routing: &routing, ids: &ids }, &mut warnings);
+    let _ = profiles;
+    let knobs = host_name(config);
+    let state = State {
+        ruleset,
+        links: layout.links,
+        addresses,
+        routes: layout.routes.into_iter().collect(),
+        knobs: knobs.iter().map(|knob| (knob.path.clone(), knob.want.clone())).collect(),
+    };
+    Ok(Desired { state, knobs, warnings, profile: None, roles: layout.roles, ids, context: Context { routing } })
+}
+
+fn ruleset(config: &Config, ground: Ground<'_>, warnings: &mut Vec<String>) -> Ruleset {
+    let mut contents = Contents::default();
+    for farm in config.farms.values() {
+        farm::add(&mut contents, farm, ground);
+    }
+    warnings.append(&mut contents.warnings);
+    let mut tables = BTreeMap::from([contents::guard()]);
+    if config.farms.values().any(|farm| farm.state != FarmState::Off) {
+        tables.insert(TableId::inet(names::TABLE), contents.into_table(ground.ids));
+    }
+    Ruleset { tables }
+}
+
+fn host_name(config: &Config) -> Vec<Knob> {
+    let knob = |name: &String| Knob {
+        path: "proc/sys/kernel/hostname".to_owned(),
+        want: KnobValue::Text(name.clone()),
+        at_least: false,
+        why: "system.hostname".to_owned(),
+        origin: None,
+    };
+    config.system.hostname.iter().map(knob).collect()
+}
+
+impl Context {
+    /// What one farm puts into the ruleset, for people.
+    pub fn farm_fragment(&self, farm: &Farm, ids: &Ids) -> Fragment {
+        let mut contents = self.contents(farm, ids);
+        let warnings = std::mem::take(&mut contents.warnings);
+        Fragment { ruleset: contents::alone(contents.into_fragment(Sets::Declared(ids))), warnings }
+    }
+
+    /// The changes of the ruleset that turn one farm into its next version; no work is done for any other farm.
+    ///
+    /// `None` when more than its own chains and elements would change (listeners, the first backend without a port, `off`,
+    /// …): then [`compile`] has to be asked. `ids` must have been [assigned](Ids::assign_farm) for `new`. A commit that
+    /// fails with ENFILE means that a map is full, and that [`compile`] has to be asked as well: it declares a larger one.
+    pub fn farm_change(&self, old: &Farm, new: &Farm, ids: &Ids) -> Option<Vec<Change>> {
+        let same_addresses = old.listen == new.listen
+            && old.address_interface == new.address_interface
+            && old.address_manage == new.address_manage;
+        if old.name != new.name || !same_addresses {
+            return None;
+        }
+        let (old, new) = (self.contents(old, ids), self.contents(new, ids));
+        if old.shape() != new.shape() {
+            return None;
+        }
+        let [old, new] = [old, new].map(|contents| contents::alone(contents.into_fragment(Sets::Comparable)));
+        Some(headgate_nft::change::between(&old, &new))
+    }
+
+    fn contents(&self, farm: &Farm, ids: &Ids) -> Contents {
+        let mut contents = Contents::default();
+        farm::add(&mut contents, farm, Ground { routing: &self.routing, ids });
+        contents
+    }
+}

@@ -1,0 +1,171 @@
+//! Interfaces, addresses and routes: from roles to what is wanted of the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use headgate_config::Config;
+use headgate_config::model::{Farm, FarmState, Interface, InterfaceAddress, InterfaceMatch, ManageAddress};
+use ipnet::IpNet;
+
+use super::routing::{Routing, TABLE_MAIN};
+use crate::facts::{Facts, Link};
+use crate::state::{Address, LinkState, Route};
+
+/// What the network part of a configuration means on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Layout {
+    /// Role → kernel name, of those that were found.
+    pub(super) roles: BTreeMap<String, String>,
+    pub(super) links: BTreeMap<String, LinkState>,
+    /// The configured addresses of interfaces, in the order in which they are written; those that others carry as well.
+    pub(super) configured: Vec<Address>,
+    pub(super) routes: Vec<Route>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Layout {
+    pub(super) fn new(config: &Config, facts: &Facts) -> Self {
+        let mut layout = Self::default();
+        for interface in config.network.interfaces.values() {
+            match find(interface, facts) {
+                Ok(name) => layout.add_interface(interface, name),
+                Err(why) => layout.warnings.push(format!("network.interfaces.{}: {why}", interface.role)),
+            }
+        }
+        for route in config.network.routes.values() {
+            let link = match &route.interface {
+                None => None,
+                Some(name) => match layout.kernel_name(name, facts) {
+                    Some(link) => Some(link),
+                    None => {
+                        let text = format!("network.routes.{}: there is no interface {name}", route.name);
+                        layout.warnings.push(text);
+                        continue;
+                    }
+                },
+            };
+            let table = route.table.unwrap_or(TABLE_MAIN);
+            let (to, via, source, metric) = (route.to.trunc(), route.via, route.source, route.metric);
+            layout.routes.push(Route { to, via, link, source, metric, table });
+        }
+        layout
+    }
+
+    fn add_interface(&mut self, interface: &Interface, link: &str) {
+        if let Some((role, _)) = self.roles.iter().find(|(_, other)| *other == link) {
+            self.warnings.push(format!("network.interfaces: {role} and {} are both {link}", interface.role));
+        }
+        self.roles.insert(interface.role.to_string(), link.to_owned());
+        self.links.insert(link.to_owned(), LinkState { up: true, mtu: interface.mtu });
+        for address in &interface.addresses {
+            if let InterfaceAddress::Static(net) = address {
+                self.configured.push(Address { link: link.to_owned(), net: *net });
+            }
+        }
+    }
+
+    /// The kernel name behind a role or a kernel name.
+    fn kernel_name(&self, name: &str, facts: &Facts) -> Option<String> {
+        self.roles.get(name).cloned().or_else(|| facts.links.contains_key(name).then(|| name.to_owned()))
+    }
+
+    pub(super) fn routing(&self, facts: &Facts) -> Routing {
+        Routing::new(&self.configured, &self.routes, facts)
+    }
+
+    /// The addresses that we add: those of interfaces and the virtual ones of farms, but none that others put there.
+    pub(super) fn addresses(&mut self, config: &Config, facts: &Facts, routing: &Routing) -> BTreeSet<Address> {
+        let foreign: BTreeSet<IpAddr> = facts
+            .links
+            .values()
+            .flat_map(|link| &link.addresses)
+            .filter(|address| !address.ours)
+            .map(|address| address.net.addr())
+            .collect();
+        let configured: BTreeSet<IpAddr> = self.configured.iter().map(|address| address.net.addr()).collect();
+        let mut wanted: BTreeSet<Address> =
+            self.configured.iter().filter(|address| !foreign.contains(&address.net.addr())).cloned().collect();
+        let mut placed = BTreeSet::new();
+        for farm in config.farms.values() {
+            if farm.state == FarmState::Off || farm.address_manage == ManageAddress::Never {
+                continue;
+            }
+            for address in farm.listen.iter().map(|listen| listen.address) {
+                if foreign.contains(&address) || configured.contains(&address) || !placed.insert(address) {
+                    continue;
+                }
+                match self.place(farm, address, facts, routing) {
+                    Ok(link) => {
+                        wanted.insert(Address { link, net: IpNet::from(address) });
+                    }
+                    Err(why) => self.warnings.push(format!("farm {}: {why}", farm.name)),
+                }
+            }
+        }
+        wanted
+    }
+
+    /// The interface that gets a virtual address.
+    fn place(&self, farm: &Farm, address: IpAddr, facts: &Facts, routing: &Routing) -> Result<String, String> {
+        match &farm.address_interface {
+            Some(name) => self.kernel_name(name, facts).ok_or_else(|| {
+                format!("{address} is on no interface: address.interface = {name:?} is neither a role nor an interface")
+            }),
+            None => routing.link_of(address).map(str::to_owned).ok_or_else(|| {
+                format!(
+                    "{address} is on no interface: none has a subnet that holds it; name one with address.interface, or \
+                     say address.manage = \"never\" if another program adds it"
+                )
+            }),
+        }
+    }
+}
+
+/// The kernel name of an interface.
+fn find<'a>(interface: &'a Interface, facts: &'a Facts) -> Result<&'a str, String> {
+    let Some(matching) = &interface.matching else {
+        let name = interface.role.as_str();
+        return facts
+            .links
+            .contains_key(name)
+            .then_some(name)
+            .ok_or_else(|| format!("there is no interface {name}; without match the role is the kernel's name"));
+    };
+    let mut found: Vec<(&str, &Link)> = facts
+        .links
+        .iter()
+        .map(|(name, link)| (name.as_str(), link))
+        .filter(|(name, link)| fits(matching, name, link))
+        .collect();
+    found.sort_by_key(|(_, link)| (link.pci.is_none(), &link.pci, link.index));
+    match (matching.index, found.as_slice()) {
+        (_, []) => Err(format!("no interface has {}", describe(matching))),
+        (None, [(name, _)]) => Ok(name),
+        (None, _) => {
+            let names: Vec<&str> = found.iter().map(|(name, _)| *name).collect();
+            Err(format!("{} interfaces have {} ({}); add index", found.len(), describe(matching), names.join(", ")))
+        }
+        (Some(index), _) => found.get(index as usize).map(|(name, _)| *name).ok_or_else(|| {
+            format!("there is no index {index}: interfaces with {}: {}", describe(matching), found.len())
+        }),
+    }
+}
+
+fn fits(matching: &InterfaceMatch, name: &str, link: &Link) -> bool {
+    let InterfaceMatch { name: wanted, mac, driver, pci, index: _ } = matching;
+    // Without a device behind it an interface is found by its name or address only: `index` counts NICs.
+    let is_nic = wanted.is_some() || mac.is_some() || link.driver.is_some();
+    is_nic
+        && wanted.as_ref().is_none_or(|wanted| wanted == name)
+        && mac.as_ref().is_none_or(|mac| mac.eq_ignore_ascii_case(&link.mac))
+        && driver.as_ref().is_none_or(|driver| link.driver.as_ref() == Some(driver))
+        && pci.as_ref().is_none_or(|pci| link.pci.as_ref() == Some(pci))
+}
+
+fn describe(matching: &InterfaceMatch) -> String {
+    let InterfaceMatch { name, mac, driver, pci, index: _ } = matching;
+    let fields = [("name", name), ("mac", mac), ("driver", driver), ("pci", pci)];
+    let said: Vec<String> =
+        fields.into_iter().filter_map(|(key, value)| Some(format!("{key} {:?}", value.as_ref()?))).collect();
+    if said.is_empty() { "a device".to_owned() } else { said.join(" and ") }
+}

@@ -1,0 +1,117 @@
+//! Which address the box would use towards another: the default source of `snat`.
+//!
+//! The kernel is not asked. The answer follows from what is configured and from what the machine had, so that a plan is the
+//! same before the addresses are there and after.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::facts::Facts;
+use crate::state::{Address, Route};
+
+/// The routes of the main table, as far as they can be known without asking the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Routing {
+    /// Connected prefixes and routes; the first that contains a destination serves it.
+    routes: Vec<Hop>,
+    /// Addresses of each interface: configured first, then what others put there.
+    addresses: BTreeMap<String, Vec<IpNet>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hop {
+    to: IpNet,
+    metric: u32,
+    link: String,
+    via: Option<IpAddr>,
+    source: Option<IpAddr>,
+}
+
+/// `RT_TABLE_MAIN`.
+pub const TABLE_MAIN: u32 = 254;
+/// `IP6_RT_PRIO_USER`: the metric of an IPv6 route that is added without one. IPv4 has 0.
+pub const METRIC_V6: u32 = 1024;
+
+impl Routing {
+    /// From the addresses (in the order in which they are configured) and routes that are wanted and those of others.
+    /// Virtual addresses do not belong in here: what they make reachable is the box.
+    pub fn new(addresses: &[Address], routes: &[Route], facts: &Facts) -> Self {
+        let mut routing = Self::default();
+        for address in addresses {
+            routing.add_address(&address.link, address.net);
+        }
+        for (name, link) in &facts.links {
+            for address in link.addresses.iter().filter(|address| !address.ours) {
+                routing.add_address(name, address.net);
+            }
+        }
+        for route in routes.iter().filter(|route| route.table == TABLE_MAIN) {
+            let link = route.link.as_deref().or_else(|| routing.link_of(route.via?));
+            if let Some(link) = link.map(str::to_owned) {
+                let metric = route.metric.unwrap_or(if route.to.addr().is_ipv6() { METRIC_V6 } else { 0 });
+                routing.routes.push(Hop { to: route.to, metric, link, via: route.via, source: route.source });
+            }
+        }
+        routing.routes.extend(facts.routes.iter().map(|route| Hop {
+            to: route.to,
+            metric: route.metric,
+            link: route.link.clone(),
+            via: route.via,
+            source: route.source,
+        }));
+        routing.routes.sort_by_key(|hop| (std::cmp::Reverse(hop.to.prefix_len()), hop.metric));
+        routing
+    }
+
+    fn add_address(&mut self, link: &str, net: IpNet) {
+        self.addresses.entry(link.to_owned()).or_default().push(net);
+        if net.prefix_len() < net.max_prefix_len() {
+            self.routes.push(Hop { to: net.trunc(), metric: 0, link: link.to_owned(), via: None, source: None });
+        }
+    }
+
+    /// The interface whose subnet holds an address, the longest prefix first.
+    pub fn link_of(&self, address: IpAddr) -> Option<&str> {
+        self.subnet_of(address).map(|(link, _)| link)
+    }
+
+    /// The interface and the address of ours, with its prefix, whose subnet holds an address.
+    pub fn subnet_of(&self, address: IpAddr) -> Option<(&str, IpNet)> {
+        let mut best: Option<(&str, IpNet)> = None;
+        for (link, nets) in &self.addresses {
+            for &net in nets.iter().filter(|net| net.prefix_len() < net.max_prefix_len() && net.contains(&address)) {
+                if best.is_none_or(|(_, found)| net.prefix_len() > found.prefix_len()) {
+                    best = Some((link, net));
+                }
+            }
+        }
+        best
+    }
+
+    /// Whether an address of ours, or of anybody else on this machine, is this one.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.addresses.values().flatten().any(|net| net.addr() == address)
+    }
+
+    /// The address that a packet to `destination` would be sent from; `None` without a route.
+    pub fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        let hop = self.routes.iter().find(|hop| hop.to.contains(&destination))?;
+        if hop.source.is_some() {
+            return hop.source;
+        }
+        let next = hop.via.unwrap_or(destination);
+        let nets = self.addresses.get(&hop.link)?.iter().filter(|net| net.addr().is_ipv4() == destination.is_ipv4());
+        let on_link = nets.clone().find(|net| net.contains(&next)).map(IpNet::addr);
+        // A gateway that is outside of all subnets (on-link routes, link-local gateways): any address that answers will do.
+        on_link.filter(is_global).or_else(|| nets.map(IpNet::addr).find(is_global)).or(on_link)
+    }
+}
+
+fn is_global(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    }
+}

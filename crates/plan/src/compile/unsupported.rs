@@ -1,0 +1,341 @@
+//! What the configuration language has and this version does not do yet.
+//!
+//! Each use is an error with its path and value. Nothing that somebody wrote is left out in silence: a limit that is not
+//! there protects nobody.
+
+use std::fmt::{self, Write as _};
+
+use headgate_config::Config;
+use headgate_config::model::{
+    AcceptRa, Allow, Api, Backend, Farm, Health, HealthCheck, Helper, Interface, InterfaceAddress, LimitAction, Limits,
+    LogEvent, Metrics, Mode, Network, OnFail, Persistence, Scheduler, System, TrafficCount,
+};
+use headgate_config::types::Rate;
+
+use crate::ids::{BACKENDS_MAX, FARMS_MAX};
+use crate::names::IpVersion;
+
+/// A key that this version cannot carry out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error, serde::Serialize)]
+#[error("not supported yet: {path} = {value}")]
+pub struct Unsupported {
+    /// The key: `farms.web.mode`.
+    pub path: String,
+    /// Its value as it would be written in TOML: `"dsr"`.
+    pub value: String,
+}
+
+/// Every use of something that is not supported, by path.
+pub(super) fn find(config: &Config) -> Vec<Unsupported> {
+    let mut uses = Uses::default();
+    for farm in config.farms.values() {
+        uses.farm(farm);
+    }
+    uses.numbers(config);
+    uses.system(&config.system);
+    uses.network(&config.network);
+    if let Some(api) = &config.api {
+        uses.api(api);
+    }
+    if let Some(metrics) = &config.metrics {
+        uses.metrics(metrics);
+    }
+    uses.found.sort();
+    uses.found
+}
+
+#[derive(Default)]
+struct Uses {
+    found: Vec<Unsupported>,
+}
+
+impl Uses {
+    fn add(&mut self, table: fmt::Arguments<'_>, key: &str, value: String) {
+        let mut path = table.to_string();
+        path.push_str(key);
+        self.found.push(Unsupported { path, value });
+    }
+
+    fn farm(&mut self, farm: &Farm) {
+        let at = format_args!("farms.{}.", farm.name);
+        let mode = match farm.mode {
+            Mode::Snat | Mode::Dnat => None,
+            Mode::Dsr => Some("dsr"),
+            Mode::Stateless => Some("stateless"),
+            Mode::Local => Some("local"),
+        };
+        if let Some(mode) = mode {
+            self.add(at, "mode", text(mode));
+        }
+        let scheduler = match &farm.scheduler {
+            Scheduler::RoundRobin | Scheduler::Random => None,
+            Scheduler::Hash { .. } => Some("hash"),
+            Scheduler::Maglev { .. } => Some("maglev"),
+            Scheduler::LeastConnections => Some("least-connections"),
+        };
+        if let Some(scheduler) = scheduler {
+            self.add(at, "scheduler", text(scheduler));
+        }
+        for version in IpVersion::ALL {
+            let pool: Vec<_> =
+                farm.source_addresses.iter().filter(|&&address| IpVersion::of(address) == version).collect();
+            if pool.len() > 1 {
+                self.add(at, "source-addresses", list(pool));
+            }
+        }
+        if farm.offload {
+            self.add(at, "offload", "true".to_owned());
+        }
+        if let Some(mark) = farm.mark {
+            self.add(at, "mark", format!("{mark:#x}"));
+        }
+        if let Some(helper) = farm.helper {
+            self.add(at, "helper", text(helper_name(helper)));
+        }
+        if !farm.policies.is_empty() {
+            self.add(at, "policies", list(&farm.policies));
+        }
+        if !farm.log.is_empty() {
+            self.add(at, "log", list(farm.log.iter().map(|&event| log_name(event))));
+        }
+        if let Some(queue) = farm.queue {
+            self.add(at, "queue", queue.to_string());
+        }
+        if let Some(persistence) = &farm.persistence {
+            self.persistence(at, persistence);
+        }
+        if let Some(limits) = &farm.limits {
+            self.limits(at, limits);
+        }
+        if let Some(health) = &farm.health {
+            self.health(at, health);
+        }
+        for backend in farm.backends.values() {
+            self.backend(at, backend);
+        }
+    }
+
+    fn backend(&mut self, farm: fmt::Arguments<'_>, backend: &Backend) {
+        let at = format_args!("{farm}backends.{}.", backend.name);
+        if let Some(most) = backend.max_connections {
+            self.add(at, "max-connections", most.to_string());
+        }
+        if let Some(mark) = backend.mark {
+            self.add(at, "mark", format!("{mark:#x}"));
+        }
+    }
+
+    fn persistence(&mut self, farm: fmt::Arguments<'_>, persistence: &Persistence) {
+        let fields = persistence.key.iter().map(|field| {
+            // The variants are spelt as the keys are, but in camel case.
+            format!("{field:?}").chars().fold(String::new(), |mut kebab, c| {
+                if c.is_ascii_uppercase() && !kebab.is_empty() {
+                    kebab.push('-');
+                }
+                kebab.push(c.to_ascii_lowercase());
+                kebab
+            })
+        });
+        self.add(farm, "persistence.key", list(fields));
+    }
+
+    fn limits(&mut self, farm: fmt::Arguments<'_>, limits: &Limits) {
+        let at = format_args!("{farm}limits.");
+        let rates = [
+            ("new-connections", limits.new_connections),
+            ("new-connections-total", limits.new_connections_total),
+            ("tcp-resets", limits.tcp_resets),
+        ];
+        for (key, rate) in rates {
+            if let Some(rate) = rate {
+                self.add(at, key, rate_text(rate));
+            }
+        }
+        if let Some(most) = limits.connections_per_client {
+            self.add(at, "connections-per-client", most.to_string());
+        }
+        for (key, wanted) in [("strict-tcp", limits.strict_tcp), ("syn-proxy", limits.syn_proxy)] {
+            if wanted {
+                self.add(at, key, "true".to_owned());
+            }
+        }
+        if let Some(ban) = limits.ban {
+            self.add(at, "ban", duration(ban));
+        }
+        let action = match limits.action {
+            LimitAction::Drop => None,
+            LimitAction::Reject => Some("reject"),
+            LimitAction::Log => Some("log"),
+        };
+        if let Some(action) = action {
+            self.add(at, "action", text(action));
+        }
+    }
+
+    fn health(&mut self, farm: fmt::Arguments<'_>, health: &Health) {
+        let kind = match &health.check {
+            HealthCheck::Tcp { .. } => "tcp",
+            HealthCheck::Http { tls: None, .. } => "http",
+            HealthCheck::Http { tls: Some(_), .. } => "https",
+            HealthCheck::Icmp => "icmp",
+            HealthCheck::Udp { .. } => "udp",
+            HealthCheck::Dns { .. } => "dns",
+            HealthCheck::Exec { .. } => "exec",
+        };
+        self.add(farm, "health.type", text(kind));
+        if health.on_fail == OnFail::Reset {
+            self.add(farm, "health.on-fail", text("reset"));
+        }
+    }
+
+    /// Ids have 16 and 20 bits.
+    fn numbers(&mut self, config: &Config) {
+        let backends: usize = config.farms.values().map(|farm| farm.backends.len()).sum();
+        for (what, count, most) in [("farms", config.farms.len(), FARMS_MAX), ("backends", backends, BACKENDS_MAX)] {
+            if count > most {
+                self.add(format_args!("farms"), "", format!("{{ … {count} {what}, {most} at most … }}"));
+            }
+        }
+    }
+
+    fn system(&mut self, system: &System) {
+        let at = format_args!("system.");
+        if system.protect == Some(true) {
+            self.add(at, "protect", "true".to_owned());
+        }
+        if !system.ntp_servers.is_empty() {
+            self.add(at, "ntp-servers", list(&system.ntp_servers));
+        }
+        if !system.dns_servers.is_empty() {
+            self.add(at, "dns-servers", list(&system.dns_servers));
+        }
+        if let Some(syslog) = &system.syslog {
+            self.add(at, "syslog", text(syslog));
+        }
+        if !system.authorized_keys.is_empty() {
+            self.add(at, "authorized-keys", list(&system.authorized_keys));
+        }
+    }
+
+    fn network(&mut self, network: &Network) {
+        for interface in network.interfaces.values() {
+            self.interface(interface);
+        }
+        for vlan in network.vlans.values() {
+            self.add(format_args!("network.vlans.{}.", vlan.role), "id", vlan.id.to_string());
+        }
+        for bond in network.bonds.values() {
+            self.add(format_args!("network.bonds.{}.", bond.role), "mode", text(&bond.mode));
+        }
+    }
+
+    fn interface(&mut self, interface: &Interface) {
+        let at = format_args!("network.interfaces.{}.", interface.role);
+        if interface.addresses.contains(&InterfaceAddress::Dhcp) {
+            let addresses = interface.addresses.iter().map(|address| match address {
+                InterfaceAddress::Static(net) => net.to_string(),
+                InterfaceAddress::Dhcp => "dhcp".to_owned(),
+            });
+            self.add(at, "addresses", list(addresses));
+        }
+        if interface.accept_ra == AcceptRa::Yes {
+            self.add(at, "accept-ra", text("yes"));
+        }
+        if let Some(allow) = &interface.allow
+            && !matches!(allow.as_slice(), [one] if one.service == "ping" && one.from.is_empty())
+        {
+            let entries: Vec<String> = allow.iter().map(allow_text).collect();
+            self.add(at, "allow", format!("[{}]", entries.join(", ")));
+        }
+    }
+
+    fn api(&mut self, api: &Api) {
+        let at = format_args!("api");
+        if let Some(listen) = api.listen {
+            self.add(at, ".listen", text(listen));
+        }
+        if let Some(certificate) = &api.certificate {
+            self.add(at, ".certificate", text(certificate));
+        }
+        if api.listen.is_none() && api.certificate.is_none() {
+            self.add(at, "", "{}".to_owned());
+        }
+    }
+
+    fn metrics(&mut self, metrics: &Metrics) {
+        let at = format_args!("metrics");
+        if let Some(listen) = metrics.listen {
+            self.add(at, ".listen", text(listen));
+        }
+        if metrics.traffic == TrafficCount::Bytes {
+            self.add(at, ".traffic", text("bytes"));
+        }
+        if metrics.listen.is_none() && metrics.traffic == TrafficCount::Flows {
+            self.add(at, "", "{}".to_owned());
+        }
+    }
+}
+
+fn allow_text(allow: &Allow) -> String {
+    if allow.from.is_empty() {
+        return text(&allow.service);
+    }
+    format!("{{ service = {}, from = {} }}", text(&allow.service), list(&allow.from))
+}
+
+fn helper_name(helper: Helper) -> &'static str {
+    match helper {
+        Helper::Ftp => "ftp",
+        Helper::Pptp => "pptp",
+        Helper::Sip => "sip",
+        Helper::Snmp => "snmp",
+        Helper::Tftp => "tftp",
+    }
+}
+
+fn log_name(event: LogEvent) -> &'static str {
+    match event {
+        LogEvent::New => "new",
+        LogEvent::Denied => "denied",
+    }
+}
+
+fn rate_text(rate: Rate) -> String {
+    let unit = match rate.per.as_secs() {
+        1 => "second",
+        60 => "minute",
+        3600 => "hour",
+        _ => "day",
+    };
+    let burst = rate.burst.map_or_else(String::new, |burst| format!(" burst {burst}"));
+    text(format_args!("{}/{unit}{burst}", rate.count))
+}
+
+/// In the largest unit that needs no fraction.
+fn duration(duration: std::time::Duration) -> String {
+    let milliseconds = duration.as_millis();
+    let units = [("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+    let (unit, size) = units.into_iter().find(|&(_, size)| milliseconds.is_multiple_of(size)).unwrap_or(("ms", 1));
+    text(format_args!("{}{unit}", milliseconds / size))
+}
+
+/// A TOML string. What is not printable is escaped: this ends on terminals.
+fn text(value: impl fmt::Display) -> String {
+    let mut quoted = String::from("\"");
+    for c in value.to_string().chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => {
+                write!(quoted, "\\u{:04X}", u32::from(c)).expect("a string takes all that is written")
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn list(values: impl IntoIterator<Item = impl fmt::Display>) -> String {
+    let values: Vec<String> = values.into_iter().map(text).collect();
+    format!("[{}]", values.join(", "))
+}

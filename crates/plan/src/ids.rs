@@ -1,0 +1,188 @@
+//! The numbers that must not move: ids of farms and backends, sizes of maps.
+//!
+//! Nothing of this is kept on disk. The kernel is the memory: the comments on the elements of the backends' maps say which
+//! id is whose, the offsets of the number generators say the ids of the farms. So a restart, even onto an older
+//! configuration, goes on with the marks that live flows carry.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use headgate_config::Config;
+use headgate_config::model::Farm;
+use headgate_config::types::{BackendName, FarmName};
+use headgate_nft::{Chain, Ruleset, Statement, Table, TableId, Value};
+
+use crate::names::{self, IpVersion};
+
+/// Ids of farms and backends, and the sizes of the maps that hold them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ids {
+    farms: BTreeMap<FarmName, FarmIds>,
+    /// The id given out last; the next search begins behind it, so that an id rests as long as possible before it returns.
+    last_farm: u16,
+    last_backend: u32,
+    sizes: BTreeMap<Arc<str>, u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct FarmIds {
+    id: Option<u16>,
+    backends: BTreeMap<BackendName, u32>,
+}
+
+/// Most farms: a farm's id is 16 bits of a slot, and 0 is nobody's.
+pub const FARMS_MAX: usize = 0xffff;
+/// Most backends of all farms together: 20 bits of the ct mark, and 0 is nobody's.
+pub const BACKENDS_MAX: usize = names::MARK_ID_MASK as usize;
+
+impl Ids {
+    /// Reads back what an earlier run wrote into our table. What is not ours, or contradicts itself, is passed over.
+    pub fn observe(ruleset: &Ruleset) -> Self {
+        let mut ids = Self::default();
+        let Some(table) = ruleset.tables.get(&TableId::inet(names::TABLE)) else { return ids };
+        ids.sizes = table.sets.iter().filter_map(|(name, set)| Some((name.clone(), set.size?))).collect();
+        ids.observe_backends(table);
+        ids.observe_farms(table);
+        ids
+    }
+
+    fn observe_backends(&mut self, table: &Table) {
+        let mut seen = BTreeSet::new();
+        for map in IpVersion::ALL.into_iter().flat_map(|version| [version.maps().targets, version.maps().hosts]) {
+            let Some(set) = table.sets.get(map) else { continue };
+            for (key, element) in &set.elements {
+                let Ok(mark) = <[u8; 4]>::try_from(key.start.as_slice()).map(u32::from_ne_bytes) else { continue };
+                let Some(id) = id_of_mark(mark) else { continue };
+                let Some((farm, backend)) = element.comment.as_deref().and_then(names::backend_of_comment) else {
+                    continue;
+                };
+                if seen.insert(id) {
+                    self.last_backend = self.last_backend.max(id);
+                    self.farms.entry(farm).or_default().backends.entry(backend).or_insert(id);
+                }
+            }
+        }
+    }
+
+    fn observe_farms(&mut self, table: &Table) {
+        let mut seen = BTreeSet::new();
+        for (name, chain) in &table.chains {
+            let Some((_, farm)) = names::farm_of_chain(name) else { continue };
+            let Some(id) = farm_id_of_chain(chain) else { continue };
+            let known = self.farms.entry(farm).or_default();
+            if known.id.is_none() && seen.insert(id) {
+                known.id = Some(id);
+                self.last_farm = self.last_farm.max(id);
+            }
+        }
+    }
+
+    /// Gives ids to all farms and backends that have none, and forgets those that are no longer configured. An id that
+    /// becomes free in this step is not given out in it: a packet could still carry it. Beyond [`FARMS_MAX`] and
+    /// [`BACKENDS_MAX`] the rest stays without.
+    pub fn assign(&mut self, config: &Config) {
+        let farms: Vec<&Farm> = config.farms.values().map(AsRef::as_ref).collect();
+        self.assign_farms(&farms);
+        self.farms.retain(|name, ids| match config.farms.get(name) {
+            Some(farm) => {
+                ids.backends.retain(|backend, _| farm.backends.contains_key(backend));
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// Gives ids to one farm and those of its backends that have none; nothing is forgotten.
+    pub fn assign_farm(&mut self, farm: &Farm) {
+        self.assign_farms(&[farm]);
+    }
+
+    fn assign_farms(&mut self, farms: &[&Farm]) {
+        if farms.iter().all(|farm| self.is_complete(farm)) {
+            return;
+        }
+        let mut used_farms: BTreeSet<u32> = self.farms.values().filter_map(|ids| ids.id.map(u32::from)).collect();
+        let mut used: BTreeSet<u32> = self.farms.values().flat_map(|ids| ids.backends.values().copied()).collect();
+        for farm in farms {
+            let ids = self.farms.entry(farm.name.clone()).or_default();
+            if ids.id.is_none()
+                && let Some(id) = free_after(u32::from(self.last_farm), FARMS_MAX as u32, &mut used_farms)
+            {
+                self.last_farm = id as u16;
+                ids.id = Some(self.last_farm);
+            }
+            for backend in farm.backends.keys() {
+                if !ids.backends.contains_key(backend)
+                    && let Some(id) = free_after(self.last_backend, names::MARK_ID_MASK, &mut used)
+                {
+                    self.last_backend = id;
+                    ids.backends.insert(backend.clone(), id);
+                }
+            }
+        }
+    }
+
+    fn is_complete(&self, farm: &Farm) -> bool {
+        self.farms.get(&farm.name).is_some_and(|ids| {
+            ids.id.is_some() && farm.backends.keys().all(|backend| ids.backends.contains_key(backend))
+        })
+    }
+
+    /// The id of a farm.
+    pub fn farm(&self, farm: &FarmName) -> Option<u16> {
+        self.farms.get(farm)?.id
+    }
+
+    /// The ct mark of a backend's flows.
+    pub fn mark(&self, farm: &FarmName, backend: &BackendName) -> Option<u32> {
+        Some(names::MARK_TAG | self.farms.get(farm)?.backends.get(backend)?)
+    }
+
+    /// All backends with the ct marks of their flows, by name.
+    pub fn marks(&self) -> impl Iterator<Item = (&FarmName, &BackendName, u32)> {
+        self.farms
+            .iter()
+            .flat_map(|(farm, ids)| ids.backends.iter().map(move |(backend, id)| (farm, backend, names::MARK_TAG | id)))
+    }
+
+    /// The size to declare a map with that holds `count` elements.
+    ///
+    /// Room for twice as many, so that a farm more is an element more and not another map. A size that the kernel has
+    /// already is kept while it suffices and is not absurd: another number is another map, and every rule that uses it
+    /// would have to be written again.
+    pub fn size(&self, map: &str, count: usize) -> u32 {
+        let count = u32::try_from(count).unwrap_or(u32::MAX / 4);
+        let wanted = count.saturating_mul(2).checked_next_power_of_two().unwrap_or(1 << 31).max(SIZE_MIN);
+        match self.sizes.get(map) {
+            Some(&size) if size >= count && size <= wanted.saturating_mul(SIZE_SLACK) => size,
+            _ => wanted,
+        }
+    }
+}
+
+/// No map is declared smaller: 8 KiB of buckets.
+const SIZE_MIN: u32 = 1024;
+/// How many times too large a map may be before it is declared again.
+const SIZE_SLACK: u32 = 16;
+
+fn id_of_mark(mark: u32) -> Option<u32> {
+    let id = mark & names::MARK_ID_MASK;
+    (mark & !names::MARK_ID_MASK == names::MARK_TAG && id != 0).then_some(id)
+}
+
+fn farm_id_of_chain(chain: &Chain) -> Option<u16> {
+    let Statement::Set { value: Value::Numgen(numgen), .. } = chain.rules.first()?.statements.first()? else {
+        return None;
+    };
+    u16::try_from(numgen.offset >> 16).ok().filter(|&id| id != 0)
+}
+
+/// The first number behind `last`, from 1 to `max` and around, that is not in `used`; it is then.
+fn free_after(last: u32, max: u32, used: &mut BTreeSet<u32>) -> Option<u32> {
+    if used.len() >= max as usize {
+        return None;
+    }
+    let id = (last + 1..=max).chain(1..=last).find(|id| !used.contains(id))?;
+    used.insert(id);
+    Some(id)
+}
