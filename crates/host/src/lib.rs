@@ -1,4 +1,108 @@
 //! The machine: the only crate that touches the kernel.
+//!
+//! A [`Host`] has three verbs. [`facts`](Host::facts) reads what the machine is: processors and devices from files below a
+//! [`Root`], interfaces, addresses and routes over rtnetlink. [`observe`](Host::observe) reads what of it is ours, as the
+//! same [`State`] that a configuration compiles to, so that a plan is their difference. [`apply`](Host::apply) carries a
+//! plan out and reports what became of every step; when one fails on which others rely, what was done is taken back.
+//!
+//! One address on its way: [`address`] adds it over [`netlink`] with our protocol number in it, by which `observe` knows it
+//! again; [`announce`] tells the neighbours once the ruleset that serves it is committed. What is not ours (no protocol
+//! number of ours, not one of our tables, not asked for) is never changed.
+//!
+//! Nothing here decides: what should be is said by `headgate-plan`. Every call blocks until the kernel has answered, which
+//! it does at once; there is no task, thread or permanent listener. A `Host` works in the network namespace of the thread
+//! that opened it and must be used from threads in the same one.
 
+mod address;
+pub mod announce;
+mod apply;
+pub mod conntrack;
+mod facts;
+mod link;
+pub mod lock;
+mod netlink;
+mod observe;
 pub mod root;
+mod route;
 pub mod topology;
+
+use std::io;
+
+pub use apply::{Failure, Report};
+pub use lock::Lock;
+use netlink::Netlink;
+pub use root::Root;
+
+/// The machine, and our sockets to its kernel.
+#[derive(Debug)]
+pub struct Host {
+    root: Root,
+    netlink: Netlink,
+    /// Major and minor number of the kernel's release.
+    kernel: (u32, u32),
+}
+
+/// The machine cannot be observed or changed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum HostError {
+    /// No netlink socket, or not one of the kind that we need.
+    #[error("cannot open a netlink socket for interfaces, addresses and routes")]
+    Netlink(#[source] io::Error),
+    /// Something cannot be listed.
+    #[error("cannot list {what}")]
+    List { what: &'static str, source: io::Error },
+    /// Files that describe the hardware cannot be read.
+    #[error("cannot read the hardware's description")]
+    Topology(#[from] topology::TopologyError),
+}
+
+impl HostError {
+    fn list(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::List { what, source }
+    }
+
+    /// Somebody changed nftables since it was observed: observe and plan again.
+    pub fn is_stale(&self) -> bool {
+        false
+    }
+}
+
+impl Host {
+    /// Opens the sockets.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`].
+    pub fn open(root: Root) -> Result<Self, HostError> {
+        let netlink = Netlink::open_route().map_err(HostError::Netlink)?;
+        let kernel = kernel_version(nix::sys::utsname::uname().ok().as_ref().and_then(|name| name.release().to_str()));
+        Ok(Self { root, netlink, kernel })
+    }
+
+    /// Where the files are.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+}
+
+/// `6.18.44-foo` is 6.18. A release that does not begin with two numbers is of no kernel that we know: the newest features
+/// are then assumed, and their absence shows when they are used.
+fn kernel_version(release: Option<&str>) -> (u32, u32) {
+    let mut numbers = release.unwrap_or_default().split(|character: char| !character.is_ascii_digit());
+    let mut number = || numbers.next().and_then(|digits| digits.parse().ok());
+    number().zip(number()).unwrap_or((u32::MAX, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_releases_are_told_apart() {
+        assert_eq!(kernel_version(Some("6.18.44-fc-v769")), (6, 18));
+        assert_eq!(kernel_version(Some("5.4")), (5, 4));
+        assert_eq!(kernel_version(Some("5.15-rc1")), (5, 15));
+        assert_eq!(kernel_version(Some("next")), (u32::MAX, 0));
+        assert_eq!(kernel_version(None), (u32::MAX, 0));
+    }
+}

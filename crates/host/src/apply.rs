@@ -1,0 +1,349 @@
+//! Carrying out a plan, and taking it back when a step on which others rely fails.
+//!
+//! Knobs, links, added addresses and routes come first; the ruleset, one transaction, is the point of no return; removals
+//! follow it. When an address, a route or the ruleset fails, what was done before is taken back in reverse order, so that
+//! a machine is never left between two configurations. A knob or link that the kernel refuses, and a removal that fails, stop
+//! nothing: the first must not keep a balancer from serving, the last is found and tried again by the next plan.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+
+use headgate_plan::state::{Address, Route};
+use headgate_plan::step::{Outcome, Plan, Step};
+use nix::errno::Errno;
+
+use crate::announce::{self, Announcement};
+use crate::link::{self, Interface};
+use crate::netlink::Request;
+use crate::route::Beside;
+use crate::{Host, HostError, address, route};
+
+/// What became of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Every step of the plan, in its order.
+    pub steps: Vec<(Step, Outcome)>,
+    /// The announcements of added addresses, by interface.
+    pub announcements: Vec<Announcement>,
+    /// What made the rest be taken back; `None`: the plan was carried out.
+    pub failure: Option<Failure>,
+}
+
+/// Why a plan was taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Which step, counted from 0.
+    pub step: usize,
+    /// What the kernel said.
+    pub reason: String,
+    /// Somebody changed nftables after [`Host::observe`]: observe and plan again.
+    pub stale: bool,
+}
+
+impl Report {
+    /// The plan was not carried out; what had been done was taken back.
+    pub fn failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Steps that the kernel refused; without [`failed`](Self::failed) these are knobs, links and removals.
+    pub fn refused(&self) -> impl Iterator<Item = (&Step, &str)> {
+        self.steps.iter().filter_map(|(step, outcome)| match outcome {
+            Outcome::Refused(reason) => Some((step, reason.as_str())),
+            _ => None,
+        })
+    }
+}
+
+/// Steps of one kind are sent to the kernel together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Prepare,
+    Add,
+    Ruleset,
+    Remove,
+}
+
+fn phase(step: &Step) -> Phase {
+    match step {
+        Step::Knob { .. } | Step::LinkUp { .. } | Step::LinkMtu { .. } => Phase::Prepare,
+        Step::AddAddress(_) | Step::AddRoute(_) => Phase::Add,
+        Step::Ruleset(_) => Phase::Ruleset,
+        Step::RemoveRoute(_) | Step::RemoveAddress(_) => Phase::Remove,
+    }
+}
+
+impl Host {
+    /// Carries out a plan made from what [`Host::observe`] returned last.
+    pub fn apply(&mut self, plan: Plan) -> Report {
+        let mut report = Report::default();
+        let mut steps = plan.steps;
+        let interfaces = match link::list(&mut self.netlink) {
+            Ok(interfaces) => interfaces,
+            Err(error) => {
+                report.fail(0, &HostError::list("interfaces")(error));
+                report.steps.extend(steps.into_iter().map(|step| (step, Outcome::Skipped)));
+                return report;
+            }
+        };
+        while !steps.is_empty() && report.failure.is_none() {
+            let current = phase(&steps[0]);
+            let end = steps.iter().position(|step| phase(step) != current).unwrap_or(steps.len());
+            let rest = steps.split_off(end);
+            let start = report.steps.len();
+            let outcomes = match current {
+                Phase::Prepare => steps.iter().map(|step| self.prepare(step, &interfaces)).collect(),
+                Phase::Add => self.change(&steps, &rest, &interfaces),
+                Phase::Ruleset => vec![Outcome::Refused("nftables is not connected".to_owned()); steps.len()],
+                Phase::Remove => self.remove(&steps, &interfaces),
+            };
+            report.steps.extend(steps.into_iter().zip::<Vec<Outcome>>(outcomes));
+            if matches!(current, Phase::Add | Phase::Ruleset) {
+                report.fail_on_refusal(start);
+            }
+            steps = rest;
+        }
+        if report.failure.is_some() {
+            report.steps.extend(steps.into_iter().map(|step| (step, Outcome::Skipped)));
+            self.take_back(&mut report);
+        } else {
+            report.announcements = self.announce_added(&report.steps);
+        }
+        report
+    }
+
+    /// A knob or a link.
+    fn prepare(&mut self, step: &Step, interfaces: &BTreeMap<String, Interface>) -> Outcome {
+        let (link, request): (_, fn(u32, &Step) -> Request) = match step {
+            Step::LinkUp { link, .. } | Step::LinkMtu { link, .. } => (link, link_request),
+            _ => return Outcome::Skipped,
+        };
+        let Some(interface) = interfaces.get(link) else {
+            return Outcome::Refused(no_interface(link));
+        };
+        match self.netlink.request(vec![request(interface.index, step)]).map(|mut results| results.remove(0)) {
+            Ok(Ok(())) => Outcome::Set,
+            Ok(Err(error)) | Err(error) => Outcome::Refused(error.to_string()),
+        }
+    }
+
+    /// Added addresses and routes, in one go. `rest` is what follows: a route that it removes may be replaced.
+    fn change(&mut self, steps: &[Step], rest: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Outcome> {
+        if self.kernel < address::FIRST_KERNEL && steps.iter().any(|step| matches!(step, Step::AddAddress(_))) {
+            let (major, minor) = self.kernel;
+            let reason = format!(
+                "Linux {major}.{minor} does not keep who added an address (5.18 does), so it could never be removed \
+                 again: add it by the system's own network configuration and set address.manage = \"never\""
+            );
+            return vec![Outcome::Refused(reason); steps.len()];
+        }
+        let replaced: Vec<&Route> = rest
+            .iter()
+            .filter_map(|step| match step {
+                Step::RemoveRoute(route) => Some(route),
+                _ => None,
+            })
+            .collect();
+        self.send(steps, |step| match step {
+            Step::AddAddress(Address { link, net }) => Ok(address::add(index(interfaces, link)?, *net)),
+            Step::AddRoute(route) => {
+                let beside =
+                    if replaced.iter().any(|other| same_place(route, other)) { Beside::Ours } else { Beside::Refuse };
+                Ok(route::add(route, route_index(interfaces, route)?, beside))
+            }
+            _ => Err("not an addition".to_owned()),
+        })
+    }
+
+    /// Removed routes and addresses.
+    fn remove(&mut self, steps: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Outcome> {
+        let promotion = self.promote_secondaries(steps);
+        let outcomes = self.send(steps, |step| match step {
+            Step::RemoveRoute(route) => Ok(route::remove(route, route_index(interfaces, route)?)),
+            Step::RemoveAddress(Address { link, net }) => Ok(address::remove(index(interfaces, link)?, *net)),
+            _ => Err("not a removal".to_owned()),
+        });
+        for path in promotion {
+            if let Err(error) = self.root.write_machine(&path, "0") {
+                tracing::warn!(%error, path, "sysctl stays changed");
+            }
+        }
+        outcomes
+    }
+
+    /// Makes the kernel keep the other addresses of a subnet when its first one, ours, is removed. Returns the files to
+    /// set back to 0.
+    fn promote_secondaries(&self, steps: &[Step]) -> Vec<String> {
+        let mut changed = Vec::new();
+        for step in steps {
+            let Step::RemoveAddress(Address { link, net }) = step else { continue };
+            let path = format!("proc/sys/net/ipv4/conf/{link}/promote_secondaries");
+            if !address::has_secondaries(*net) || changed.contains(&path) {
+                continue;
+            }
+            let off = self.root.read_machine(&path).is_ok_and(|text| text.trim() == "0");
+            if off && self.root.write_machine(&path, "1").is_ok() {
+                changed.push(path);
+            }
+        }
+        changed
+    }
+
+    /// Sends one request for each step for which there is one.
+    fn send(&mut self, steps: &[Step], request: impl Fn(&Step) -> Result<Request, String>) -> Vec<Outcome> {
+        let mut requests = Vec::with_capacity(steps.len());
+        let impossible: Vec<Option<String>> =
+            steps.iter().map(|step| request(step).map(|request| requests.push(request)).err()).collect();
+        let mut results = match self.netlink.request(requests) {
+            Ok(results) => results.into_iter(),
+            // Which of them were carried out is not known; the next observation tells.
+            Err(error) => return vec![Outcome::Refused(error.to_string()); steps.len()],
+        };
+        let settled = steps.iter().zip(impossible).map(|(step, impossible)| match impossible {
+            // What was on an interface that is gone is gone with it.
+            Some(_) if phase(step) == Phase::Remove => Outcome::Kept,
+            Some(reason) => Outcome::Refused(reason),
+            None => settle(step, results.next().expect("request() returns a result for each request")),
+        });
+        settled.collect()
+    }
+
+    /// Takes back in reverse order what was done before the failure.
+    fn take_back(&mut self, report: &mut Report) {
+        let interfaces = link::list(&mut self.netlink).unwrap_or_default();
+        for (step, outcome) in report.steps.iter_mut().rev().filter(|(_, outcome)| *outcome == Outcome::Set) {
+            let Some(inverse) = inverse(step) else { continue };
+            let result = match phase(&inverse) {
+                Phase::Prepare => self.prepare(&inverse, &interfaces),
+                Phase::Remove => self.remove(std::slice::from_ref(&inverse), &interfaces).remove(0),
+                Phase::Add | Phase::Ruleset => continue,
+            };
+            match result {
+                Outcome::Refused(reason) => tracing::error!(?step, reason, "step could not be taken back"),
+                _ => *outcome = Outcome::Returned,
+            }
+        }
+    }
+
+    /// Tells the neighbours about the addresses that were added, interface by interface: last of all, when the ruleset is
+    /// ready for the traffic that this draws.
+    fn announce_added(&mut self, steps: &[(Step, Outcome)]) -> Vec<Announcement> {
+        let added = steps.iter().filter_map(|step| match step {
+            (Step::AddAddress(address), Outcome::Set) => Some(address),
+            _ => None,
+        });
+        self.announce(added).unwrap_or_else(|error| {
+            tracing::warn!(%error, "added addresses are not announced");
+            Vec::new()
+        })
+    }
+
+    /// Announces addresses that are in place. Frames get lost, and an interface that was just set up may have no carrier
+    /// yet: RFC 5227 asks for two announcements 2 s apart, RFC 4861 for up to three; the caller has the time, we do not.
+    ///
+    /// # Errors
+    /// [`HostError::List`]. What became of each announcement is no error.
+    pub fn announce<'a>(
+        &mut self,
+        addresses: impl IntoIterator<Item = &'a Address>,
+    ) -> Result<Vec<Announcement>, HostError> {
+        let mut by_link: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+        for Address { link, net } in addresses {
+            by_link.entry(link).or_default().push(net.addr());
+        }
+        if by_link.is_empty() {
+            return Ok(Vec::new());
+        }
+        let interfaces = link::list(&mut self.netlink).map_err(HostError::list("interfaces"))?;
+        let known = by_link.iter().filter_map(|(link, addresses)| Some((interfaces.get(*link)?, addresses)));
+        Ok(known.map(|(interface, addresses)| announce::announce(interface, addresses)).collect())
+    }
+}
+
+impl Report {
+    fn fail(&mut self, step: usize, error: &HostError) {
+        self.failure = Some(Failure { step, reason: error_chain(error), stale: false });
+    }
+
+    /// The first refused step from `start` on is the failure, unless there is one already.
+    fn fail_on_refusal(&mut self, start: usize) {
+        let refused = self.steps.iter().enumerate().skip(start).find_map(|(step, (_, outcome))| match outcome {
+            Outcome::Refused(reason) => Some(Failure { step, reason: reason.clone(), stale: false }),
+            _ => None,
+        });
+        if self.failure.is_none() {
+            self.failure = refused;
+        }
+    }
+}
+
+fn link_request(index: u32, step: &Step) -> Request {
+    match step {
+        Step::LinkMtu { want, .. } => link::set_mtu(index, *want),
+        Step::LinkUp { up: false, .. } => link::set_down(index),
+        _ => link::set_up(index),
+    }
+}
+
+fn no_interface(link: &str) -> String {
+    format!("there is no interface {link}")
+}
+
+fn index(interfaces: &BTreeMap<String, Interface>, link: &str) -> Result<u32, String> {
+    interfaces.get(link).map(|interface| interface.index).ok_or_else(|| no_interface(link))
+}
+
+fn route_index(interfaces: &BTreeMap<String, Interface>, route: &Route) -> Result<Option<u32>, String> {
+    route.link.as_deref().map(|link| index(interfaces, link)).transpose()
+}
+
+/// The kernel lets only one of the two in unless told otherwise.
+fn same_place(one: &Route, other: &Route) -> bool {
+    let metric = |route: &Route| route.metric.unwrap_or(route::default_metric(route.to));
+    one.to.trunc() == other.to.trunc() && one.table == other.table && metric(one) == metric(other)
+}
+
+/// What an answer of the kernel means for a step.
+fn settle(step: &Step, result: io::Result<()>) -> Outcome {
+    let Err(error) = result else { return Outcome::Set };
+    let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+    match (step, errno) {
+        // Somebody else added it since we looked: it is there, and it is his.
+        (Step::AddAddress(_), Errno::EEXIST) => Outcome::Kept,
+        (Step::AddRoute(_), Errno::EEXIST) => {
+            Outcome::Refused("another program has a route to the same destination with the same metric".to_owned())
+        }
+        (Step::AddRoute(_), Errno::ENETUNREACH | Errno::EHOSTUNREACH) => {
+            Outcome::Refused("no interface reaches the gateway".to_owned())
+        }
+        // Routes go with the address that was their source or with their interface.
+        (Step::RemoveRoute(_), Errno::ESRCH | Errno::ENODEV) => Outcome::Kept,
+        (Step::RemoveAddress(_), Errno::EADDRNOTAVAIL | Errno::ENODEV) => Outcome::Kept,
+        (_, Errno::EPERM) => Outcome::Refused("CAP_NET_ADMIN is missing".to_owned()),
+        _ => Outcome::Refused(error.to_string()),
+    }
+}
+
+/// An error with its causes, for a report that outlives it.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// The step that undoes this one.
+fn inverse(step: &Step) -> Option<Step> {
+    match step {
+        Step::LinkUp { link, up } => Some(Step::LinkUp { link: link.clone(), up: !up }),
+        Step::LinkMtu { link, was, want } => Some(Step::LinkMtu { link: link.clone(), was: *want, want: *was }),
+        Step::AddAddress(address) => Some(Step::RemoveAddress(address.clone())),
+        Step::AddRoute(route) => Some(Step::RemoveRoute(route.clone())),
+        _ => None,
+    }
+}

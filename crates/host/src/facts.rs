@@ -1,0 +1,56 @@
+//! What the machine is: the hardware's part from files, the network's part from rtnetlink.
+
+use std::collections::BTreeMap;
+
+use headgate_plan::facts::{Facts, Link, LinkAddress, RouteFact};
+
+use crate::link::Interface;
+use crate::{Host, HostError, address, link, route, topology};
+
+impl Host {
+    /// Reads the facts that decisions are made from.
+    ///
+    /// # Errors
+    /// [`HostError::List`], [`HostError::Topology`].
+    pub fn facts(&mut self) -> Result<Facts, HostError> {
+        let mut facts = topology::read(&self.root)?;
+        let interfaces = link::list(&mut self.netlink).map_err(HostError::list("interfaces"))?;
+        let addresses = address::list(&mut self.netlink).map_err(HostError::list("addresses"))?;
+        let routes = route::list(&mut self.netlink).map_err(HostError::list("routes"))?;
+        let names: BTreeMap<u32, &str> = interfaces.values().map(|found| (found.index, found.name.as_str())).collect();
+
+        // An interface that came or went since the files were read is as rtnetlink has it.
+        let mut devices = std::mem::take(&mut facts.links);
+        for interface in interfaces.values() {
+            let device = devices.remove(&interface.name).unwrap_or_default();
+            facts.links.insert(interface.name.clone(), fact(interface, device));
+        }
+        for found in addresses {
+            let name = names.get(&found.index).copied().unwrap_or_default();
+            if let Some(link) = facts.links.get_mut(name) {
+                link.addresses.push(LinkAddress { net: found.net, ours: found.ours });
+            }
+        }
+        facts.routes = routes
+            .iter()
+            .filter(|found| !found.ours && found.table == route::MAIN_TABLE)
+            .filter_map(|found| {
+                let link = (*names.get(&found.index)?).to_owned();
+                Some(RouteFact { to: found.to, via: found.via, link, source: found.source, metric: found.metric })
+            })
+            .collect();
+        Ok(facts)
+    }
+}
+
+/// A link with what rtnetlink knows of it, over what the files know of its device.
+fn fact(interface: &Interface, device: Link) -> Link {
+    Link {
+        index: interface.index,
+        mac: interface.mac_text(),
+        up: interface.up,
+        loopback: interface.loopback,
+        mtu: interface.mtu,
+        ..device
+    }
+}

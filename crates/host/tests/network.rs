@@ -1,0 +1,304 @@
+//! Addresses, routes and links of a real kernel, in network namespaces. Needs root, iproute2 and ping.
+
+use std::collections::BTreeSet;
+
+use headgate_host::{Host, Report, Root};
+use headgate_plan::state::{Address, LinkState, Route, State};
+use headgate_plan::step::{Outcome, Plan, Step};
+use support::{Namespace, ip};
+
+mod support;
+
+fn host() -> Host {
+    Host::open(Root::default()).expect("root, with netlink and nftables")
+}
+
+fn address(link: &str, net: &str) -> Address {
+    Address { link: link.to_owned(), net: net.parse().expect("an address with its length") }
+}
+
+fn route(to: &str, via: Option<&str>) -> Route {
+    let via = via.map(|via| via.parse().expect("an address"));
+    Route { to: to.parse().expect("a prefix"), via, link: None, source: None, metric: None, table: 254 }
+}
+
+fn apply(host: &mut Host, steps: Vec<Step>) -> Report {
+    host.apply(Plan { steps })
+}
+
+fn outcomes(report: &Report) -> Vec<Outcome> {
+    report.steps.iter().map(|(_, outcome)| outcome.clone()).collect()
+}
+
+/// Addresses and routes as `ip` shows them.
+fn shown() -> String {
+    ip("-details address show dev x") + &ip("route show table all") + &ip("-6 route show table all")
+}
+
+/// An interface `x` that is up, with its other end `y`.
+fn pair() -> Namespace {
+    let namespace = Namespace::new();
+    namespace.run(|| {
+        ip("link add x type veth peer name y");
+        // Link-local addresses come up asynchronously and would disturb comparisons.
+        ip("link set x addrgenmode none up");
+        ip("link set y addrgenmode none up");
+    });
+    namespace
+}
+
+#[test]
+fn what_is_added_is_observed_and_can_be_removed() {
+    pair().run(|| {
+        let mut host = host();
+        let addresses = [address("x", "172.16.1.1/24"), address("x", "172.16.1.2/32"), address("x", "2001:db8::1/128")];
+        let through = Route { link: Some("x".to_owned()), ..route("10.9.0.0/16", None) };
+        let metric = Route { metric: Some(7), ..route("10.8.0.0/16", Some("172.16.1.254")) };
+        let source = Route {
+            source: Some("172.16.1.2".parse().expect("an address")),
+            table: 4000,
+            ..route("0.0.0.0/0", Some("172.16.1.254"))
+        };
+        let routes = [route("0.0.0.0/0", Some("172.16.1.254")), through, metric, source];
+        let wanted = State {
+            addresses: BTreeSet::from(addresses.clone()),
+            routes: BTreeSet::from(routes.clone()),
+            ..State::default()
+        };
+        let steps = addresses.iter().cloned().map(Step::AddAddress).chain(routes.iter().cloned().map(Step::AddRoute));
+        let report = apply(&mut host, steps.collect());
+        assert_eq!(outcomes(&report), vec![Outcome::Set; 7], "{report:?}");
+        assert!(!report.failed());
+
+        let observed = host.observe(&wanted).expect("a working kernel");
+        assert_eq!(observed, wanted);
+
+        let steps =
+            routes.into_iter().map(Step::RemoveRoute).chain(addresses.into_iter().rev().map(Step::RemoveAddress));
+        let report = apply(&mut host, steps.collect());
+        assert_eq!(outcomes(&report), vec![Outcome::Set; 7], "{report:?}");
+        assert_eq!(host.observe(&wanted).expect("a working kernel"), State::default());
+    });
+}
+
+#[test]
+fn ipv6_routes_are_added_and_observed_as_they_are_wanted() {
+    pair().run(|| {
+        let mut host = host();
+        let net = address("x", "2001:db8:1::1/64");
+        let default = route("::/0", Some("2001:db8:1::fe"));
+        let source = Route { source: Some(net.net.addr()), ..route("2001:db8:9::/48", Some("2001:db8:1::fe")) };
+        let wanted = State {
+            addresses: BTreeSet::from([net.clone()]),
+            routes: BTreeSet::from([default.clone(), source.clone()]),
+            ..State::default()
+        };
+        let steps = vec![Step::AddAddress(net), Step::AddRoute(default), Step::AddRoute(source)];
+        let report = apply(&mut host, steps);
+        assert_eq!(outcomes(&report), vec![Outcome::Set; 3], "{report:?}");
+        assert_eq!(host.observe(&wanted).expect("a working kernel"), wanted);
+        assert!(!ip("-6 address show dev x").contains("tentative"), "no duplicate address detection");
+    });
+}
+
+#[test]
+fn what_others_have_is_neither_seen_as_ours_nor_touched() {
+    pair().run(|| {
+        ip("address add 172.16.1.1/24 dev x");
+        ip("address add 172.16.1.3/32 dev x");
+        ip("route add 10.1.0.0/16 via 172.16.1.254");
+        let mut host = host();
+        assert_eq!(host.observe(&State::default()).expect("a working kernel"), State::default());
+        let before = shown();
+
+        let report = apply(&mut host, vec![Step::AddAddress(address("x", "172.16.1.3/32"))]);
+        assert_eq!(outcomes(&report), [Outcome::Kept], "it is there, and somebody else's");
+        let report = apply(&mut host, vec![Step::AddRoute(route("10.1.0.0/16", Some("172.16.1.253")))]);
+        assert!(report.failed(), "it would hide another's: {report:?}");
+        let report = apply(&mut host, vec![Step::RemoveRoute(route("10.1.0.0/16", Some("172.16.1.254")))]);
+        assert_eq!(outcomes(&report), [Outcome::Kept], "the kernel finds none of ours");
+        host.flush().expect("nothing to do");
+        assert_eq!(shown(), before);
+    });
+}
+
+#[test]
+fn secondaries_of_others_survive_our_first_address() {
+    pair().run(|| {
+        let mut host = host();
+        for link in ["x", "all"] {
+            let path = format!("/proc/sys/net/ipv4/conf/{link}/promote_secondaries");
+            std::fs::write(path, "0").expect("a sysctl of this namespace");
+        }
+        apply(&mut host, vec![Step::AddAddress(address("x", "172.16.1.1/24"))]);
+        ip("address add 172.16.1.9/24 dev x");
+        let report = apply(&mut host, vec![Step::RemoveAddress(address("x", "172.16.1.1/24"))]);
+        assert_eq!(outcomes(&report), [Outcome::Set]);
+        assert!(ip("address show dev x").contains("172.16.1.9/24"));
+        let left = std::fs::read_to_string("/proc/sys/net/ipv4/conf/x/promote_secondaries").expect("the same sysctl");
+        assert_eq!(left.trim(), "0");
+    });
+}
+
+#[test]
+fn a_route_is_replaced_by_another_to_the_same_place() {
+    for (net, to, old, new) in [
+        ("172.16.1.1/24", "10.1.0.0/16", "172.16.1.253", "172.16.1.254"),
+        ("2001:db8:1::1/64", "2001:db8:9::/48", "2001:db8:1::fd", "2001:db8:1::fe"),
+    ] {
+        pair().run(move || {
+            let mut host = host();
+            let (old, new) = (route(to, Some(old)), route(to, Some(new)));
+            apply(&mut host, vec![Step::AddAddress(address("x", net)), Step::AddRoute(old.clone())]);
+            let report = apply(&mut host, vec![Step::AddRoute(new.clone()), Step::RemoveRoute(old)]);
+            assert_eq!(outcomes(&report), [Outcome::Set, Outcome::Set], "{report:?}");
+            let wanted = State { routes: BTreeSet::from([new]), ..State::default() };
+            assert_eq!(host.observe(&wanted).expect("a working kernel").routes, wanted.routes);
+        });
+    }
+}
+
+#[test]
+fn links_go_up_and_down_and_change_their_mtu() {
+    pair().run(|| {
+        let mut host = host();
+        let wanted =
+            State { links: [("x".to_owned(), LinkState { up: false, mtu: Some(1400) })].into(), ..State::default() };
+        let down = Step::LinkUp { link: "x".to_owned(), up: false };
+        let mtu = Step::LinkMtu { link: "x".to_owned(), was: 1500, want: 1400 };
+        let report = apply(&mut host, vec![down, mtu]);
+        assert_eq!(outcomes(&report), [Outcome::Set, Outcome::Set]);
+        assert_eq!(host.observe(&wanted).expect("a working kernel"), wanted);
+
+        let up = Step::LinkUp { link: "x".to_owned(), up: true };
+        let absurd = Step::LinkMtu { link: "x".to_owned(), was: 1400, want: 20 };
+        let missing = Step::LinkUp { link: "z".to_owned(), up: true };
+        let report = apply(&mut host, vec![absurd, missing, up]);
+        assert!(!report.failed(), "a refused link keeps nothing from being done");
+        assert_eq!(report.refused().count(), 2, "{report:?}");
+        assert_eq!(report.steps[2].1, Outcome::Set);
+    });
+}
+
+#[test]
+fn a_failure_takes_back_what_was_done() {
+    pair().run(|| {
+        ip("link set x mtu 1500");
+        let mut host = host();
+        let before = shown();
+        let steps = vec![
+            Step::LinkMtu { link: "x".to_owned(), was: 1500, want: 1400 },
+            Step::AddAddress(address("x", "172.16.1.1/24")),
+            Step::AddAddress(address("x", "172.16.1.2/32")),
+            Step::AddAddress(address("z", "172.16.1.3/32")),
+            Step::AddRoute(route("10.1.0.0/16", Some("172.16.1.254"))),
+            Step::RemoveAddress(address("x", "172.16.1.4/32")),
+        ];
+        let report = apply(&mut host, steps);
+        let failure = report.failure.clone().expect("there is no interface z");
+        assert_eq!((failure.step, failure.reason.as_str(), failure.stale), (3, "there is no interface z", false));
+        let refused = Outcome::Refused("there is no interface z".to_owned());
+        let returned = Outcome::Returned;
+        assert_eq!(
+            outcomes(&report),
+            [returned.clone(), returned.clone(), returned.clone(), refused, returned, Outcome::Skipped]
+        );
+        assert_eq!(shown(), before);
+    });
+}
+
+#[test]
+fn removals_of_what_is_gone_are_no_failure() {
+    pair().run(|| {
+        let mut host = host();
+        let report = apply(
+            &mut host,
+            vec![
+                Step::RemoveRoute(route("10.1.0.0/16", Some("172.16.1.254"))),
+                Step::RemoveAddress(address("x", "172.16.1.1/24")),
+                Step::RemoveAddress(address("z", "172.16.1.1/24")),
+                Step::RemoveAddress(address("x", "2001:db8::1/128")),
+            ],
+        );
+        assert_eq!(outcomes(&report), vec![Outcome::Kept; 4], "{report:?}");
+    });
+}
+
+#[test]
+fn facts_tell_foreign_addresses_from_ours() {
+    pair().run(|| {
+        ip("address add 172.16.1.1/24 dev x");
+        ip("route add default via 172.16.1.254 src 172.16.1.1 metric 5");
+        let mut host = host();
+        apply(
+            &mut host,
+            vec![
+                Step::AddAddress(address("x", "172.16.1.2/32")),
+                Step::AddRoute(route("10.1.0.0/16", Some("172.16.1.254"))),
+            ],
+        );
+        let facts = host.facts().expect("a working kernel");
+        let x = &facts.links["x"];
+        assert!(x.up && !x.loopback && x.mtu == 1500 && x.mac.len() == 17, "{x:?}");
+        let v4: Vec<_> = x.addresses.iter().filter(|found| found.net.addr().is_ipv4()).collect();
+        assert_eq!(v4.len(), 2);
+        assert!(v4.iter().all(|found| found.ours == (found.net.prefix_len() == 32)), "{v4:?}");
+        assert!(facts.links["lo"].loopback);
+        let default = facts.routes.iter().find(|route| route.to.prefix_len() == 0).expect("the default route");
+        assert_eq!((default.metric, default.link.as_str()), (5, "x"));
+        assert_eq!(default.source, Some("172.16.1.1".parse().expect("an address")));
+        assert!(!facts.routes.iter().any(|route| route.to == "10.1.0.0/16".parse().expect("a prefix")), "ours is not");
+    });
+}
+
+#[test]
+fn a_neighbour_learns_where_an_address_went() {
+    // Two owners and a client on one bridge.
+    let (client, one, two) = (Namespace::new(), Namespace::new(), Namespace::new());
+    let (first, second) = (one.tid, two.tid);
+    client.run(move || {
+        ip("link add br0 type bridge");
+        for (name, tid) in [("one", first), ("two", second)] {
+            ip(&format!("link add {name} type veth peer name x"));
+            ip(&format!("link set x netns {tid}"));
+            ip(&format!("link set {name} master br0 up"));
+        }
+        ip("address add 172.16.1.254/24 dev br0");
+        ip("address add 2001:db8::fe/64 dev br0 nodad");
+        ip("link set br0 up");
+    });
+    let vips = [address("x", "172.16.1.1/32"), address("x", "2001:db8::1/128")];
+    let take = |namespace: &Namespace, mac: &'static str| {
+        let vips = vips.clone();
+        namespace.run(move || {
+            ip(&format!("link set x address {mac} up"));
+            let mut host = host();
+            let report = apply(&mut host, vips.map(Step::AddAddress).to_vec());
+            assert_eq!(outcomes(&report), vec![Outcome::Set; 2]);
+            assert_eq!(report.announcements.len(), 1);
+            assert_eq!((report.announcements[0].sent, &report.announcements[0].unsent), (2, &None), "{report:?}");
+        });
+    };
+    let known = |mac: &str| {
+        let all = client.run(|| ip("neighbour show"));
+        ["172.16.1.1 ", "2001:db8::1 "]
+            .iter()
+            .all(|vip| all.lines().any(|line| line.starts_with(vip) && line.contains(mac)))
+    };
+    take(&one, "02:00:00:00:00:01");
+    // An announcement changes an entry, it does not make one.
+    client.run(|| {
+        ip("neighbour replace 172.16.1.1 lladdr 02:00:00:00:00:01 nud stale dev br0");
+        ip("neighbour replace 2001:db8::1 lladdr 02:00:00:00:00:01 nud stale dev br0");
+    });
+    assert!(known("02:00:00:00:00:01"), "{}", client.run(|| ip("neighbour show")));
+    one.run({
+        let vips = vips.clone();
+        move || {
+            let report = apply(&mut host(), vips.map(Step::RemoveAddress).to_vec());
+            assert_eq!(outcomes(&report), vec![Outcome::Set; 2]);
+        }
+    });
+    take(&two, "02:00:00:00:00:02");
+    assert!(known("02:00:00:00:00:02"), "{}", client.run(|| ip("neighbour show")));
+}
