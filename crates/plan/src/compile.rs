@@ -7,11 +7,12 @@ pub mod routing;
 pub mod slots;
 
 mod contents;
-pub(crate) mod farm;
+mod farm;
 mod network;
 mod unsupported;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use headgate_config::Config;
 use headgate_config::model::{Farm, FarmState, Profile};
@@ -19,6 +20,7 @@ use headgate_nft::{Change, Ruleset, TableId};
 
 use self::contents::{Contents, Sets};
 use self::farm::Ground;
+pub use self::farm::Standing;
 use self::network::Layout;
 use self::routing::Routing;
 pub use self::unsupported::Unsupported;
@@ -40,6 +42,8 @@ pub struct Desired {
     pub profile: Option<String>,
     /// Role → kernel name, of the interfaces that were found.
     pub roles: BTreeMap<String, String>,
+    /// Virtual addresses that no interface has and none gets; `warnings` says why.
+    pub unplaced: BTreeSet<IpAddr>,
     /// The ids that the ruleset was compiled with.
     pub ids: Ids,
     /// For changes of one farm.
@@ -89,7 +93,8 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         routes: layout.routes.into_iter().collect(),
         knobs: knobs.iter().map(|knob| (knob.path.clone(), knob.want.clone())).collect(),
     };
-    Ok(Desired { state, knobs, warnings, profile: None, roles: layout.roles, ids, context: Context { routing } })
+    let (roles, unplaced, context) = (layout.roles, layout.unplaced, Context { routing });
+    Ok(Desired { state, knobs, warnings, profile: None, roles, unplaced, ids, context })
 }
 
 fn ruleset(config: &Config, ground: Ground<'_>, warnings: &mut Vec<String>) -> Ruleset {
@@ -142,6 +147,11 @@ impl Context {
         }
         let [old, new] = [old, new].map(|contents| contents::alone(contents.into_fragment(Sets::Comparable)));
         Some(headgate_nft::change::between(&old, &new))
+    }
+
+    /// Whether each backend of a farm takes flows, in the order of their names.
+    pub fn standings(&self, farm: &Farm) -> Vec<Standing> {
+        farm::standings(farm, &self.routing)
     }
 
     fn contents(&self, farm: &Farm, ids: &Ids) -> Contents {

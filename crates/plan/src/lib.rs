@@ -10,4 +10,5 @@ pub mod facts;
 pub mod ids;
 pub mod names;
 pub mod state;
+pub mod status;
 pub mod step;

@@ -22,6 +22,8 @@ pub const GUARD_CHAIN: &str = "hold";
 /// The ct mark of a flow of ours is this tag with the backend's id in the low 20 bits. Flows of others, whose marks we
 /// never read as ids, do not carry the tag.
 pub const MARK_TAG: u32 = 0x4800_0000;
+/// Bits of the ct mark that hold the tag. The four between it and the id are left for flags.
+pub const MARK_TAG_MASK: u32 = 0xff00_0000;
 /// Bits of the ct mark that hold the backend's id.
 pub const MARK_ID_MASK: u32 = 0x000f_ffff;
 

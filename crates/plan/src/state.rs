@@ -134,3 +134,13 @@ impl fmt::Display for KnobValue {
         }
     }
 }
+
+impl Knob {
+    /// Whether a value that was found will do.
+    pub fn is_satisfied_by(&self, found: &KnobValue) -> bool {
+        match (found, &self.want) {
+            (KnobValue::Int(found), KnobValue::Int(want)) if self.at_least => found >= want,
+            (found, want) => found == want,
+        }
+    }
+}

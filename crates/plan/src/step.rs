@@ -143,11 +143,11 @@ impl Plan {
 
 fn knob_step(knob: &Knob, observed: &State) -> Option<Step> {
     let found = observed.knobs.get(&knob.path)?;
-    let enough = match (found, &knob.want) {
-        (KnobValue::Int(found), KnobValue::Int(want)) if knob.at_least => found >= want,
-        _ => *found == knob.want,
-    };
-    (!enough).then(|| Step::Knob { path: knob.path.clone(), was: Some(found.clone()), want: knob.want.clone() })
+    (!knob.is_satisfied_by(found)).then(|| Step::Knob {
+        path: knob.path.clone(),
+        was: Some(found.clone()),
+        want: knob.want.clone(),
+    })
 }
 
 fn link_steps(name: &str, wanted: &LinkState, found: &LinkState) -> Vec<Step> {

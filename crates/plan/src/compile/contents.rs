@@ -176,7 +176,7 @@ impl Contents {
         for net in &self.hairpins {
             let version = IpVersion::of(net.addr());
             let (source, destination) = address_fields(version);
-            let tag = Value::And(Box::new(Value::Field(Field::CtMark)), mark_bytes(!names::MARK_ID_MASK));
+            let tag = Value::And(Box::new(Value::Field(Field::CtMark)), mark_bytes(names::MARK_TAG_MASK));
             let within = |field| {
                 let masked = Value::And(Box::new(Value::Field(field)), address_bytes(net.netmask()));
                 equal(masked, address_bytes(net.network()))

@@ -1,10 +1,11 @@
 //! One farm: its listeners, its backends, its schedule.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use headgate_config::model::{Backend, BackendState, Farm, FarmState, Mode, OnEmpty, Scheduler};
-use headgate_config::types::{Listen, Ports};
+use headgate_config::types::{BackendName, Listen, Ports};
 use headgate_nft::{Bytes, Chain, Data, Element, Key, Numgen, Reject, Rule, Statement, Target, Value, Verdict};
 
 use super::contents::{Contents, address_bytes, exactly, is_tcp, mark_bytes, push_field, rule, yields};
@@ -18,6 +19,50 @@ use crate::names::{self, IpVersion};
 pub(super) struct Ground<'a> {
     pub(super) routing: &'a Routing,
     pub(super) ids: &'a Ids,
+}
+
+/// Whether a backend takes flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Takes new flows.
+    Serving,
+    /// Would, if those with a lower priority number could not.
+    Spare,
+    /// Drained or of weight 0: takes no new flows, keeps its own.
+    Draining,
+    /// Taken out by the operator.
+    Down,
+    /// No route, so no source address for `snat`.
+    Unroutable,
+    /// Its farm takes no new flows.
+    Idle,
+}
+
+impl Standing {
+    /// It takes new flows, or would.
+    pub fn is_usable(self) -> bool {
+        matches!(self, Self::Serving | Self::Spare | Self::Idle)
+    }
+}
+
+/// The standing of each backend, in the order of their names.
+pub(super) fn standings(farm: &Farm, routing: &Routing) -> Vec<Standing> {
+    let is_able = |backend: &&Backend| farm.mode != Mode::Snat || source(farm, backend, routing).is_some();
+    let able: Vec<&Backend> = farm.backends.values().filter(is_able).collect();
+    let serving = IpVersion::ALL.into_iter().flat_map(|version| serving(farm, version, &able));
+    let serving: BTreeSet<&BackendName> = serving.map(|backend| &backend.name).collect();
+    let able: BTreeSet<&BackendName> = able.iter().map(|backend| &backend.name).collect();
+    let standing = |backend: &Backend| match backend.state {
+        BackendState::Down => Standing::Down,
+        BackendState::Drain => Standing::Draining,
+        BackendState::Up if backend.weight == 0 => Standing::Draining,
+        BackendState::Up if !able.contains(&backend.name) => Standing::Unroutable,
+        BackendState::Up if farm.state != FarmState::Up => Standing::Idle,
+        BackendState::Up if serving.contains(&backend.name) => Standing::Serving,
+        BackendState::Up => Standing::Spare,
+    };
+    farm.backends.values().map(standing).collect()
 }
 
 /// Adds all that one farm needs. A farm that is off needs nothing.
@@ -144,7 +189,7 @@ fn serving<'a>(farm: &Farm, version: IpVersion, able: &[&'a Backend]) -> Vec<&'a
 }
 
 /// As far as the operator's word goes: up, with a weight.
-pub(crate) fn is_usable(backend: &Backend) -> bool {
+fn is_usable(backend: &Backend) -> bool {
     backend.state == BackendState::Up && backend.weight > 0
 }
 

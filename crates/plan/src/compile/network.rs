@@ -20,6 +20,8 @@ pub(super) struct Layout {
     /// The configured addresses of interfaces, in the order in which they are written; those that others carry as well.
     pub(super) configured: Vec<Address>,
     pub(super) routes: Vec<Route>,
+    /// Virtual addresses that no interface has and none gets.
+    pub(super) unplaced: BTreeSet<IpAddr>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -98,7 +100,10 @@ impl Layout {
                     Ok(link) => {
                         wanted.insert(Address { link, net: IpNet::from(address) });
                     }
-                    Err(why) => self.warnings.push(format!("farm {}: {why}", farm.name)),
+                    Err(why) => {
+                        self.unplaced.insert(address);
+                        self.warnings.push(format!("farm {}: {why}", farm.name));
+                    }
                 }
             }
         }

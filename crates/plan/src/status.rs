@@ -1,0 +1,278 @@
+//! Status: what `headgate status` and `farm list` show, worst first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use headgate_config::Config;
+use headgate_config::model::{Farm, FarmState, Mode};
+use headgate_config::types::{BackendName, FarmName};
+use serde::{Deserialize, Serialize};
+
+use crate::compile::Desired;
+pub use crate::compile::Standing;
+use crate::state::State;
+use crate::step::{Detail, Outcome, Plan, Step, StepView};
+
+/// How the whole is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// What [`Status::healthy`] says.
+    pub healthy: bool,
+    /// The generation of the configuration that runs.
+    pub generation: Option<u64>,
+    /// What went wrong last, and has not gone right since.
+    pub last_error: Option<String>,
+    /// Worst first, then by name.
+    pub farms: Vec<FarmStatus>,
+    /// What the kernel has otherwise than it should.
+    pub drift: Vec<StepView>,
+    /// Worst first, then by name.
+    pub services: Vec<ServiceStatus>,
+    /// What became of the knobs.
+    pub knobs: KnobCounts,
+    /// Knobs that the kernel refused, with its reason, by path.
+    pub refused: BTreeMap<String, String>,
+    /// What cannot be as the configuration says.
+    pub warnings: Vec<String>,
+    /// The hardware profile in use.
+    pub profile: Option<String>,
+}
+
+/// How a farm is. The order is from bad to good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FarmHealth {
+    /// New flows are refused: by the operator, or for want of a backend.
+    Down,
+    /// It serves, but not with all backends, or not on all addresses.
+    Degraded,
+    /// All is well.
+    Serving,
+    /// Not in the data plane, as the operator wants.
+    Off,
+}
+
+/// One farm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FarmStatus {
+    /// Its name.
+    pub name: FarmName,
+    /// How it is.
+    pub health: FarmHealth,
+    /// `snat`, `dnat`.
+    pub mode: String,
+    /// As in the configuration.
+    pub listen: Vec<String>,
+    /// Of its addresses, those that no interface has.
+    pub unplaced: Vec<IpAddr>,
+    /// Backends that take new flows, or would if those before them could not.
+    pub usable: usize,
+    /// All its backends.
+    pub total: usize,
+    /// Flows of all its backends.
+    pub flows: u64,
+    /// By name.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// One backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: BackendName,
+    /// As in the configuration.
+    pub address: String,
+    /// Whether it takes flows.
+    pub standing: Standing,
+    /// Its share among those of its priority.
+    pub weight: u16,
+    /// The lowest number with a usable backend serves.
+    pub priority: u32,
+    /// Flows that the kernel tracks now.
+    pub flows: u64,
+}
+
+/// One supervised process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// As it should be.
+    pub healthy: bool,
+    /// One line: `running`, `waits for network`, `exited with 1, starts again in 3 s`.
+    pub state: String,
+    /// Its process.
+    pub pid: Option<i32>,
+}
+
+/// How many knobs came out how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct KnobCounts {
+    /// They have the value that is wanted.
+    pub kept: usize,
+    /// They have another.
+    pub different: usize,
+    /// This machine does not have them.
+    pub unsupported: usize,
+}
+
+/// What a status is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// The configuration that runs.
+    pub config: &'a Config,
+    /// What it means.
+    pub desired: &'a Desired,
+    /// What the kernel has.
+    pub observed: &'a State,
+    /// Flows by ct mark.
+    pub flows: &'a BTreeMap<u32, u64>,
+    /// What became of the knobs when they were written last, by path.
+    pub knobs: &'a BTreeMap<String, Outcome>,
+    /// The supervised processes.
+    pub services: &'a [ServiceStatus],
+    /// The generation of the configuration.
+    pub generation: Option<u64>,
+    /// What went wrong last.
+    pub last_error: Option<&'a str>,
+}
+
+impl Status {
+    /// How things are.
+    pub fn new(sources: Sources<'_>) -> Self {
+        let Sources { config, desired, observed, .. } = sources;
+        let mut farms: Vec<FarmStatus> =
+            config.farms.values().map(|farm| FarmStatus::new(farm, desired, sources.flows)).collect();
+        farms.sort_by(|a, b| a.health.cmp(&b.health).then_with(|| a.name.cmp(&b.name)));
+        let mut services = sources.services.to_vec();
+        services.sort_by(|a, b| a.healthy.cmp(&b.healthy).then_with(|| a.name.cmp(&b.name)));
+        let (knobs, refused) = knobs(desired, observed, sources.knobs);
+        let mut drift = Plan::between(desired, observed);
+        // A knob that the kernel refused is told with its reason, and not once more as drift.
+        drift.steps.retain(|step| !matches!(step, Step::Knob { path, .. } if refused.contains_key(path)));
+        let mut status = Self {
+            healthy: false,
+            generation: sources.generation,
+            last_error: sources.last_error.map(str::to_owned),
+            farms,
+            drift: drift.view(&desired.state.ruleset, Detail::Summary),
+            services,
+            knobs,
+            refused,
+            warnings: desired.warnings.clone(),
+            profile: desired.profile.clone(),
+        };
+        status.healthy = status.is_healthy();
+        status
+    }
+
+    /// Whether nothing needs anybody's attention: all farms serve with all their backends, or are off; the kernel has what
+    /// it should; no knob was refused; all services run; and the last configuration that was tried is the one that runs.
+    /// Warnings alone do not count.
+    pub fn healthy(&self) -> bool {
+        self.healthy
+    }
+
+    fn is_healthy(&self) -> bool {
+        let farms = self.farms.iter().all(|farm| farm.health >= FarmHealth::Serving);
+        let services = self.services.iter().all(|service| service.healthy);
+        farms && services && self.last_error.is_none() && self.drift.is_empty() && self.refused.is_empty()
+    }
+}
+
+impl FarmStatus {
+    /// How one farm is.
+    pub fn new(farm: &Farm, desired: &Desired, flows: &BTreeMap<u32, u64>) -> Self {
+        let standings = desired.context.standings(farm);
+        let backends: Vec<BackendStatus> = farm
+            .backends
+            .values()
+            .zip(standings)
+            .map(|(backend, standing)| {
+                let mark = desired.ids.mark(&farm.name, &backend.name);
+                BackendStatus {
+                    name: backend.name.clone(),
+                    address: backend.address.to_string(),
+                    standing,
+                    weight: backend.weight,
+                    priority: backend.priority,
+                    flows: mark.and_then(|mark| flows.get(&mark)).copied().unwrap_or(0),
+                }
+            })
+            .collect();
+        let addresses: BTreeSet<IpAddr> = farm.listen.iter().map(|listen| listen.address).collect();
+        let unplaced: Vec<IpAddr> = addresses.intersection(&desired.unplaced).copied().collect();
+        let usable = backends.iter().filter(|backend| backend.standing.is_usable()).count();
+        let mut status = Self {
+            name: farm.name.clone(),
+            health: FarmHealth::Serving,
+            mode: mode_name(farm.mode).to_owned(),
+            listen: farm.listen.iter().map(ToString::to_string).collect(),
+            unplaced,
+            usable,
+            total: backends.len(),
+            flows: backends.iter().map(|backend| backend.flows).sum(),
+            backends,
+        };
+        status.health = status.judge(farm);
+        status
+    }
+
+    fn judge(&self, farm: &Farm) -> FarmHealth {
+        let serves = |ipv4: bool| {
+            farm.backends.values().zip(&self.backends).any(|(backend, status)| {
+                backend.address.address.is_ipv4() == ipv4 && status.standing == Standing::Serving
+            })
+        };
+        let families: BTreeSet<bool> = farm.listen.iter().map(|listen| listen.address.is_ipv4()).collect();
+        let served = families.iter().filter(|&&ipv4| serves(ipv4)).count();
+        match farm.state {
+            FarmState::Off => FarmHealth::Off,
+            FarmState::Down => FarmHealth::Down,
+            FarmState::Up if served == 0 => FarmHealth::Down,
+            FarmState::Up if served < families.len() => FarmHealth::Degraded,
+            FarmState::Up if self.usable < self.total || !self.unplaced.is_empty() => FarmHealth::Degraded,
+            FarmState::Up => FarmHealth::Serving,
+        }
+    }
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Snat => "snat",
+        Mode::Dnat => "dnat",
+        Mode::Dsr => "dsr",
+        Mode::Stateless => "stateless",
+        Mode::Local => "local",
+    }
+}
+
+/// By what is observed now; the outcome of the last write says why a value is not what it should be.
+fn knobs(
+    desired: &Desired,
+    observed: &State,
+    outcomes: &BTreeMap<String, Outcome>,
+) -> (KnobCounts, BTreeMap<String, String>) {
+    let mut counts = KnobCounts::default();
+    let mut refused = BTreeMap::new();
+    for knob in &desired.knobs {
+        let outcome = outcomes.get(&knob.path);
+        match observed.knobs.get(&knob.path) {
+            Some(found) if knob.is_satisfied_by(found) => counts.kept += 1,
+            None => counts.unsupported += 1,
+            Some(_) if outcome == Some(&Outcome::Unsupported) => counts.unsupported += 1,
+            Some(found) => {
+                counts.different += 1;
+                if let Some(Outcome::Refused(why)) = outcome {
+                    refused.insert(knob.path.clone(), format!("{why} (is {found}, should be {})", knob.want));
+                }
+            }
+        }
+    }
+    (counts, refused)
+}
