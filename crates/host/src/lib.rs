@@ -18,6 +18,7 @@ pub mod announce;
 mod apply;
 pub mod conntrack;
 mod facts;
+pub mod knob;
 mod link;
 pub mod lock;
 mod netlink;

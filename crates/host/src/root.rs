@@ -110,6 +110,14 @@ impl Root {
         read(self.file(path)?, STATE_FILE_MAX_BYTES)
     }
 
+    /// Reads a file of configuration or state that may not be text.
+    ///
+    /// # Errors
+    /// Any [`RootError`].
+    pub fn read_file_bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, RootError> {
+        read_bytes(self.file(path)?, STATE_FILE_MAX_BYTES)
+    }
+
     /// Reads a file of the machine, as it is.
     ///
     /// # Errors
@@ -118,8 +126,7 @@ impl Root {
         read(self.machine(path)?, MACHINE_FILE_MAX_BYTES)
     }
 
-    /// Writes a file of the machine: one `write` of the whole text, as sysctl and sysfs files need it, without creating or
-    /// truncating anything.
+    /// Writes a file of the machine: one `write` of the whole text, as sysctl and sysfs files need it. Nothing is created.
     ///
     /// # Errors
     /// Any [`RootError`]; a partial write is `WriteZero`.
@@ -127,7 +134,8 @@ impl Root {
         let path = self.machine(path)?;
         let attempt = || {
             // O_NONBLOCK: a FIFO in the way is an error, not a hang. sysctl and sysfs files do not know it.
-            let mut file = OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path)?;
+            let flags = OFlag::O_NONBLOCK.bits();
+            let mut file = OpenOptions::new().write(true).truncate(true).custom_flags(flags).open(&path)?;
             let written = file.write(text.as_bytes())?;
             if written == text.len() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::WriteZero)) }
         };
@@ -198,16 +206,22 @@ fn below(prefix: &Path, path: &Path) -> Result<PathBuf, RootError> {
 }
 
 fn read(path: PathBuf, max_bytes: u64) -> Result<String, RootError> {
+    let bytes = read_bytes(path.clone(), max_bytes)?;
+    let not_text = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    String::from_utf8(bytes).map_err(|error| RootError::Io { verb: "read", path, source: not_text(error) })
+}
+
+fn read_bytes(path: PathBuf, max_bytes: u64) -> Result<Vec<u8>, RootError> {
     let attempt = || {
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path)?;
         // One byte more than allowed tells "exactly full" from "too large"; sizes of /proc files are always 0.
-        file.take(max_bytes + 1).read_to_string(&mut text)?;
-        Ok(text)
+        file.take(max_bytes + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
     };
     match attempt() {
-        Ok(text) if text.len() as u64 > max_bytes => Err(RootError::TooLarge { path, max_bytes }),
-        Ok(text) => Ok(text),
+        Ok(bytes) if bytes.len() as u64 > max_bytes => Err(RootError::TooLarge { path, max_bytes }),
+        Ok(bytes) => Ok(bytes),
         Err(source) => Err(RootError::Io { verb: "read", path, source }),
     }
 }

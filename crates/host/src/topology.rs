@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use headgate_plan::facts::{Core, Facts, Link, Nic, NicIrq};
+use headgate_plan::knob::cpu_list;
 
 use crate::root::{Root, RootError};
 
@@ -184,21 +185,6 @@ fn numa_nodes(root: &Root) -> Result<BTreeMap<u32, BTreeSet<u32>>, TopologyError
         nodes.insert(number, cpus.and_then(|text| cpu_list(&text)).unwrap_or_default());
     }
     Ok(nodes)
-}
-
-/// A list of CPUs as the kernel writes it, `0-3,8`; `None` when it is none. Empty is a list.
-pub(crate) fn cpu_list(text: &str) -> Option<BTreeSet<u32>> {
-    let mut cpus = BTreeSet::new();
-    for part in text.trim().split(',').filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        // NR_CPUS is 8192 at most; anything larger is garbage that must not fill the memory.
-        if first > last || last >= 1 << 16 {
-            return None;
-        }
-        cpus.extend(first..=last);
-    }
-    Some(cpus)
 }
 
 /// `MemTotal`. On the machine itself by sysinfo, which `status` and metrics read the rest from: the same figure everywhere.

@@ -5,9 +5,11 @@
 //! is their difference: an ordered list of [`Step`](step::Step)s that people can read and the host can carry out or take
 //! back. `check`, `plan`, `explain`, `apply`, `status` and boot are this one path, stopped at different points.
 
+pub mod affinity;
 pub mod compile;
 pub mod facts;
 pub mod ids;
+pub mod knob;
 pub mod names;
 pub mod state;
 pub mod status;

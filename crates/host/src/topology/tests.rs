@@ -196,15 +196,6 @@ fn a_machine_with_little_to_say_has_a_core_per_cpu() {
 }
 
 #[test]
-fn lists_of_cpus_are_read_as_the_kernel_writes_them() {
-    assert_eq!(cpu_list("0-2,8\n"), Some(BTreeSet::from([0, 1, 2, 8])));
-    assert_eq!(cpu_list("\n"), Some(BTreeSet::new()));
-    for garbage in ["a", "3-1", "0-4294967295", "1-", "-1"] {
-        assert_eq!(cpu_list(garbage), None, "{garbage}");
-    }
-}
-
-#[test]
 fn this_machine_can_be_read_and_memory_is_what_the_kernel_says() {
     let facts = read(&Root::default()).unwrap();
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
