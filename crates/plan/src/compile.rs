@@ -3,6 +3,7 @@
 //! [`compile`] does the whole. [`Context`] keeps what one farm needs of the rest, so that one backend's change is compiled
 //! ([`Context::farm_change`]) and shown ([`Context::farm_fragment`]) without a look at the other farms.
 
+pub mod hardware;
 pub mod routing;
 pub mod slots;
 
@@ -84,8 +85,11 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         warnings.push("traffic to the box itself is not filtered: system.protect is not supported yet".to_owned());
     }
     let ruleset = ruleset(config, Ground { routing: &routing, ids: &ids }, &mut warnings);
-    let _ = profiles;
-    let knobs = host_name(config);
+    let managed = layout.roles.values().chain(addresses.iter().map(|address| &address.link)).cloned().collect();
+    let mut tuned = hardware::knobs(config, profiles, facts, &managed).map_err(|unknown| vec![unknown.into()])?;
+    warnings.append(&mut tuned.notes);
+    let mut knobs = tuned.knobs;
+    knobs.extend(host_name(config));
     let state = State {
         ruleset,
         links: layout.links,
@@ -94,7 +98,7 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         knobs: knobs.iter().map(|knob| (knob.path.clone(), knob.want.clone())).collect(),
     };
     let (roles, unplaced, context) = (layout.roles, layout.unplaced, Context { routing });
-    Ok(Desired { state, knobs, warnings, profile: None, roles, unplaced, ids, context })
+    Ok(Desired { state, knobs, warnings, profile: tuned.profile, roles, unplaced, ids, context })
 }
 
 fn ruleset(config: &Config, ground: Ground<'_>, warnings: &mut Vec<String>) -> Ruleset {
