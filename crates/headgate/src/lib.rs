@@ -15,6 +15,7 @@ pub mod cli;
 pub mod client;
 pub mod daemon;
 pub mod exit;
+pub mod logging;
 pub mod service;
 
 /// An error with its causes, on one line: `cannot write /x: No space left on device`.
