@@ -49,12 +49,16 @@ pub enum Change {
     AddElements {
         table: TableId,
         set: Arc<str>,
+        /// The set without its elements: how they are encoded and printed.
+        definition: Box<Set>,
         elements: Vec<(Key, Element)>,
     },
     /// With their data, so that people see what goes.
     DeleteElements {
         table: TableId,
         set: Arc<str>,
+        /// The set without its elements: how they are encoded and printed.
+        definition: Box<Set>,
         elements: Vec<(Key, Element)>,
     },
 }
@@ -176,7 +180,8 @@ impl<'a> Difference<'a> {
             let gone = old.elements.iter().filter(|(key, element)| self.moves(element, new.get(key)));
             let elements: Vec<_> = gone.map(|(key, element)| (key.clone(), element.clone())).collect();
             if !elements.is_empty() {
-                changes.push(Change::DeleteElements { table: self.id.clone(), set: set.clone(), elements });
+                let definition = Box::new(old.without_elements());
+                changes.push(Change::DeleteElements { table: self.id.clone(), set: set.clone(), definition, elements });
             }
         }
     }
@@ -189,7 +194,8 @@ impl<'a> Difference<'a> {
             });
             let elements: Vec<_> = fresh.map(|(key, element)| (key.clone(), element.clone())).collect();
             if !elements.is_empty() {
-                changes.push(Change::AddElements { table: self.id.clone(), set: set.clone(), elements });
+                let definition = Box::new(new.without_elements());
+                changes.push(Change::AddElements { table: self.id.clone(), set: set.clone(), definition, elements });
             }
         }
     }
@@ -273,7 +279,7 @@ impl Ruleset {
                 self.set_mut(table, set)?;
                 self.table_mut(table)?.sets.remove(set);
             }
-            Change::AddElements { table, set, elements } => {
+            Change::AddElements { table, set, elements, .. } => {
                 let into = &mut self.set_mut(table, set)?.elements;
                 for (key, element) in elements {
                     if into.insert(key.clone(), element.clone()).is_some_and(|old| old != *element) {
@@ -281,7 +287,7 @@ impl Ruleset {
                     }
                 }
             }
-            Change::DeleteElements { table, set, elements } => {
+            Change::DeleteElements { table, set, elements, .. } => {
                 let from = &mut self.set_mut(table, set)?.elements;
                 if elements.iter().any(|(key, _)| from.remove(key).is_none()) {
                     return Err(ApplyError::NoElement { table: table.clone(), set: set.clone() });

@@ -7,14 +7,19 @@
 //!
 //! This crate does not know what a farm is, and no type of rustables leaves it.
 
+pub mod batch;
 pub mod change;
 pub mod expr;
 pub mod model;
+pub mod socket;
 pub mod text;
+pub mod wire;
 
+pub use batch::Batch;
 pub use change::{ApplyError, Change, between};
 pub use expr::{Field, Nat, NatKind, Numgen, Operator, Reference, Reject, Statement, Target, Value, Verdict};
 pub use model::{
     BaseChain, Bytes, Chain, ChainKind, Data, Datatype, Element, Family, Hook, Key, Rule, Ruleset, Set, SetData, Table,
     TableId,
 };
+pub use socket::{CommitError, DumpError, Failure, OpenError, Socket};

@@ -209,74 +209,50 @@ fn write_key(f: &mut Formatter<'_>, types: &[Datatype], key: &Key) -> fmt::Resul
 }
 
 impl Display for Change {
-    /// One command of nft(8). Elements are printed by their bytes' shape, since a change of elements does not carry the
-    /// types of its set: see [`Change::describe`] for the readable form.
+    /// One command of nft(8).
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write_change(f, self, None)
+        match self {
+            Self::AddTable(table) => write!(f, "add table {table}"),
+            Self::DeleteTable(table) => write!(f, "delete table {table}"),
+            Self::AddChain { table, chain, base: Some(base) } => {
+                write!(f, "add chain {table} {} {{ {base} }}", Name(chain))
+            }
+            Self::AddChain { table, chain, base: None } => write!(f, "add chain {table} {}", Name(chain)),
+            Self::DeleteChain { table, chain } => write!(f, "delete chain {table} {}", Name(chain)),
+            Self::FlushChain { table, chain } => write!(f, "flush chain {table} {}", Name(chain)),
+            Self::AddRule { table, chain, rule } => write!(f, "add rule {table} {} {rule}", Name(chain)),
+            Self::AddSet { table, set, value } => {
+                write!(f, "add {} {table} {} {{ ", kind(value), Name(set))?;
+                write_definition(f, value, "; ")?;
+                f.write_str("; }")
+            }
+            // nft(8) takes `delete set` for a map too: the kernel finds both by name.
+            Self::DeleteSet { table, set } => write!(f, "delete set {table} {}", Name(set)),
+            Self::AddElements { table, set, definition, elements } => {
+                write!(f, "add element {table} {} {{ ", Name(set))?;
+                for (index, (key, element)) in elements.iter().enumerate() {
+                    f.write_str(if index == 0 { "" } else { ", " })?;
+                    write_element(f, definition, key, element)?;
+                }
+                f.write_str(" }")
+            }
+            Self::DeleteElements { table, set, definition, elements } => {
+                write!(f, "delete element {table} {} {{ ", Name(set))?;
+                for (index, (key, _)) in elements.iter().enumerate() {
+                    f.write_str(if index == 0 { "" } else { ", " })?;
+                    write_key(f, &definition.key, key)?;
+                }
+                f.write_str(" }")
+            }
+        }
     }
 }
 
-/// A change with what is known about its set.
-struct Described<'a>(&'a Change, Option<&'a Set>);
+/// One element as it stands between the braces of a set.
+pub(crate) struct ElementText<'a>(pub(crate) &'a Set, pub(crate) &'a Key, pub(crate) &'a Element);
 
-impl Display for Described<'_> {
+impl Display for ElementText<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write_change(f, self.0, self.1)
-    }
-}
-
-impl Change {
-    /// The command as nft(8) would read it, with elements by the types that their set has in `ruleset`.
-    pub fn describe<'a>(&'a self, ruleset: &'a Ruleset) -> impl Display + 'a {
-        let set = match self {
-            Self::AddElements { table, set, .. } | Self::DeleteElements { table, set, .. } => {
-                ruleset.tables.get(table).and_then(|table| table.sets.get(set))
-            }
-            _ => None,
-        };
-        Described(self, set)
-    }
-}
-
-fn write_change(f: &mut Formatter<'_>, change: &Change, known: Option<&Set>) -> fmt::Result {
-    match change {
-        Change::AddTable(table) => write!(f, "add table {table}"),
-        Change::DeleteTable(table) => write!(f, "delete table {table}"),
-        Change::AddChain { table, chain, base: Some(base) } => {
-            write!(f, "add chain {table} {} {{ {base} }}", Name(chain))
-        }
-        Change::AddChain { table, chain, base: None } => write!(f, "add chain {table} {}", Name(chain)),
-        Change::DeleteChain { table, chain } => write!(f, "delete chain {table} {}", Name(chain)),
-        Change::FlushChain { table, chain } => write!(f, "flush chain {table} {}", Name(chain)),
-        Change::AddRule { table, chain, rule } => write!(f, "add rule {table} {} {rule}", Name(chain)),
-        Change::AddSet { table, set, value } => {
-            write!(f, "add {} {table} {} {{ ", kind(value), Name(set))?;
-            write_definition(f, value, "; ")?;
-            f.write_str("; }")
-        }
-        // nft(8) wants `delete map` for a map and takes it for a set too.
-        Change::DeleteSet { table, set } => write!(f, "delete map {table} {}", Name(set)),
-        Change::AddElements { table, set, elements } => {
-            write!(f, "add element {table} {} {{ ", Name(set))?;
-            for (index, (key, element)) in elements.iter().enumerate() {
-                f.write_str(if index == 0 { "" } else { ", " })?;
-                match known {
-                    Some(set) => write_element(f, set, key, element)?,
-                    None => datum::write_bytes(f, key, element)?,
-                }
-            }
-            f.write_str(" }")
-        }
-        Change::DeleteElements { table, set, elements } => {
-            write!(f, "delete element {table} {} {{ ", Name(set))?;
-            for (index, (key, element)) in elements.iter().enumerate() {
-                f.write_str(if index == 0 { "" } else { ", " })?;
-                match known {
-                    Some(set) => write_key(f, &set.key, key)?,
-                    None => datum::write_bytes(f, key, element)?,
-                }
-            }
-            f.write_str(" }")
-        }
+        write_element(f, self.0, self.1, self.2)
     }
 }

@@ -76,7 +76,7 @@ fn a_hostile_name_is_neutralised() {
 fn changes_are_commands() {
     let (old, new) = (Ruleset::default(), product());
     let changes = between(&old, &new);
-    let text: Vec<String> = changes.iter().map(|change| change.describe(&new).to_string()).collect();
+    let text: Vec<String> = changes.iter().map(Change::to_string).collect();
     assert_eq!(text[0], "add table inet hgtest");
     let expected = [
         "add map inet hgtest targets4 { type mark : ipv4_addr . inet_service; size 1024; }",

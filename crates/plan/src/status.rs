@@ -160,7 +160,7 @@ impl Status {
             generation: sources.generation,
             last_error: sources.last_error.map(str::to_owned),
             farms,
-            drift: drift.view(&desired.state.ruleset, Detail::Summary),
+            drift: drift.view(Detail::Summary),
             services,
             knobs,
             refused,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
-use headgate_nft::{Change, Ruleset};
+use headgate_nft::Change;
 use serde::{Deserialize, Serialize};
 
 use crate::compile::Desired;
@@ -135,9 +135,9 @@ impl Plan {
         self.steps.is_empty()
     }
 
-    /// The plan as it is printed and sent. `ruleset` is the one that is wanted: it says of which types elements are.
-    pub fn view(&self, ruleset: &Ruleset, detail: Detail) -> Vec<StepView> {
-        self.steps.iter().map(|step| step.view(ruleset, detail)).collect()
+    /// The plan as it is printed and sent.
+    pub fn view(&self, detail: Detail) -> Vec<StepView> {
+        self.steps.iter().map(|step| step.view(detail)).collect()
     }
 }
 
@@ -193,12 +193,10 @@ impl Step {
     }
 
     /// The step as it is printed and sent; see [`Plan::view`].
-    pub fn view(&self, ruleset: &Ruleset, detail: Detail) -> StepView {
+    pub fn view(&self, detail: Detail) -> StepView {
         let details = match (self, detail) {
-            (Self::Ruleset(changes), Detail::Full) => {
-                changes.iter().map(|change| change.describe(ruleset).to_string()).collect()
-            }
-            (Self::Ruleset(changes), Detail::Summary) => summary(changes, ruleset),
+            (Self::Ruleset(changes), Detail::Full) => changes.iter().map(|change| change.to_string()).collect(),
+            (Self::Ruleset(changes), Detail::Summary) => summary(changes),
             _ => Vec::new(),
         };
         StepView { kind: self.kind().to_owned(), text: self.to_string(), details }
@@ -262,7 +260,7 @@ fn write_counts(f: &mut fmt::Formatter<'_>, changes: &[Change]) -> fmt::Result {
 }
 
 /// A line for each kind of change of an object, or the changes themselves where they are few.
-fn summary(changes: &[Change], ruleset: &Ruleset) -> Vec<String> {
+fn summary(changes: &[Change]) -> Vec<String> {
     let mut groups: Vec<(String, usize, Vec<&Change>)> = Vec::new();
     let mut index: BTreeMap<String, usize> = BTreeMap::new();
     for change in changes {
@@ -277,7 +275,7 @@ fn summary(changes: &[Change], ruleset: &Ruleset) -> Vec<String> {
     }
     let lines = groups.into_iter().flat_map(|(label, total, members)| {
         if total <= FEW {
-            members.iter().map(|change| change.describe(ruleset).to_string()).collect()
+            members.iter().map(|change| change.to_string()).collect()
         } else {
             vec![format!("{label}: {total}")]
         }
@@ -295,10 +293,10 @@ fn label(change: &Change) -> (String, usize) {
         Change::AddRule { table, .. } => (format!("add rules to table {table}"), 1),
         Change::AddSet { table, .. } => (format!("add maps to table {table}"), 1),
         Change::DeleteSet { table, .. } => (format!("delete maps from table {table}"), 1),
-        Change::AddElements { table, set, elements } => {
+        Change::AddElements { table, set, elements, .. } => {
             (format!("add elements to {set} of table {table}"), elements.len())
         }
-        Change::DeleteElements { table, set, elements } => {
+        Change::DeleteElements { table, set, elements, .. } => {
             (format!("delete elements from {set} of table {table}"), elements.len())
         }
     }

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Name;
-use crate::model::{Data, Datatype, Element, Key};
+use crate::model::Datatype;
 
 impl Display for Datatype {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -82,24 +82,4 @@ fn protocol(f: &mut Formatter<'_>, number: u8) -> fmt::Result {
 pub(super) fn hexadecimal(f: &mut Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     f.write_str("0x")?;
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-}
-
-/// An element whose set is not known: by its bytes.
-pub(super) fn write_bytes(f: &mut Formatter<'_>, key: &Key, element: &Element) -> fmt::Result {
-    hexadecimal(f, &key.start)?;
-    if let Some(end) = &key.end {
-        f.write_str("-")?;
-        hexadecimal(f, end)?;
-    }
-    if let Some(comment) = &element.comment {
-        write!(f, " comment \"{}\"", crate::model::comment(comment))?;
-    }
-    match &element.data {
-        Some(Data::Value(bytes)) => {
-            f.write_str(" : ")?;
-            hexadecimal(f, bytes)
-        }
-        Some(Data::Verdict(verdict)) => write!(f, " : {verdict}"),
-        None => Ok(()),
-    }
 }

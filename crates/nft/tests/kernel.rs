@@ -1,0 +1,278 @@
+//! What the kernel makes of our messages, and nft(8) of our text. Each test has its own network namespace. Needs root.
+
+#[allow(dead_code)]
+mod samples;
+
+use std::process::{Command, Stdio};
+
+use headgate_nft::*;
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use samples::*;
+
+/// Moves this test's thread into a new network namespace, where programs that it starts live too.
+fn fresh_namespace() -> Socket {
+    unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root (CAP_SYS_ADMIN): a network namespace of their own");
+    Socket::open().expect("root may open it")
+}
+
+fn commit(socket: &mut Socket, changes: &[Change]) -> Result<(), CommitError> {
+    socket.commit(&Batch::new(changes, None))
+}
+
+fn load(socket: &mut Socket, ruleset: &Ruleset) {
+    commit(socket, &between(&Ruleset::default(), ruleset)).expect("the kernel takes it");
+}
+
+fn dump(socket: &mut Socket, ruleset: &Ruleset) -> Ruleset {
+    let tables: Vec<TableId> = ruleset.tables.keys().cloned().collect();
+    socket.dump(&tables).expect("nobody else is in this namespace")
+}
+
+/// Runs nft(8) with `input` and returns what it prints; it must succeed.
+fn nft(arguments: &[&str], input: &str) -> String {
+    use std::io::Write;
+    let mut child = Command::new("nft")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("these tests need nft(8)");
+    child.stdin.take().expect("it was piped").write_all(input.as_bytes()).expect("nft reads");
+    let output = child.wait_with_output().expect("nft ends");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "nft {arguments:?}: {errors}\n{input}");
+    String::from_utf8(output.stdout).expect("nft prints text")
+}
+
+#[test]
+fn the_kernel_gives_back_what_it_was_given() {
+    let mut socket = fresh_namespace();
+    for ruleset in [product(), varied()] {
+        load(&mut socket, &ruleset);
+        let found = dump(&mut socket, &ruleset);
+        assert_eq!(found.to_string(), ruleset.to_string());
+        assert_eq!(found, ruleset);
+        assert!(between(&found, &ruleset).is_empty());
+    }
+}
+
+#[test]
+fn nft_reads_our_text_as_the_same_ruleset() {
+    let mut socket = fresh_namespace();
+    for mut ruleset in [product(), varied()] {
+        nft(&["-c", "-f", "-"], &ruleset.to_string());
+        // nft(8) 1.0.6 swaps the bytes of the (single byte) protocol before it looks into an interval map: nothing to follow.
+        for chain in ruleset.tables.values_mut().flat_map(|table| table.chains.values_mut()) {
+            chain.rules.retain(|rule| !rule.to_string().contains("@ranges4"));
+        }
+        nft(&["-f", "-"], &ruleset.to_string());
+        let found = dump(&mut socket, &ruleset);
+        assert_eq!(found.to_string(), ruleset.to_string());
+        assert_eq!(found, ruleset);
+    }
+}
+
+/// nft(8) prints the same whether it has loaded our text or we have sent messages.
+#[test]
+fn nft_lists_our_messages_as_it_lists_our_text() {
+    let mut socket = fresh_namespace();
+    for ruleset in [product(), varied()] {
+        let name = &ruleset.tables.keys().next().unwrap().name;
+        let list = || nft(&["list", "table", "inet", name], "");
+        load(&mut socket, &ruleset);
+        let ours = list();
+        commit(&mut socket, &between(&ruleset, &Ruleset::default())).unwrap();
+        nft(&["-f", "-"], &ruleset.to_string());
+        let theirs = list();
+        assert_eq!(sorted(&ours), sorted(&theirs));
+        let comments = ["web/b1", "web: two backends", "say 'hi' there; drop"];
+        assert!(comments.iter().any(|comment| ours.contains(comment)), "{ours}");
+    }
+}
+
+/// Words in order of the alphabet: the kernel gives elements of hash sets and tables' objects in no certain order.
+fn sorted(text: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = text.split_whitespace().map(|word| word.trim_matches(',')).collect();
+    words.sort_unstable();
+    words
+}
+
+#[test]
+fn changes_lead_from_one_ruleset_to_the_other() {
+    let mut socket = fresh_namespace();
+    let old = product();
+    load(&mut socket, &old);
+    let mut new = product();
+    let table = new.tables.values_mut().next().unwrap();
+    // One farm gone, with all that points to it; another chain for one service; another hook; another type of a map.
+    table.chains.remove("farm-off");
+    table.sets.get_mut("services4").unwrap().elements.retain(|_, one| one.data != to_chain("farm-off"));
+    for element in table.sets.get_mut("wildcards4").unwrap().elements.values_mut() {
+        element.data = to_chain("farm-dns.6");
+    }
+    table.chains.get_mut("prerouting").unwrap().base.as_mut().unwrap().priority = -101;
+    let hosts = table.sets.get_mut("hosts4").unwrap();
+    hosts.key = vec![Datatype::Mark, Datatype::InetProto];
+    hosts.elements.clear();
+    table.chains.get_mut("assign").unwrap().rules.remove(2);
+    table.sets.get_mut("slots").unwrap().size = Some(4096);
+    for (from, to) in [(&old, &new), (&new, &old)] {
+        commit(&mut socket, &between(from, to)).unwrap();
+        let found = dump(&mut socket, to);
+        assert_eq!(found.to_string(), to.to_string());
+        assert_eq!(found, *to);
+    }
+}
+
+#[test]
+fn a_recreated_chain_takes_everything_along_that_points_to_it() {
+    let mut socket = fresh_namespace();
+    let old = varied();
+    load(&mut socket, &old);
+    let mut new = varied();
+    let table = new.tables.values_mut().next().unwrap();
+    // `other` is jumped to by `raw`; it becomes a base chain, which cannot be jumped to: so the rule goes too.
+    table.chains.insert(name("other"), base(ChainKind::Filter, Hook::Output, 5, vec![]));
+    table.chains.get_mut("raw").unwrap().rules.remove(7);
+    // `nets` is looked up by `raw`, whose rules do not differ otherwise.
+    table.sets.get_mut("nets").unwrap().interval = false;
+    for (from, to) in [(&old, &new), (&new, &old)] {
+        commit(&mut socket, &between(from, to)).unwrap();
+        assert_eq!(dump(&mut socket, to).to_string(), to.to_string());
+    }
+}
+
+#[test]
+fn an_error_names_its_object_and_nothing_happens() {
+    let mut socket = fresh_namespace();
+    let mut broken = product();
+    let table = broken.tables.values_mut().next().unwrap();
+    table.chains.get_mut("assign").unwrap().rules[0] = rule(vec![set_mark(map(field(Field::CtMark), "nowhere"))]);
+    table.sets.get_mut("services4").unwrap().elements.values_mut().next().unwrap().data = to_chain("lost");
+    let error = commit(&mut socket, &between(&Ruleset::default(), &broken)).unwrap_err();
+    let CommitError::Refused { failures, complete: true } = &error else { panic!("{error:?}") };
+    let objects: Vec<&str> = failures.iter().map(|failure| failure.object.as_str()).collect();
+    assert_eq!(
+        objects,
+        [
+            "rule 1 of chain assign in table inet hgtest",
+            "element 10.1.0.100 . tcp . 80 comment \"web\" : goto lost of set services4 in table inet hgtest"
+        ]
+    );
+    assert!(failures.iter().all(|failure| failure.errno == Errno::ENOENT && failure.change.is_some()));
+    assert!(error.to_string().contains("rule 1 of chain assign in table inet hgtest: No such file"), "{error}");
+    assert_eq!(dump(&mut socket, &broken), Ruleset::default());
+}
+
+#[test]
+fn a_stale_generation_is_told_apart() {
+    let mut socket = fresh_namespace();
+    let generation = socket.generation().unwrap();
+    load(&mut socket, &varied());
+    assert_ne!(socket.generation().unwrap(), generation);
+    let changes = between(&varied(), &Ruleset::default());
+    assert!(matches!(socket.commit(&Batch::new(&changes, Some(generation))), Err(CommitError::Stale)));
+    assert_eq!(dump(&mut socket, &varied()), varied());
+    let generation = socket.generation().unwrap();
+    socket.commit(&Batch::new(&changes, Some(generation))).unwrap();
+    assert_eq!(dump(&mut socket, &varied()), Ruleset::default());
+}
+
+#[test]
+fn a_foreign_table_is_not_touched_and_not_seen() {
+    let mut socket = fresh_namespace();
+    let foreign = "table inet foreign {\n\tchain c {\n\t\ttype filter hook input priority filter; policy drop;\n\t\
+                   \tlimit rate 10/second log prefix \"x\" accept\n\t}\n}\n";
+    nft(&["-f", "-"], foreign);
+    let before = nft(&["list", "table", "inet", "foreign"], "");
+    load(&mut socket, &product());
+    assert_eq!(dump(&mut socket, &product()), product());
+    commit(&mut socket, &between(&product(), &Ruleset::default())).unwrap();
+    assert_eq!(nft(&["list", "table", "inet", "foreign"], ""), before);
+}
+
+/// Somebody edits our table by hand: the dump shows that it differs, and the difference repairs it.
+#[test]
+fn edits_by_hand_are_found_and_repaired() {
+    let edits = [
+        "insert rule inet hgtest assign limit rate 10/second log prefix \"x\" accept",
+        "add rule inet hgtest assign ip saddr { 1.2.3.4, 5.6.7.8 } drop",
+        "add rule inet hgtest assign ip saddr vmap { 1.2.3.4 : drop, 5.6.7.8 : accept }",
+        "add rule inet hgtest assign ip saddr 1.2.3.4 jump { counter; accept; }",
+        "add rule inet hgtest assign ct mark set ct mark | 1",
+        "add rule inet hgtest assign tcp dport 1-5 drop",
+        "add chain inet hgtest prerouting { policy drop; }",
+        "add chain inet hgtest mine { type filter hook forward priority 3; policy drop; }",
+        "add chain inet hgtest mine",
+        "add set inet hgtest mine { type icmp_type; elements = { echo-request } }",
+        "add map inet hgtest mine { type mark : counter; }",
+        "add element inet hgtest services4 { 10.1.0.100 . udp . 80 : drop }",
+        "add element inet hgtest nets { 20.0.0.0/8, 10.0.0.0-10.0.0.0 }",
+        "delete element inet hgtest nets { 10.0.0.0/8 }",
+        "delete element inet hgtest slots { 0x00010000 }",
+        "flush map inet hgtest services4",
+        "flush chain inet hgtest farm-web",
+        "add table inet hgtest { flags dormant; }",
+        "delete table inet hgtest",
+    ];
+    let mut socket = fresh_namespace();
+    let wanted = product();
+    load(&mut socket, &wanted);
+    for edit in edits {
+        if edit.contains("20.0.0.0") {
+            nft(&["-f", "-"], "delete element inet hgtest nets { 10.0.0.0/8 }");
+        }
+        nft(&["-f", "-"], edit);
+        let found = dump(&mut socket, &wanted);
+        let changes = between(&found, &wanted);
+        assert!(!changes.is_empty(), "{edit} is not seen");
+        commit(&mut socket, &changes).unwrap_or_else(|error| panic!("{edit}: {error}\n{changes:#?}"));
+        assert_eq!(dump(&mut socket, &wanted).to_string(), wanted.to_string(), "{edit}");
+    }
+}
+
+#[test]
+fn a_large_batch_is_one_transaction() {
+    let mut socket = fresh_namespace();
+    let mut large = Ruleset::default();
+    let mut slots = set(&[Datatype::Mark], Some(SetData::Value(vec![Datatype::Mark])));
+    slots.size = Some(1 << 17);
+    slots.elements.extend((0..100_000u32).map(|id| element(&id.to_ne_bytes(), None, value(&id.to_ne_bytes()), None)));
+    large.tables.entry(TableId::inet("large")).or_default().sets.insert(name("slots"), slots);
+    load(&mut socket, &large);
+    assert!(dump(&mut socket, &large) == large);
+    // The last message fails: nothing of it remains.
+    let mut changes = between(&large, &Ruleset::default());
+    changes.push(Change::DeleteTable(TableId::inet("nowhere")));
+    assert!(commit(&mut socket, &changes).is_err());
+    assert!(dump(&mut socket, &large) == large);
+}
+
+#[test]
+fn more_errors_than_fit_are_still_an_error() {
+    let mut socket = fresh_namespace();
+    let changes: Vec<Change> = (0..50_000).map(|n| Change::DeleteTable(TableId::inet(&format!("t{n}")))).collect();
+    let error = commit(&mut socket, &changes).unwrap_err();
+    let CommitError::Refused { failures, complete: false } = &error else { panic!("{error}") };
+    assert!(failures.len() > 1000 && failures[0].object == "table inet t0", "{error}");
+    // The socket serves on.
+    load(&mut socket, &varied());
+    assert_eq!(dump(&mut socket, &varied()), varied());
+}
+
+#[test]
+fn without_privilege_the_error_says_what_is_missing() {
+    let mut socket = fresh_namespace();
+    // This thread alone: the system call, not the library's function for the whole process.
+    // SAFETY: takes a number and touches no memory.
+    let result = unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, 65534, 65534, 65534) };
+    assert_eq!(result, 0);
+    let error = commit(&mut socket, &between(&Ruleset::default(), &varied())).unwrap_err();
+    assert!(matches!(error, CommitError::Permission), "{error:?}");
+    assert!(error.to_string().contains("CAP_NET_ADMIN"));
+    assert!(matches!(socket.dump(&[TableId::inet("hgvaried")]), Err(DumpError::Permission)));
+    let mut unprivileged = Socket::open().unwrap();
+    assert!(matches!(unprivileged.generation(), Err(DumpError::Permission)));
+}
