@@ -40,6 +40,8 @@ const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 /// `CTA_FILTER_F_CTA_PROTO_NUM` (net/netfilter/nf_internals.h): compare the protocol of the tuple.
 const FILTER_PROTO_NUM: u32 = 1 << 3;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const NLA_F_NESTED: u16 = 1 << 15;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const IPS_ASSURED: u32 = 1 << 2;
@@ -190,21 +192,34 @@ impl Conntrack {
     /// # Errors
     /// Any [`ConntrackError`].
     pub fn delete(&mut self, select: Select, protocol: Option<u8>) -> Result<(), ConntrackError> {
-        match self.netlink.request_raw(&request(DELETE, select, protocol)) {
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
-            other => other.map_err(ConntrackError::request("delete")),
+        let requests = match protocol {
+            None => vec![request(DELETE, select, None)],
+            // A filter on the tuple is one on the family too (ctnetlink_parse_tuple_filter).
+            Some(protocol) => {
+                [AF_INET, AF_INET6].map(|family| request(DELETE, select, Some((family, protocol)))).to_vec()
+            }
+        };
+        for request in requests {
+            match self.netlink.request_raw(&request) {
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {}
+                other => other.map_err(ConntrackError::request("delete"))?,
+            }
         }
+        Ok(())
     }
 }
 
-/// A message with a ct mark to compare, and a protocol when one is given.
-fn request(kind: u16, select: Select, protocol: Option<u8>) -> Vec<u8> {
+/// A message with a ct mark to compare, and a family and protocol when they are given.
+fn request(kind: u16, select: Select, protocol: Option<(u8, u8)>) -> Vec<u8> {
     let mut message = vec![0; 16 + NFGENMSG_BYTES];
     message[4..6].copy_from_slice(&kind.to_ne_bytes());
     let (mark, mask) = select.mark_and_mask();
     put(&mut message, CTA_MARK, &mark.to_be_bytes());
     put(&mut message, CTA_MARK_MASK, &mask.to_be_bytes());
-    if let Some(protocol) = protocol {
+    if let Some((family, protocol)) = protocol {
+        // A deletion heeds the family only of messages that do not say version 0, whose senders never meant it
+        // (ctnetlink_del_conntrack).
+        message[16..18].copy_from_slice(&[family, 1]);
         let mut number = Vec::new();
         put(&mut number, CTA_PROTO_NUM, &[protocol]);
         let mut tuple = Vec::new();

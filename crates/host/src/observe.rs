@@ -30,11 +30,7 @@ impl Host {
             addresses: ours
                 .filter_map(|found| Some(Address { link: (*names.get(&found.index)?).to_owned(), net: found.net }))
                 .collect(),
-            routes: routes
-                .iter()
-                .filter(|found| found.ours)
-                .map(|found| found.state(&names, wanted.routes.iter()))
-                .collect(),
+            routes: routes.iter().filter(|found| found.ours).map(|found| found.state(&names)).collect(),
             knobs: BTreeMap::new(),
         })
     }

@@ -93,28 +93,16 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 impl Listed {
-    /// The route in the words of `wanted`: what a wanted route leaves to the kernel (interface, metric) is left out here
-    /// too when everything else agrees, so that the two compare equal.
-    pub(crate) fn state<'a>(&self, names: &BTreeMap<u32, &str>, wanted: impl Iterator<Item = &'a Route>) -> Route {
-        let link = names.get(&self.index).map(|name| (*name).to_owned());
-        wanted
-            .filter(|route| {
-                route.to.trunc() == self.to
-                    && route.table == self.table
-                    && route.via == self.via
-                    && route.source == self.source
-                    && route.metric.unwrap_or(default_metric(self.to)) == self.metric
-            })
-            .find(|route| route.link.is_none() || route.link == link)
-            .cloned()
-            .unwrap_or_else(|| Route {
-                to: self.to,
-                via: self.via,
-                link,
-                source: self.source,
-                metric: Some(self.metric).filter(|metric| *metric != default_metric(self.to)),
-                table: self.table,
-            })
+    /// As the kernel has it, with what it filled in. `names` is of all interfaces.
+    pub(crate) fn state(&self, names: &BTreeMap<u32, &str>) -> Route {
+        Route {
+            to: self.to,
+            via: self.via,
+            link: names.get(&self.index).map(|name| (*name).to_owned()),
+            source: self.source,
+            metric: Some(self.metric),
+            table: self.table,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use headgate_plan::state::{Address, LinkState, Route, State};
 use headgate_plan::step::{Outcome, Plan, Step};
 use support::{Namespace, ip};
 
+#[allow(dead_code)]
 mod support;
 
 fn host() -> Host {

@@ -67,3 +67,10 @@ pub(crate) fn command(program: &str, arguments: &str) -> String {
     assert!(output.status.success(), "{program} {arguments}: {complaint}");
     String::from_utf8(output.stdout).expect("text")
 }
+
+/// Carries out nft(8) commands in the namespace of this thread and returns what was printed.
+pub(crate) fn nft(commands: &str) -> String {
+    let output = Command::new("nft").arg(commands).output().expect("nft can be started");
+    assert!(output.status.success(), "{commands}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
