@@ -17,7 +17,7 @@ use crate::announce::{self, Announcement};
 use crate::link::{self, Interface};
 use crate::netlink::Request;
 use crate::route::Beside;
-use crate::{Host, HostError, address, route};
+use crate::{Host, HostError, address, knob, route};
 
 /// What became of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +26,8 @@ pub struct Report {
     pub steps: Vec<(Step, Outcome)>,
     /// The announcements of added addresses, by interface.
     pub announcements: Vec<Announcement>,
+    /// Knobs that were given back their original values, by path; only a flush does that.
+    pub restored: Vec<(String, Outcome)>,
     /// What made the rest be taken back; `None`: the plan was carried out.
     pub failure: Option<Failure>,
 }
@@ -116,6 +118,7 @@ impl Host {
     /// A knob or a link.
     fn prepare(&mut self, step: &Step, interfaces: &BTreeMap<String, Interface>) -> Outcome {
         let (link, request): (_, fn(u32, &Step) -> Request) = match step {
+            Step::Knob { path, want, .. } => return knob::write(&self.root, path, want),
             Step::LinkUp { link, .. } | Step::LinkMtu { link, .. } => (link, link_request),
             _ => return Outcome::Skipped,
         };
@@ -213,7 +216,7 @@ impl Host {
     fn take_back(&mut self, report: &mut Report) {
         let interfaces = link::list(&mut self.netlink).unwrap_or_default();
         for (step, outcome) in report.steps.iter_mut().rev().filter(|(_, outcome)| *outcome == Outcome::Set) {
-            let Some(inverse) = inverse(step) else { continue };
+            let Some(inverse) = step.inverse() else { continue };
             let result = match phase(&inverse) {
                 Phase::Prepare => self.prepare(&inverse, &interfaces),
                 Phase::Remove => self.remove(std::slice::from_ref(&inverse), &interfaces).remove(0),
@@ -335,15 +338,4 @@ fn error_chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// The step that undoes this one.
-fn inverse(step: &Step) -> Option<Step> {
-    match step {
-        Step::LinkUp { link, up } => Some(Step::LinkUp { link: link.clone(), up: !up }),
-        Step::LinkMtu { link, was, want } => Some(Step::LinkMtu { link: link.clone(), was: *want, want: *was }),
-        Step::AddAddress(address) => Some(Step::RemoveAddress(address.clone())),
-        Step::AddRoute(route) => Some(Step::RemoveRoute(route.clone())),
-        _ => None,
-    }
 }

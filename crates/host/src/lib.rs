@@ -53,6 +53,9 @@ pub enum HostError {
     /// Something cannot be listed.
     #[error("cannot list {what}")]
     List { what: &'static str, source: io::Error },
+    /// The original values of knobs cannot be read.
+    #[error("cannot give knobs back their original values")]
+    Originals(#[from] knob::OriginalsError),
     /// Files that describe the hardware cannot be read.
     #[error("cannot read the hardware's description")]
     Topology(#[from] topology::TopologyError),

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use headgate_nft::{Change, Ruleset};
+use headgate_plan::compile::Desired;
 use headgate_plan::state::{Address, LinkState, State};
-use headgate_plan::step::{Plan, Step};
+use headgate_plan::step::{Outcome, Plan, Step};
 
-use crate::{Host, HostError, Report, address, link, route};
+use crate::{Host, HostError, Report, address, knob, link, route};
 
 impl Host {
     /// Reads what there is of ours: our tables, the addresses and routes that carry our protocol number, and of
@@ -31,14 +32,36 @@ impl Host {
                 .filter_map(|found| Some(Address { link: (*names.get(&found.index)?).to_owned(), net: found.net }))
                 .collect(),
             routes: routes.iter().filter(|found| found.ours).map(|found| found.state(&names)).collect(),
-            knobs: BTreeMap::new(),
+            knobs: wanted
+                .knobs
+                .iter()
+                .filter_map(|(path, like)| Some((path.clone(), knob::read(&self.root, path, like)?)))
+                .collect(),
         })
     }
 
-    /// Removes everything of ours: tables, the guard's included, routes and addresses.
+    /// What is still to be done, or was undone by others: nothing after a plan that was carried out.
     ///
     /// # Errors
-    /// As [`observe`](Self::observe); what could not be removed is in the report.
+    /// As [`observe`](Self::observe).
+    pub fn verify(&mut self, desired: &Desired) -> Result<Plan, HostError> {
+        let observed = self.observe(&desired.state)?;
+        Ok(Plan::between(desired, &observed))
+    }
+
+    /// Gives back their original values to the knobs that we once turned and that `wanted` does not name any more.
+    ///
+    /// # Errors
+    /// [`HostError::Originals`].
+    pub fn restore_knobs(&self, wanted: &State) -> Result<Vec<(String, Outcome)>, HostError> {
+        Ok(knob::restore(&self.root, &wanted.knobs)?)
+    }
+
+    /// Removes everything of ours: tables, the guard's included, routes and addresses; and gives every knob back what it
+    /// had.
+    ///
+    /// # Errors
+    /// As [`observe`](Self::observe) and [`restore_knobs`](Self::restore_knobs); what could not be removed is in the report.
     pub fn flush(&mut self) -> Result<Report, HostError> {
         let found = self.observe(&State::default())?;
         let tables: Vec<Change> = found.ruleset.tables.into_keys().map(Change::DeleteTable).collect();
@@ -48,6 +71,8 @@ impl Host {
         }
         steps.extend(found.routes.into_iter().map(Step::RemoveRoute));
         steps.extend(found.addresses.into_iter().map(Step::RemoveAddress));
-        Ok(self.apply(Plan { steps }))
+        let mut report = self.apply(Plan { steps });
+        report.restored = self.restore_knobs(&State::default())?;
+        Ok(report)
     }
 }
