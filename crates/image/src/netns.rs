@@ -57,34 +57,17 @@ impl Namespace {
 
     /// Opens a tap device in this namespace and brings it up. The descriptor may be handed to QEMU, which stays outside.
     pub fn tap(&self, device: &str) -> Result<OwnedFd> {
-        ensure!(!device.is_empty() && device.len() < nix::libc::IFNAMSIZ, "{device:?} is no interface name");
-        let fd = self.within(|| open_tap(device))?.with_context(|| format!("tap {device} in {}", self.name))?;
-        self.ip(&["link", "set", device, "up"])?;
-        Ok(fd)
+        tap_in(&self.name, device)
     }
 
     /// Runs `action` in a thread that has entered the network namespace (its `/sys` is still the caller's).
     pub fn within<T: Send>(&self, action: impl FnOnce() -> T + Send) -> Result<T> {
-        let file = File::open(self.path()).with_context(|| format!("namespace {}", self.name))?;
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
-                Ok::<T, nix::Error>(action())
-            });
-            match thread.join() {
-                Ok(result) => result.with_context(|| format!("entering namespace {}", self.name)),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        })
+        within(&self.name, action)
     }
 
     /// The processes in this namespace.
     pub fn pids(&self) -> Result<Vec<i32>> {
         pids(&self.name)
-    }
-
-    fn path(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.name)
     }
 }
 
@@ -92,6 +75,28 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         remove(&self.name);
     }
+}
+
+/// Opens a tap device in a namespace that exists already, and brings it up.
+pub fn tap_in(space: &str, device: &str) -> Result<OwnedFd> {
+    ensure!(!device.is_empty() && device.len() < nix::libc::IFNAMSIZ, "{device:?} is no interface name");
+    let fd = within(space, || open_tap(device))?.with_context(|| format!("tap {device} in {space}"))?;
+    ip(&["-n", space, "link", "set", device, "up"])?;
+    Ok(fd)
+}
+
+fn within<T: Send>(space: &str, action: impl FnOnce() -> T + Send) -> Result<T> {
+    let file = File::open(PathBuf::from("/run/netns").join(space)).with_context(|| format!("namespace {space}"))?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            Ok::<T, nix::Error>(action())
+        });
+        match thread.join() {
+            Ok(result) => result.with_context(|| format!("entering namespace {space}")),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// Connects two namespaces with a veth pair; both ends are up.

@@ -108,6 +108,6 @@ mod tests {
         let answer = space.run("curl -s -m 5 -D - http://[::1]:8080/").unwrap();
         assert!(answer.contains("X-Backend: [::1]:8080") || answer.contains("X-Backend: ::1:8080"), "{answer}");
         drop(nginx);
-        assert_eq!(space.pids().unwrap(), [], "nginx left processes behind");
+        assert_eq!(space.pids().unwrap(), Vec::<i32>::new(), "nginx left processes behind");
     }
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::sys::termios::{self, BaudRate, ControlFlags, SetArg};
+use nix::sys::termios::{self, ControlFlags, SetArg};
 use nix::time::{ClockId, clock_gettime};
 
 const SERIAL: &str = "/dev/ttyS0";
@@ -67,10 +67,11 @@ fn has_uart(device: &Path) -> bool {
 /// 115200 baud: without a `console=` on the command line the port would stand at 9600.
 fn set_speed(tty: &File) {
     let Ok(mut settings) = termios::tcgetattr(tty) else { return };
+    // The bits themselves, not cfsetspeed(3): libc binds that to a versioned symbol, which a static program cannot have.
+    settings.control_flags.remove(ControlFlags::CBAUD);
+    settings.control_flags |= ControlFlags::from_bits_retain(nix::libc::B115200);
     settings.control_flags |= ControlFlags::CLOCAL | ControlFlags::CREAD;
-    if termios::cfsetspeed(&mut settings, BaudRate::B115200).is_ok() {
-        let _ = termios::tcsetattr(tty, SetArg::TCSANOW, &settings);
-    }
+    let _ = termios::tcsetattr(tty, SetArg::TCSANOW, &settings);
 }
 
 #[cfg(test)]

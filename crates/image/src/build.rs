@@ -1,0 +1,193 @@
+//! `headgate-image build`: the steps in their order, and whether they are needed at all.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+
+use crate::disk::{self, Grub};
+use crate::kernel::{Kernel, ModuleLists};
+use crate::layout::{Content, Layout};
+use crate::packages::{Packages, Refresh, Store, hex};
+use crate::progress::{Progress, size};
+use crate::source::Source;
+use crate::tree::{self, Ingredients, walk};
+use crate::{binaries, tool};
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the image goes.
+    pub output: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// A directory with drop-ins to bake in as vendor defaults.
+    pub config: Option<PathBuf>,
+    /// A directory with the programs, instead of compiling them.
+    pub programs: Option<PathBuf>,
+    /// Whether newer packages are looked for.
+    pub refresh: Refresh,
+}
+
+impl Options {
+    /// The image as `make image` builds it.
+    pub fn standard(source: &Source) -> Self {
+        Self {
+            output: source.join("build/headgate.img"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config: None,
+            programs: None,
+            refresh: Refresh::Keep,
+        }
+    }
+}
+
+/// Builds the image, or finds that it is what it would be.
+pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<()> {
+    let layout: Layout = source.read_toml("image/layout.toml")?;
+    layout.check()?;
+    let packages: Packages = source.read_toml("image/packages.toml")?;
+    let modules: ModuleLists = source.read_toml("image/modules.toml")?;
+    let drop_ins = options.config.as_deref().map(drop_ins).transpose()?.unwrap_or_default();
+    check_version(&options.version)?;
+
+    let programs = match &options.programs {
+        Some(directory) => directory.clone(),
+        None => progress.step("static programs", || Ok((binaries::compile(source)?, "compiled".to_owned())))?,
+    };
+    binaries::check(&programs)?;
+    let mut store = Store::open(source, options.refresh)?;
+    let [kernel, busybox, grub_bios, grub_uefi] = progress.step("packages", || {
+        let kernel = store.unpacked(&packages.kernel)?;
+        let busybox = store.unpacked(&packages.busybox)?;
+        let grub = (store.unpacked(&packages.grub_bios)?, store.unpacked(&packages.grub_uefi)?);
+        let shown: Vec<String> = store.pins().values().map(|pin| format!("{} {}", pin.package, pin.version)).collect();
+        Ok(([kernel, busybox, grub.0, grub.1], shown.join(", ")))
+    })?;
+
+    let inputs = inputs(source, options, &store, &programs, &drop_ins)?;
+    let notes = options.output.with_extension("img.inputs");
+    if options.output.is_file() && std::fs::read_to_string(&notes).is_ok_and(|noted| noted == inputs) {
+        progress.line(&format!("{} is up to date", options.output.display()));
+        return Ok(());
+    }
+
+    let parent = options.output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    // Beside the image: a rename then publishes it whole.
+    let work = tempfile::Builder::new().prefix(".headgate-image-").tempdir_in(parent)?;
+    let kernel = progress.step("kernel", || {
+        let kernel = Kernel::open(source, &kernel)?;
+        let release = kernel.release().to_owned();
+        Ok((kernel, release))
+    })?;
+    let grub = Grub { bios: grub_bios.join("usr/lib/grub/i386-pc"), uefi: grub_uefi.join("usr/lib/grub/x86_64-efi") };
+    let (env, env_offset) = disk::env(&layout, work.path())?;
+    let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| busybox.join(path));
+    let parts = Ingredients {
+        source,
+        kernel: &kernel,
+        modules: &modules,
+        busybox: busybox.into_iter().find(|path| path.is_file()).context("the package of BusyBox has no busybox")?,
+        applets: &packages.applets,
+        programs,
+        drop_ins: &drop_ins,
+        version: &options.version,
+        env_offset,
+    };
+    let initrd = progress.step("initramfs", || sized(tree::initramfs(&parts, work.path())?))?;
+    let slot = progress.step("slot", || sized(tree::slot(&parts, &initrd, work.path())?))?;
+    progress.step("disk", || {
+        let contents = [
+            (Content::BiosGrub, disk::core(&packages, &grub, work.path())?),
+            (Content::Esp, disk::esp(source, &layout, &packages, &grub, work.path())?),
+            (Content::Env, env),
+            (Content::Slot, slot),
+            (Content::Data, disk::data(&layout, work.path())?),
+        ];
+        let image = work.path().join("disk");
+        disk::assemble(&image, &layout, &grub, &contents)?;
+        let _ = std::fs::remove_file(&notes);
+        std::fs::rename(&image, &options.output)
+            .with_context(|| format!("cannot write {}", options.output.display()))?;
+        std::fs::write(&notes, &inputs)?;
+        Ok(((), format!("{}, {}", options.output.display(), size(layout.disk_size()))))
+    })
+}
+
+fn sized(path: PathBuf) -> Result<(PathBuf, String)> {
+    let bytes = std::fs::metadata(&path)?.len();
+    Ok((path, size(bytes)))
+}
+
+fn check_version(version: &str) -> Result<()> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b".+~-".contains(&byte);
+    ensure!(
+        !version.is_empty() && version.len() <= 64 && version.bytes().all(good),
+        "{version:?} is no version: letters, digits and '.', '+', '~', '-' are, 64 at most"
+    );
+    Ok(())
+}
+
+/// The drop-ins in a directory, by name.
+fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            ensure!(path.is_file(), "{} is no file", path.display());
+            found.push(path);
+        }
+    }
+    ensure!(!found.is_empty(), "{} has no drop-ins (*.toml)", directory.display());
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// One line that changes when any input of the image does.
+fn inputs(source: &Source, options: &Options, store: &Store, programs: &Path, drop_ins: &[PathBuf]) -> Result<String> {
+    let mut files = Vec::new();
+    for directory in ["image", "rootfs-overlay", "hwprofiles"] {
+        files.extend(walk(&source.join(directory))?);
+    }
+    files.extend(binaries::PROGRAMS.map(|(program, _)| programs.join(program)));
+    files.extend_from_slice(drop_ins);
+    // The builder itself is an input, too.
+    files.push(std::env::current_exe()?);
+    let mut hash = Sha256::new();
+    hash.update(format!("{} {}\n", options.version, tool::epoch()));
+    for file in files {
+        hash.update(format!("{}\n", file.strip_prefix(source.root()).unwrap_or(&file).display()));
+        if file.is_file() {
+            let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        }
+    }
+    hash.update(serde_json::to_vec(store.pins())?);
+    Ok(hex(&hash.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_that_would_break_a_file_are_refused() {
+        for version in ["", "1.0\nevil=1", "a b", "\"", &"x".repeat(65)] {
+            assert!(check_version(version).is_err(), "{version:?}");
+        }
+        check_version("0.1.0~rc1+git-3").unwrap();
+    }
+
+    #[test]
+    fn a_directory_without_drop_ins_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(drop_ins(directory.path()).unwrap_err().to_string().contains("has no drop-ins"));
+        assert!(drop_ins(&directory.path().join("gone")).is_err());
+        std::fs::write(directory.path().join("10-a.toml"), "").unwrap();
+        std::fs::write(directory.path().join("notes.txt"), "").unwrap();
+        assert_eq!(drop_ins(directory.path()).unwrap(), [directory.path().join("10-a.toml")]);
+    }
+}

@@ -1,0 +1,434 @@
+//! The image in QEMU, with the shape of an SNA 7108: four cores with two threads each, two igb ports.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::stop::Stop;
+use crate::tool::missing;
+
+const PROGRAM: &str = "qemu-system-x86_64";
+/// The E3-1245 v5 is a Skylake; the features taken away are those that TCG cannot do and would warn about.
+const TCG_CPU: &str = "Skylake-Client,-pcid,-tsc-deadline,-hle,-invpcid,-rtm,-xsavec";
+const FIRMWARE: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+/// A whole transcript is kept: a boot writes a few KiB, a runaway guest must not eat the host.
+const MAX_TRANSCRIPT: usize = 8 << 20;
+
+/// What starts the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+/// What becomes of what the guest writes to its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writes {
+    /// They are in the image file.
+    Kept,
+    /// They are gone with QEMU.
+    Discarded,
+}
+
+/// What runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// Translation: works everywhere, and is what the measured times are of.
+    Tcg,
+    /// The host's processor.
+    Kvm,
+}
+
+/// What a network card of the guest is connected to.
+#[derive(Debug)]
+pub enum Link {
+    /// QEMU's own user-mode network.
+    User,
+    /// An opened tap device.
+    Tap(OwnedFd),
+}
+
+/// Where the guest's serial port goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serial {
+    /// To this terminal, with QEMU's monitor behind Ctrl-A.
+    Terminal,
+    /// To a Unix socket that QEMU listens on.
+    Socket(PathBuf),
+    /// To the program that started QEMU.
+    Program,
+}
+
+/// How to boot.
+#[derive(Debug)]
+pub struct Options {
+    /// The disk image.
+    pub image: PathBuf,
+    /// BIOS or UEFI.
+    pub firmware: Firmware,
+    /// TCG or KVM.
+    pub accelerator: Accelerator,
+    /// The network cards, in the guest's order.
+    pub links: Vec<Link>,
+    /// Drop-ins for the guest, by fw_cfg.
+    pub drop_ins: Vec<PathBuf>,
+    /// Kept or discarded.
+    pub writes: Writes,
+    /// Where the serial port goes.
+    pub serial: Serial,
+}
+
+impl Options {
+    /// A trial: nothing is written to the image, and the caller reads the serial port.
+    pub fn trial(image: &Path) -> Self {
+        Self {
+            image: image.to_owned(),
+            firmware: Firmware::Bios,
+            accelerator: Accelerator::Tcg,
+            links: vec![Link::User, Link::User],
+            drop_ins: Vec::new(),
+            writes: Writes::Discarded,
+            serial: Serial::Program,
+        }
+    }
+}
+
+/// A running guest; ended when dropped.
+#[derive(Debug)]
+pub struct Machine {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    transcript: Arc<(Mutex<Transcript>, Condvar)>,
+    /// Up to here the transcript was consumed.
+    cursor: usize,
+    started: Instant,
+    stop: Stop,
+    _firmware: Option<TempDir>,
+}
+
+#[derive(Debug, Default)]
+struct Transcript {
+    text: String,
+    ended: bool,
+}
+
+impl Machine {
+    /// Starts QEMU. `stop` ends waits early.
+    pub fn start(options: Options, stop: &Stop) -> Result<Self> {
+        ensure!(options.image.is_file(), "{} is not there: `headgate-image build` first", options.image.display());
+        let (mut command, firmware) = command_line(&options)?;
+        if options.serial == Serial::Program {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        }
+        let taps: Vec<i32> = options.links.iter().filter_map(Link::descriptor).collect();
+        let own_group = options.serial == Serial::Program;
+        let parent = nix::unistd::getpid();
+        let prepare = move || {
+            // A guest must not outlive whoever started it, however that ended.
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            if nix::unistd::getppid() != parent {
+                return Err(std::io::ErrorKind::BrokenPipe.into());
+            }
+            // Ctrl-C on the terminal is for us: we end the guest, after the report.
+            if own_group {
+                nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))?;
+            }
+            for &tap in &taps {
+                // SAFETY: the descriptor is open here: `options` owns it until after the spawn.
+                let tap = unsafe { std::os::fd::BorrowedFd::borrow_raw(tap) };
+                fcntl(tap, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            }
+            Ok(())
+        };
+        // SAFETY: only async-signal-safe system calls, and no allocation.
+        unsafe { command.pre_exec(prepare) };
+        let mut child = command.spawn().map_err(|error| missing(PROGRAM, error))?;
+        let transcript = Arc::new((Mutex::new(Transcript::default()), Condvar::new()));
+        let stdin = child.stdin.take();
+        if let Some(stdout) = child.stdout.take() {
+            let transcript = Arc::clone(&transcript);
+            std::thread::spawn(move || follow(stdout, &transcript));
+        }
+        Ok(Self {
+            child,
+            stdin,
+            transcript,
+            cursor: 0,
+            started: Instant::now(),
+            stop: stop.clone(),
+            _firmware: firmware,
+        })
+    }
+
+    /// Since QEMU was started.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Waits until the serial port says `text`; what was said from the last wait to there. When it does not within the
+    /// time, or QEMU ends, the error shows the last lines.
+    pub fn expect(&mut self, text: &str, within: Duration) -> Result<String> {
+        let deadline = Instant::now() + within;
+        let (transcript, changed) = &*self.transcript;
+        let mut seen = transcript.lock().expect("the follower of the serial port does not panic");
+        loop {
+            if let Some(position) = seen.text[self.cursor..].find(text) {
+                let end = self.cursor + position + text.len();
+                let said = seen.text[self.cursor..end].to_owned();
+                self.cursor = end;
+                return Ok(said);
+            }
+            self.stop.check()?;
+            if seen.ended {
+                bail!("QEMU ended while {text:?} was waited for; its last words:\n{}", tail(&seen.text));
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                bail!("no {text:?} on the serial port within {within:?}; its last words:\n{}", tail(&seen.text));
+            }
+            let wait = (deadline - now).min(Duration::from_millis(200));
+            seen = changed.wait_timeout(seen, wait).expect("the follower of the serial port does not panic").0;
+        }
+    }
+
+    /// Types a line.
+    pub fn send(&mut self, line: &str) -> Result<()> {
+        let stdin = self.stdin.as_mut().context("the serial port is not ours")?;
+        stdin.write_all(line.as_bytes())?;
+        stdin.write_all(b"\r").context("cannot write to the serial port")?;
+        Ok(stdin.flush()?)
+    }
+
+    /// Runs a command line at the console's prompt: what it printed, and its exit status.
+    pub fn console(&mut self, line: &str, within: Duration) -> Result<(String, i32)> {
+        self.send(line)?;
+        let said = self.expect("[exit ", within).with_context(|| format!("console command `{line}`"))?;
+        let status = self.expect("]", Duration::from_secs(5))?;
+        let status = status.trim_end_matches(']').parse().with_context(|| format!("{status:?} is no exit status"))?;
+        let output = said.trim_end_matches("[exit ").replace('\r', "");
+        // The first line is the terminal's echo of what was typed.
+        let output = output.split_once('\n').map_or("", |(_, output)| output);
+        Ok((output.trim_end().to_owned(), status))
+    }
+
+    /// Everything that the serial port said so far.
+    pub fn transcript(&self) -> String {
+        self.transcript.0.lock().expect("the follower of the serial port does not panic").text.clone()
+    }
+
+    /// Connects the serial port with this terminal, line by line, until standard input ends, QEMU ends or we are stopped.
+    pub fn attach(&mut self) -> Result<()> {
+        let mut stdin = self.stdin.take().context("the serial port is not ours")?;
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while std::io::stdin().read_line(&mut line).is_ok_and(|count| count > 0) {
+                if stdin.write_all(line.trim_end().as_bytes()).and_then(|()| stdin.write_all(b"\r")).is_err() {
+                    break;
+                }
+                line.clear();
+            }
+        });
+        while self.stop.check().is_ok() {
+            let (transcript, changed) = &*self.transcript;
+            let seen = transcript.lock().expect("the follower of the serial port does not panic");
+            let wait = Duration::from_millis(100);
+            let seen = changed.wait_timeout(seen, wait).expect("the follower of the serial port does not panic").0;
+            print!("{}", &seen.text[self.cursor..]);
+            let _ = std::io::stdout().flush();
+            self.cursor = seen.text.len();
+            if seen.ended {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of QEMU.
+    pub fn wait(&mut self) -> Result<()> {
+        let status = self.child.wait()?;
+        ensure!(status.success(), "QEMU ended with {status}");
+        Ok(())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Link {
+    fn descriptor(&self) -> Option<i32> {
+        match self {
+            Self::User => None,
+            Self::Tap(tap) => Some(tap.as_raw_fd()),
+        }
+    }
+}
+
+fn command_line(options: &Options) -> Result<(Command, Option<TempDir>)> {
+    let mut command = Command::new(PROGRAM);
+    command.args(["-no-user-config", "-nodefaults", "-display", "none", "-machine", "q35"]);
+    // More processors than the host has would only wait for each other, but the shape is what is tried.
+    command.args(["-smp", "8,sockets=1,cores=4,threads=2", "-m", "1024"]);
+    match options.accelerator {
+        Accelerator::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", TCG_CPU]),
+        Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
+    };
+    let image = escape(&options.image)?;
+    command.arg("-drive").arg(format!("file={image},format=raw,if=none,id=disk,cache=unsafe"));
+    command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
+    if options.writes == Writes::Discarded {
+        command.arg("-snapshot");
+    }
+    for (number, link) in options.links.iter().enumerate() {
+        let netdev = match link.descriptor() {
+            None => format!("user,id=net{number}"),
+            Some(tap) => format!("tap,id=net{number},fd={tap}"),
+        };
+        command.arg("-netdev").arg(netdev);
+        // Each igb brings virtual functions: two on one bus collide (slot 19 in use by igbvf).
+        let port = number + 1;
+        command.arg("-device").arg(format!("pcie-root-port,id=port{number},chassis={port},slot={port}"));
+        let card = format!("igb,bus=port{number},netdev=net{number},mac=52:54:00:48:47:{number:02x},romfile=");
+        command.arg("-device").arg(card);
+    }
+    for path in &options.drop_ins {
+        let name = path.file_name().and_then(|name| name.to_str()).context("a drop-in needs a name in UTF-8")?;
+        ensure!(name.ends_with(".toml"), "{}: a drop-in's name ends with .toml", path.display());
+        // FW_CFG_MAX_FILE_PATH is 56 with the final zero (hw/nvram/fw_cfg.h).
+        ensure!(name.len() <= 55 - "opt/headgate/".len(), "{name}: QEMU takes no name longer than 42 characters");
+        ensure!(path.is_file(), "{} is not there", path.display());
+        command.arg("-fw_cfg").arg(format!("name=opt/headgate/{name},file={}", escape(path)?));
+    }
+    match &options.serial {
+        Serial::Terminal => command.args(["-serial", "mon:stdio"]),
+        Serial::Program => command.args(["-serial", "stdio", "-monitor", "none"]),
+        Serial::Socket(path) => {
+            command.args(["-monitor", "none", "-serial"]).arg(format!("unix:{},server=on,wait=off", escape(path)?))
+        }
+    };
+    let firmware = match options.firmware {
+        Firmware::Bios => None,
+        Firmware::Uefi => Some(uefi(&mut command)?),
+    };
+    Ok((command, firmware))
+}
+
+/// OVMF writes its variables: each machine has its own copy.
+fn uefi(command: &mut Command) -> Result<TempDir> {
+    let [code, variables] = FIRMWARE;
+    for path in FIRMWARE {
+        ensure!(Path::new(path).is_file(), "{path} is missing: install the Debian package ovmf");
+    }
+    let directory = tempfile::Builder::new().prefix("headgate-ovmf-").tempdir()?;
+    let copy = directory.path().join("variables.fd");
+    std::fs::copy(variables, &copy)?;
+    command.arg("-drive").arg(format!("if=pflash,format=raw,readonly=on,file={code}"));
+    command.arg("-drive").arg(format!("if=pflash,format=raw,file={}", escape(&copy)?));
+    Ok(directory)
+}
+
+/// In QEMU's options a comma in a value is written twice.
+fn escape(path: &Path) -> Result<String> {
+    Ok(path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.replace(',', ",,"))
+}
+
+/// Reads the serial port to its end, without the escape sequences that firmware sends to terminals.
+fn follow(mut port: impl Read, transcript: &(Mutex<Transcript>, Condvar)) {
+    let mut plain = Plain::default();
+    let mut buffer = [0; 4096];
+    loop {
+        let count = port.read(&mut buffer).unwrap_or(0);
+        let text: String = buffer[..count].iter().filter_map(|&byte| plain.next(byte)).collect();
+        let mut seen = transcript.0.lock().expect("whoever waits for the serial port does not panic");
+        if seen.text.len() < MAX_TRANSCRIPT {
+            seen.text.push_str(&text);
+        }
+        seen.ended = count == 0;
+        transcript.1.notify_all();
+        if count == 0 {
+            return;
+        }
+    }
+}
+
+/// Leaves out escape sequences (ECMA-48: `ESC [ … letter`, `ESC x`) and what is not ASCII.
+#[derive(Debug, Default)]
+enum Plain {
+    #[default]
+    Text,
+    Escape,
+    Sequence,
+}
+
+impl Plain {
+    fn next(&mut self, byte: u8) -> Option<char> {
+        match (&self, byte) {
+            (Self::Text, 0x1b) => *self = Self::Escape,
+            (Self::Text, b'\n' | b'\r' | b'\t' | 0x20..=0x7e) => return Some(char::from(byte)),
+            (Self::Text, _) => {}
+            (Self::Escape, b'[') => *self = Self::Sequence,
+            (Self::Escape, _) => *self = Self::Text,
+            (Self::Sequence, 0x40..=0x7e) => *self = Self::Text,
+            (Self::Sequence, _) => {}
+        }
+        None
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(25)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_sequences_are_left_out_across_reads() {
+        let mut plain = Plain::default();
+        let text: String =
+            b"\x1bc\x1b[2J\x1b[01;01Hready\x1b[0m\r\n\xff\x00x".iter().filter_map(|&byte| plain.next(byte)).collect();
+        assert_eq!(text, "ready\r\nx");
+    }
+
+    #[test]
+    fn a_wrong_drop_in_is_refused_before_qemu_starts() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, expected) in [
+            ("a.txt", "ends with .toml"),
+            ("gone.toml", "is not there"),
+            (&format!("{}.toml", "x".repeat(40)), "no name longer"),
+        ] {
+            let mut options = Options::trial(Path::new("/dev/null"));
+            options.drop_ins.push(directory.path().join(name));
+            let error = command_line(&options).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_image_says_what_to_do() {
+        let error = Machine::start(Options::trial(Path::new("/no/image")), &Stop::never()).unwrap_err().to_string();
+        assert!(error.contains("headgate-image build"), "{error}");
+    }
+
+    #[test]
+    fn commas_in_paths_are_escaped() {
+        assert_eq!(escape(Path::new("/a,b")).unwrap(), "/a,,b");
+    }
+}
