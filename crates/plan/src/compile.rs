@@ -164,3 +164,6 @@ impl Context {
         contents
     }
 }
+
+#[cfg(test)]
+mod tests;

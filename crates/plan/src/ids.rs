@@ -186,3 +186,6 @@ fn free_after(last: u32, max: u32, used: &mut BTreeSet<u32>) -> Option<u32> {
     used.insert(id);
     Some(id)
 }
+
+#[cfg(test)]
+mod tests;

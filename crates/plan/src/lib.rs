@@ -14,3 +14,6 @@ pub mod names;
 pub mod state;
 pub mod status;
 pub mod step;
+
+#[cfg(test)]
+mod samples;

@@ -276,3 +276,6 @@ fn knobs(
     }
     (counts, refused)
 }
+
+#[cfg(test)]
+mod tests;

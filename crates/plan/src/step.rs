@@ -301,3 +301,6 @@ fn label(change: &Change) -> (String, usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

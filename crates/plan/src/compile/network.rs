@@ -174,3 +174,6 @@ fn describe(matching: &InterfaceMatch) -> String {
         fields.into_iter().filter_map(|(key, value)| Some(format!("{key} {:?}", value.as_ref()?))).collect();
     if said.is_empty() { "a device".to_owned() } else { said.join(" and ") }
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,3 +115,6 @@ fn is_global(address: &IpAddr) -> bool {
         IpAddr::V6(address) => !address.is_unicast_link_local(),
     }
 }
+
+#[cfg(test)]
+mod tests;

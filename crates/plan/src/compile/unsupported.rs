@@ -339,3 +339,6 @@ fn list(values: impl IntoIterator<Item = impl fmt::Display>) -> String {
     let values: Vec<String> = values.into_iter().map(text).collect();
     format!("[{}]", values.join(", "))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use headgate_config::model::{Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, Mode, System, Vlan};
+use headgate_config::types::{BackendName, PolicyName, Role};
+
+use super::*;
+use crate::samples::{address, config, interface, net, origin, web};
+
+fn sentences(config: &Config) -> Vec<String> {
+    find(config).iter().map(ToString::to_string).collect()
+}
+
+/// The sentences about `web` with one change.
+fn with_farm(change: impl FnOnce(&mut Farm)) -> Vec<String> {
+    let mut farm = web();
+    change(&mut farm);
+    sentences(&config(vec![farm]))
+}
+
+fn with(change: impl FnOnce(&mut Config)) -> Vec<String> {
+    let mut config = config(vec![web()]);
+    change(&mut config);
+    sentences(&config)
+}
+
+fn rate(count: u32, seconds: u64, burst: Option<u32>) -> Option<Rate> {
+    Some(Rate { count, per: Duration::from_secs(seconds), burst })
+}
+
+fn health(check: HealthCheck) -> Option<Health> {
+    Some(Health {
+        check,
+        port: None,
+        source_address: None,
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(1),
+        rise: 2,
+        fall: 3,
+        on_fail: OnFail::Drain,
+    })
+}
+
+#[test]
+fn what_is_supported_is_not_told() {
+    assert_eq!(with_farm(|_| ()), [""; 0]);
+    assert_eq!(with_farm(|farm| farm.scheduler = Scheduler::Random), [""; 0]);
+    assert_eq!(with_farm(|farm| farm.source_addresses = vec![address("10.0.0.1"), address("2001:db8::1")]), [""; 0]);
+    assert_eq!(with_farm(|farm| farm.limits = Some(Limits::default())), [""; 0]);
+    assert_eq!(with(|config| config.system.hostname = Some("lb1".to_owned())), [""; 0]);
+    assert_eq!(with(|config| config.system.protect = Some(false)), [""; 0]);
+}
+
+#[test]
+fn modes_and_schedulers() {
+    let mode = |mode| with_farm(|farm| farm.mode = mode);
+    assert_eq!(mode(Mode::Stateless), ["not supported yet: farms.web.mode = \"stateless\""]);
+    assert_eq!(mode(Mode::Local), ["not supported yet: farms.web.mode = \"local\""]);
+    let dsr = with_farm(|farm| {
+        farm.mode = Mode::Dsr;
+        farm.dsr = Some(Dsr { via: DsrVia::L2, interface: None });
+    });
+    assert_eq!(dsr, ["not supported yet: farms.web.mode = \"dsr\""]);
+    let scheduler = |scheduler| with_farm(|farm| farm.scheduler = scheduler);
+    let fields = vec![HashField::SourceAddress];
+    assert_eq!(
+        scheduler(Scheduler::Hash { fields: fields.clone(), slots: 1021 }),
+        ["not supported yet: farms.web.scheduler = \"hash\""]
+    );
+    assert_eq!(
+        scheduler(Scheduler::Maglev { fields, slots: 1021 }),
+        ["not supported yet: farms.web.scheduler = \"maglev\""]
+    );
+    assert_eq!(
+        scheduler(Scheduler::LeastConnections),
+        ["not supported yet: farms.web.scheduler = \"least-connections\""]
+    );
+}
+
+#[test]
+fn options_of_farms_and_backends() {
+    let pool = vec![address("10.0.0.1"), address("10.0.0.2")];
+    let cases: Vec<(Box<dyn FnOnce(&mut Farm)>, &str)> = vec![
+        (Box::new(|farm| farm.source_addresses = pool), "farms.web.source-addresses = [\"10.0.0.1\", \"10.0.0.2\"]"),
+        (Box::new(|farm| farm.offload = true), "farms.web.offload = true"),
+        (Box::new(|farm| farm.mark = Some(16)), "farms.web.mark = 0x10"),
+        (Box::new(|farm| farm.helper = Some(Helper::Ftp)), "farms.web.helper = \"ftp\""),
+        (
+            Box::new(|farm| farm.policies = vec![PolicyName::new("office").unwrap()]),
+            "farms.web.policies = [\"office\"]",
+        ),
+        (Box::new(|farm| farm.log = vec![LogEvent::New, LogEvent::Denied]), "farms.web.log = [\"new\", \"denied\"]"),
+        (Box::new(|farm| farm.queue = Some(3)), "farms.web.queue = 3"),
+        (
+            Box::new(|farm| {
+                let key = vec![HashField::SourceAddress, HashField::DestinationMac];
+                farm.persistence =
+                    Some(Persistence { key, timeout: Duration::from_secs(1), size: 1, fixed: BTreeMap::new() });
+            }),
+            "farms.web.persistence.key = [\"source-address\", \"destination-mac\"]",
+        ),
+    ];
+    for (change, sentence) in cases {
+        assert_eq!(with_farm(change), [format!("not supported yet: {sentence}")]);
+    }
+    let b1 = BackendName::new("b1").unwrap();
+    let backend = with_farm(|farm| {
+        let backend = farm.backends.get_mut(&b1).unwrap();
+        backend.mark = Some(17);
+        backend.max_connections = Some(5000);
+    });
+    assert_eq!(
+        backend,
+        [
+            "not supported yet: farms.web.backends.b1.mark = 0x11",
+            "not supported yet: farms.web.backends.b1.max-connections = 5000",
+        ]
+    );
+}
+
+#[test]
+fn limits_and_health() {
+    let limits = Limits {
+        new_connections: rate(200, 1, Some(400)),
+        new_connections_total: rate(50_000, 60, None),
+        connections_per_client: Some(100),
+        tcp_resets: rate(10, 86_400, None),
+        strict_tcp: true,
+        syn_proxy: true,
+        ban: Some(Duration::from_secs(120)),
+        action: LimitAction::Reject,
+    };
+    assert_eq!(
+        with_farm(|farm| farm.limits = Some(limits)),
+        [
+            "not supported yet: farms.web.limits.action = \"reject\"",
+            "not supported yet: farms.web.limits.ban = \"2m\"",
+            "not supported yet: farms.web.limits.connections-per-client = 100",
+            "not supported yet: farms.web.limits.new-connections = \"200/second burst 400\"",
+            "not supported yet: farms.web.limits.new-connections-total = \"50000/minute\"",
+            "not supported yet: farms.web.limits.strict-tcp = true",
+            "not supported yet: farms.web.limits.syn-proxy = true",
+            "not supported yet: farms.web.limits.tcp-resets = \"10/day\"",
+        ]
+    );
+    let nothing = || (None, None);
+    let http = |tls| HealthCheck::Http {
+        path: "/".to_owned(),
+        method: "GET".to_owned(),
+        host: None,
+        headers: BTreeMap::new(),
+        expect: (200, 399),
+        expect_body: None,
+        tls,
+    };
+    let tls = HealthTls { server_name: None, verify: true, ca: None, client_certificate: None, client_key: None };
+    let (send, expect_body) = nothing();
+    let checks = [
+        (HealthCheck::Tcp { send: send.clone(), expect_body: expect_body.clone() }, "tcp"),
+        (http(None), "http"),
+        (http(Some(tls)), "https"),
+        (HealthCheck::Icmp, "icmp"),
+        (HealthCheck::Udp { send, expect_body }, "udp"),
+        (HealthCheck::Dns { query: "example.org A".to_owned() }, "dns"),
+        (HealthCheck::Exec { command: vec!["/bin/true".to_owned()] }, "exec"),
+    ];
+    for (check, name) in checks {
+        let told = with_farm(|farm| farm.health = health(check));
+        assert_eq!(told, [format!("not supported yet: farms.web.health.type = {name:?}")]);
+    }
+}
+
+#[test]
+fn a_farm_that_is_off_is_told_as_well() {
+    let told = with_farm(|farm| {
+        farm.state = FarmState::Off;
+        farm.offload = true;
+    });
+    assert_eq!(told, ["not supported yet: farms.web.offload = true"]);
+}
+
+#[test]
+fn the_system() {
+    let system = System {
+        protect: Some(true),
+        ntp_servers: vec![address("192.0.2.123")],
+        dns_servers: vec![address("192.0.2.53")],
+        syslog: Some("udp://192.0.2.5:514".to_owned()),
+        authorized_keys: vec!["ssh-ed25519 AAAA \"ops\"\u{1b}".to_owned()],
+        ..System::default()
+    };
+    assert_eq!(
+        with(|config| config.system = system),
+        [
+            "not supported yet: system.authorized-keys = [\"ssh-ed25519 AAAA \\\"ops\\\"\\u001B\"]",
+            "not supported yet: system.dns-servers = [\"192.0.2.53\"]",
+            "not supported yet: system.ntp-servers = [\"192.0.2.123\"]",
+            "not supported yet: system.protect = true",
+            "not supported yet: system.syslog = \"udp://192.0.2.5:514\"",
+        ]
+    );
+}
+
+#[test]
+fn the_network() {
+    let allow = |service: &str, from: &[&str]| Allow {
+        service: service.to_owned(),
+        from: from.iter().map(|text| net(text)).collect(),
+    };
+    let told = with(|config| {
+        let mut eth0 = interface("eth0", &["10.0.0.1/24"]);
+        eth0.addresses.push(InterfaceAddress::Dhcp);
+        eth0.accept_ra = AcceptRa::Yes;
+        eth0.allow = Some(vec![allow("ping", &[]), allow("ssh", &["10.0.0.0/8"])]);
+        let mut eth1 = interface("eth1", &[]);
+        eth1.allow = Some(vec![allow("ping", &[])]);
+        config.network.interfaces = [eth0, eth1].into_iter().map(|one| (one.role.clone(), one)).collect();
+        let role = Role::new("v10").unwrap();
+        let vlan = Vlan {
+            role: role.clone(),
+            origin: origin(),
+            parent: "eth0".to_owned(),
+            id: 10,
+            addresses: Vec::new(),
+            mtu: None,
+            allow: None,
+        };
+        config.network.vlans.insert(role, vlan);
+        let role = Role::new("b0").unwrap();
+        let bond = Bond {
+            role: role.clone(),
+            origin: origin(),
+            members: Vec::new(),
+            mode: "802.3ad".to_owned(),
+            addresses: Vec::new(),
+            mtu: None,
+            allow: None,
+        };
+        config.network.bonds.insert(role, bond);
+    });
+    assert_eq!(
+        told,
+        [
+            "not supported yet: network.bonds.b0.mode = \"802.3ad\"",
+            "not supported yet: network.interfaces.eth0.accept-ra = \"yes\"",
+            "not supported yet: network.interfaces.eth0.addresses = [\"10.0.0.1/24\", \"dhcp\"]",
+            "not supported yet: network.interfaces.eth0.allow = [\"ping\", { service = \"ssh\", from = [\"10.0.0.0/8\"] }]",
+            "not supported yet: network.vlans.v10.id = 10",
+        ]
+    );
+}
+
+#[test]
+fn api_and_metrics() {
+    let api = |listen: Option<&str>| Api {
+        origin: origin(),
+        listen: listen.map(|text| text.parse().unwrap()),
+        certificate: None,
+    };
+    assert_eq!(
+        with(|config| config.api = Some(api(Some("127.0.0.1:8443")))),
+        ["not supported yet: api.listen = \"127.0.0.1:8443\""]
+    );
+    assert_eq!(with(|config| config.api = Some(api(None))), ["not supported yet: api = {}"]);
+    let metrics = |traffic| Some(Metrics { origin: origin(), listen: None, traffic });
+    assert_eq!(
+        with(|config| config.metrics = metrics(TrafficCount::Bytes)),
+        ["not supported yet: metrics.traffic = \"bytes\""]
+    );
+    assert_eq!(with(|config| config.metrics = metrics(TrafficCount::Flows)), ["not supported yet: metrics = {}"]);
+}
+
+#[test]
+fn more_farms_than_ids() {
+    let config = config((0..=FARMS_MAX).map(|n| Farm { name: name(n), ..web() }).collect());
+    assert_eq!(sentences(&config), ["not supported yet: farms = { … 65536 farms, 65535 at most … }"]);
+}
+
+fn name(n: usize) -> headgate_config::types::FarmName {
+    headgate_config::types::FarmName::new(&format!("f{n}")).unwrap()
+}
