@@ -22,9 +22,11 @@ use headgate_nft::{Change, Ruleset, TableId};
 use self::contents::{Contents, Sets};
 use self::farm::Ground;
 pub use self::farm::Standing;
+use self::hardware::Tuned;
 use self::network::Layout;
 use self::routing::Routing;
 pub use self::unsupported::Unsupported;
+use crate::affinity::Spread;
 use crate::facts::Facts;
 use crate::ids::Ids;
 use crate::names;
@@ -41,6 +43,8 @@ pub struct Desired {
     pub warnings: Vec<String>,
     /// The hardware profile in use.
     pub profile: Option<String>,
+    /// Where the queues of each NIC go.
+    pub spread: Vec<Spread>,
     /// Role → kernel name, of the interfaces that were found.
     pub roles: BTreeMap<String, String>,
     /// Virtual addresses that no interface has and none gets; `warnings` says why.
@@ -71,25 +75,28 @@ pub struct Fragment {
 /// `ids` is what the kernel remembers ([`Ids::observe`]); farms and backends that are new get theirs in [`Desired::ids`].
 /// Everything that this version cannot do is an error, all of them at once.
 pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) -> Result<Desired, Vec<Unsupported>> {
-    let unsupported = unsupported::find(config);
-    if !unsupported.is_empty() {
-        return Err(unsupported);
-    }
+    let mut unsupported = unsupported::find(config);
     let mut ids = ids.clone();
     ids.assign(config);
     let mut layout = Layout::new(config, facts);
     let routing = layout.routing(facts);
     let addresses = layout.addresses(config, facts, &routing);
-    let mut warnings = std::mem::take(&mut layout.warnings);
+    let on_links = addresses.iter().map(|address| &address.link);
+    let managed = layout.links.keys().chain(on_links).cloned().collect();
+    let tuned = hardware::knobs(config, profiles, facts, &managed).unwrap_or_else(|unknown| {
+        unsupported.push(unknown.into());
+        Tuned::default()
+    });
+    if !unsupported.is_empty() {
+        return Err(unsupported);
+    }
+    let mut warnings = layout.warnings;
+    warnings.extend(tuned.notes);
     if facts.appliance && config.system.protect.is_none() {
         warnings.push("traffic to the box itself is not filtered: system.protect is not supported yet".to_owned());
     }
     let ruleset = ruleset(config, Ground { routing: &routing, ids: &ids }, &mut warnings);
-    let managed = layout.roles.values().chain(addresses.iter().map(|address| &address.link)).cloned().collect();
-    let mut tuned = hardware::knobs(config, profiles, facts, &managed).map_err(|unknown| vec![unknown.into()])?;
-    warnings.append(&mut tuned.notes);
-    let mut knobs = tuned.knobs;
-    knobs.extend(host_name(config));
+    let knobs: Vec<Knob> = host_name(config).into_iter().chain(tuned.knobs).collect();
     let state = State {
         ruleset,
         links: layout.links,
@@ -97,8 +104,17 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         routes: layout.routes.into_iter().collect(),
         knobs: knobs.iter().map(|knob| (knob.path.clone(), knob.want.clone())).collect(),
     };
-    let (roles, unplaced, context) = (layout.roles, layout.unplaced, Context { routing });
-    Ok(Desired { state, knobs, warnings, profile: tuned.profile, roles, unplaced, ids, context })
+    Ok(Desired {
+        state,
+        knobs,
+        warnings,
+        profile: tuned.profile,
+        spread: tuned.spread,
+        roles: layout.roles,
+        unplaced: layout.unplaced,
+        ids,
+        context: Context { routing },
+    })
 }
 
 fn ruleset(config: &Config, ground: Ground<'_>, warnings: &mut Vec<String>) -> Ruleset {
@@ -114,15 +130,14 @@ fn ruleset(config: &Config, ground: Ground<'_>, warnings: &mut Vec<String>) -> R
     Ruleset { tables }
 }
 
-fn host_name(config: &Config) -> Vec<Knob> {
-    let knob = |name: &String| Knob {
+fn host_name(config: &Config) -> Option<Knob> {
+    config.system.hostname.as_ref().map(|name| Knob {
         path: "proc/sys/kernel/hostname".to_owned(),
         want: KnobValue::Text(name.clone()),
         at_least: false,
         why: "system.hostname".to_owned(),
         origin: None,
-    };
-    config.system.hostname.iter().map(knob).collect()
+    })
 }
 
 impl Context {

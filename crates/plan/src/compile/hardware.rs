@@ -260,4 +260,3 @@ fn conntrack_entries(memory_bytes: u64) -> i64 {
     let fit = memory_bytes / 8 / CONNTRACK_ENTRY_BYTES;
     1 << fit.checked_ilog2().unwrap_or(0).clamp(18, 23)
 }
-

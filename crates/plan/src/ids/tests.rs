@@ -83,7 +83,7 @@ proptest! {
     /// Whatever is edited: ids are unique, those that stay keep theirs, and a restart in between changes nothing.
     #[test]
     fn ids_are_stable(edits in prop::collection::vec((0usize..6, 0usize..6, any::<bool>()), 1..60)) {
-        let mut configured = vec![[false; 6]; 6];
+        let mut configured = [[false; 6]; 6];
         let mut ids = Ids::default();
         for (f, b, restart) in edits {
             configured[f][b] = !configured[f][b];

@@ -108,12 +108,11 @@ fn every_step_but_the_ruleset_can_be_taken_back() {
 fn many_changes_are_counted_and_few_are_shown() {
     let (desired, observed) = both();
     let plan = Plan::between(&desired, &observed);
-    let ruleset = &desired.state.ruleset;
-    let summary = plan.view(ruleset, Detail::Summary).into_iter().find(|step| step.kind == "ruleset").unwrap();
+    let summary = plan.view(Detail::Summary).into_iter().find(|step| step.kind == "ruleset").unwrap();
     assert!(summary.details.contains(&"add rules to table inet headgate: 8".to_owned()), "{:#?}", summary.details);
     let services = "add element inet headgate services4 { 172.16.1.1 . tcp . 80 : goto farm4-web }";
     assert!(summary.details.contains(&services.to_owned()), "{:#?}", summary.details);
-    let full = plan.view(ruleset, Detail::Full).into_iter().find(|step| step.kind == "ruleset").unwrap();
+    let full = plan.view(Detail::Full).into_iter().find(|step| step.kind == "ruleset").unwrap();
     assert!(full.details.len() > summary.details.len());
 }
 

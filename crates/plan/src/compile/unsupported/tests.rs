@@ -11,6 +11,8 @@ fn sentences(config: &Config) -> Vec<String> {
     find(config).iter().map(ToString::to_string).collect()
 }
 
+type Edit = Box<dyn FnOnce(&mut Farm)>;
+
 /// The sentences about `web` with one change.
 fn with_farm(change: impl FnOnce(&mut Farm)) -> Vec<String> {
     let mut farm = web();
@@ -80,7 +82,7 @@ fn modes_and_schedulers() {
 #[test]
 fn options_of_farms_and_backends() {
     let pool = vec![address("10.0.0.1"), address("10.0.0.2")];
-    let cases: Vec<(Box<dyn FnOnce(&mut Farm)>, &str)> = vec![
+    let cases: Vec<(Edit, &str)> = vec![
         (Box::new(|farm| farm.source_addresses = pool), "farms.web.source-addresses = [\"10.0.0.1\", \"10.0.0.2\"]"),
         (Box::new(|farm| farm.offload = true), "farms.web.offload = true"),
         (Box::new(|farm| farm.mark = Some(16)), "farms.web.mark = 0x10"),
