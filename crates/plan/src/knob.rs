@@ -73,7 +73,8 @@ fn mask_text(cpus: &[u32]) -> String {
     rest.iter().rev().fold(format!("{highest:x}"), |text, group| format!("{text},{group:08x}"))
 }
 
-fn list_text(cpus: &[u32]) -> String {
+/// The other way.
+pub(crate) fn list_text(cpus: &[u32]) -> String {
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     for &cpu in cpus {
         match ranges.last_mut() {

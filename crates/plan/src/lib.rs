@@ -8,6 +8,7 @@
 pub mod affinity;
 pub mod compile;
 pub mod facts;
+pub mod hardware;
 pub mod ids;
 pub mod knob;
 pub mod names;

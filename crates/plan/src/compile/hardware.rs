@@ -37,8 +37,6 @@ pub struct Tuned {
     pub profile: Option<String>,
     /// In the order in which they are to be turned: forwarding first, because the kernel changes others with it.
     pub knobs: Vec<Knob>,
-    /// Where the queues of each NIC of ours go.
-    pub spread: Vec<Spread>,
     /// Sentences for people about what is not done here.
     pub notes: Vec<String>,
 }
@@ -60,11 +58,11 @@ pub fn knobs(
     for knob in needs::knobs(config, facts, &ours) {
         compiler.knobs.put(knob);
     }
-    let spread = compiler.spread(&ours);
+    compiler.spread(&ours);
     compiler.conntrack();
     compiler.profile_sysctls(&ours);
     compiler.literal_sysctls(config);
-    Ok(Tuned { profile: chosen.profile, knobs: compiler.knobs.in_order(), spread, notes: compiler.notes })
+    Ok(Tuned { profile: chosen.profile, knobs: compiler.knobs.in_order(), notes: compiler.notes })
 }
 
 /// The interfaces of ours, by PCI address and kernel index: the order of ports on the case, which names (`eth10` before
@@ -117,7 +115,7 @@ impl Compiler<'_> {
         self.tuning.origins.get(key).cloned()
     }
 
-    fn spread(&mut self, ours: &[(&str, &Link)]) -> Vec<Spread> {
+    fn spread(&mut self, ours: &[(&str, &Link)]) {
         let policy = Policy {
             irq: self.tuning.irq.unwrap_or(IrqPolicy::Leave),
             rps: self.tuning.rps.unwrap_or(RpsPolicy::Leave),
@@ -142,7 +140,6 @@ impl Compiler<'_> {
         if spread.iter().flat_map(|spread| spread.rps.iter().flatten()).any(|mask| !mask.is_empty()) {
             self.backlog();
         }
-        spread
     }
 
     fn interrupts(&mut self, spread: &Spread, irqs: &[NicIrq]) {
