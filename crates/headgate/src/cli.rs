@@ -1,1 +1,3 @@
 //! `headgate`: one file per command.
+
+pub mod console;
