@@ -5,6 +5,7 @@
 pub mod farm;
 pub mod hardware;
 pub mod host;
+mod words;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 pub use farm::*;
 pub use hardware::*;
 pub use host::*;
+pub use words::Word;
+pub(crate) use words::{Auto, BondMode, HealthType, SchedulerName};
 
 use crate::types::{FarmName, PolicyName, ServiceName};
 

@@ -9,6 +9,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod parse;
+
+pub(crate) use parse::address as parse_address;
+pub use parse::{duration, duration_text};
+
 /// Why a text is not the value it should be. `help` is what the diagnostic shows under `= help:`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -29,7 +34,7 @@ impl Invalid {
 /// The longest name of a farm, backend, policy, interface role, route or service, bytes.
 pub const NAME_MAX: usize = 63;
 
-fn checked_name(what: &str, text: &str) -> Result<Arc<str>, Invalid> {
+pub(crate) fn checked_name(what: &str, text: &str) -> Result<Arc<str>, Invalid> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     if text.is_empty() || text.len() > NAME_MAX || !text.chars().all(allowed) {
         return Err(Invalid::new(
@@ -192,6 +197,10 @@ pub struct Rate {
     pub burst: Option<u32>,
 }
 
+/// A size such as `"64MiB"`, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ByteSize(pub u64);
+
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -231,3 +240,22 @@ impl fmt::Display for Endpoint {
         }
     }
 }
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per.as_secs() {
+            60 => "minute",
+            3600 => "hour",
+            86400 => "day",
+            _ => "second",
+        };
+        write!(f, "{}/{unit}", self.count)?;
+        match self.burst {
+            Some(burst) => write!(f, " burst {burst}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
