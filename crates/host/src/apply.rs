@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
+use headgate_nft::Change;
 use headgate_plan::state::{Address, Route};
 use headgate_plan::step::{Outcome, Plan, Step};
 use nix::errno::Errno;
@@ -97,7 +98,7 @@ impl Host {
             let outcomes = match current {
                 Phase::Prepare => steps.iter().map(|step| self.prepare(step, &interfaces)).collect(),
                 Phase::Add => self.change(&steps, &rest, &interfaces),
-                Phase::Ruleset => vec![Outcome::Refused("nftables is not connected".to_owned()); steps.len()],
+                Phase::Ruleset => steps.iter().map(|step| self.ruleset(step, &mut report)).collect(),
                 Phase::Remove => self.remove(&steps, &interfaces),
             };
             report.steps.extend(steps.into_iter().zip::<Vec<Outcome>>(outcomes));
@@ -212,6 +213,23 @@ impl Host {
         settled.collect()
     }
 
+    /// The one transaction.
+    fn ruleset(&mut self, step: &Step, report: &mut Report) -> Outcome {
+        let Step::Ruleset(changes) = step else { return Outcome::Skipped };
+        if report.failed() {
+            return Outcome::Skipped;
+        }
+        match self.commit(changes, self.generation) {
+            Ok(()) => Outcome::Set,
+            Err(error) => {
+                let reason = error_chain(&error);
+                let stale = error.is_stale();
+                report.failure = Some(Failure { step: report.steps.len(), reason: reason.clone(), stale });
+                Outcome::Refused(reason)
+            }
+        }
+    }
+
     /// Takes back in reverse order what was done before the failure.
     fn take_back(&mut self, report: &mut Report) {
         let interfaces = link::list(&mut self.netlink).unwrap_or_default();
@@ -261,6 +279,15 @@ impl Host {
         let interfaces = link::list(&mut self.netlink).map_err(HostError::list("interfaces"))?;
         let known = by_link.iter().filter_map(|(link, addresses)| Some((interfaces.get(*link)?, addresses)));
         Ok(known.map(|(interface, addresses)| announce::announce(interface, addresses)).collect())
+    }
+
+    /// Commits changes of our tables at once, as the fast path of one backend's change does. The transaction is whole or
+    /// not at all, and names an object that is not there any more as its error, so nothing is read back.
+    ///
+    /// # Errors
+    /// [`HostError::Commit`].
+    pub fn commit_ruleset(&mut self, changes: &[Change]) -> Result<(), HostError> {
+        self.commit(changes, None)
     }
 }
 

@@ -29,6 +29,8 @@ pub mod topology;
 
 use std::io;
 
+use headgate_nft::{Batch, Change, Socket};
+
 pub use apply::{Failure, Report};
 pub use lock::Lock;
 use netlink::Netlink;
@@ -39,6 +41,9 @@ pub use root::Root;
 pub struct Host {
     root: Root,
     netlink: Netlink,
+    nft: Socket,
+    /// nftables' generation when our tables were last observed: a plan is committed only if it is still that.
+    generation: Option<u32>,
     /// Major and minor number of the kernel's release.
     kernel: (u32, u32),
 }
@@ -50,6 +55,15 @@ pub enum HostError {
     /// No netlink socket, or not one of the kind that we need.
     #[error("cannot open a netlink socket for interfaces, addresses and routes")]
     Netlink(#[source] io::Error),
+    /// No netlink socket for nftables.
+    #[error("cannot open a netlink socket for nftables")]
+    Socket(#[source] headgate_nft::OpenError),
+    /// Our tables cannot be read: nftables is not in this kernel, or a privilege is missing.
+    #[error("cannot read our nftables tables")]
+    Dump(#[source] headgate_nft::DumpError),
+    /// A transaction was refused; nothing of it is in force.
+    #[error("the ruleset was refused")]
+    Commit(#[source] headgate_nft::CommitError),
     /// Something cannot be listed.
     #[error("cannot list {what}")]
     List { what: &'static str, source: io::Error },
@@ -68,24 +82,32 @@ impl HostError {
 
     /// Somebody changed nftables since it was observed: observe and plan again.
     pub fn is_stale(&self) -> bool {
-        false
+        matches!(self, Self::Commit(headgate_nft::CommitError::Stale))
     }
 }
 
 impl Host {
-    /// Opens the sockets.
+    /// Opens the sockets and makes sure that nftables is there and may be used.
     ///
     /// # Errors
-    /// [`HostError::Netlink`].
+    /// [`HostError::Netlink`], [`HostError::Socket`], [`HostError::Dump`].
     pub fn open(root: Root) -> Result<Self, HostError> {
         let netlink = Netlink::open_route().map_err(HostError::Netlink)?;
+        let mut nft = Socket::open().map_err(HostError::Socket)?;
+        // Asking for the generation needs what a transaction needs: the kernel's subsystem and CAP_NET_ADMIN.
+        nft.generation().map_err(HostError::Dump)?;
         let kernel = kernel_version(nix::sys::utsname::uname().ok().as_ref().and_then(|name| name.release().to_str()));
-        Ok(Self { root, netlink, kernel })
+        Ok(Self { root, netlink, nft, generation: None, kernel })
     }
 
     /// Where the files are.
     pub fn root(&self) -> &Root {
         &self.root
+    }
+
+    /// Commits one transaction; with a generation, only if nftables is still at it.
+    fn commit(&mut self, changes: &[Change], generation: Option<u32>) -> Result<(), HostError> {
+        self.nft.commit(&Batch::new(changes, generation)).map_err(HostError::Commit)
     }
 }
 

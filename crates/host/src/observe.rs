@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use headgate_nft::{Change, Ruleset};
+use headgate_nft::{Change, TableId};
 use headgate_plan::compile::Desired;
+use headgate_plan::names;
 use headgate_plan::state::{Address, LinkState, State};
 use headgate_plan::step::{Outcome, Plan, Step};
 
@@ -14,8 +15,11 @@ impl Host {
     /// interfaces and knobs those that `wanted` names.
     ///
     /// # Errors
-    /// [`HostError::List`].
+    /// [`HostError::Dump`], [`HostError::List`].
     pub fn observe(&mut self, wanted: &State) -> Result<State, HostError> {
+        let generation = self.nft.generation().map_err(HostError::Dump)?;
+        let ruleset = self.nft.dump(&our_tables()).map_err(HostError::Dump)?;
+        self.generation = Some(generation);
         let interfaces = link::list(&mut self.netlink).map_err(HostError::list("interfaces"))?;
         let addresses = address::list(&mut self.netlink).map_err(HostError::list("addresses"))?;
         let routes = route::list(&mut self.netlink).map_err(HostError::list("routes"))?;
@@ -26,7 +30,7 @@ impl Host {
         });
         let ours = addresses.iter().filter(|found| found.ours);
         Ok(State {
-            ruleset: Ruleset::default(),
+            ruleset,
             links: links.collect(),
             addresses: ours
                 .filter_map(|found| Some(Address { link: (*names.get(&found.index)?).to_owned(), net: found.net }))
@@ -75,4 +79,9 @@ impl Host {
         report.restored = self.restore_knobs(&State::default())?;
         Ok(report)
     }
+}
+
+/// Tables that are ours by name, and dumped by it, so that a ruleset of others costs nothing.
+fn our_tables() -> [TableId; 2] {
+    [TableId::inet(names::TABLE), TableId::inet(names::GUARD_TABLE)]
 }
