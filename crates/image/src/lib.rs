@@ -14,10 +14,11 @@
 //! The same inputs give the same bytes: times are fixed, lists are sorted, identifiers are part of the layout.
 //!
 //! The image is tried in QEMU: [`qemu`] boots it with the shape of the SNA 7108 and follows its serial port, [`netns`] and
-//! [`nginx`] are the networks and backends around it,.
+//! [`nginx`] are the networks and backends around it, [`demo`] sends HTTP through it and judges the result.
 
 pub mod binaries;
 pub mod build;
+pub mod demo;
 pub mod disk;
 pub mod http;
 pub mod kernel;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use headgate_image::build;
+use headgate_image::demo::{self, Afterwards};
 use headgate_image::netns;
 use headgate_image::packages::Refresh;
 use headgate_image::progress::Progress;
@@ -27,6 +28,8 @@ enum Verb {
     Build(Build),
     /// Boot the image in QEMU with the shape of an SNA 7108
     Boot(Boot),
+    /// Build and boot the image between two networks, send HTTP through it and judge what came back (as root)
+    Demo(Demo),
 }
 
 #[derive(Args)]
@@ -73,6 +76,16 @@ struct Boot {
     snapshot: bool,
 }
 
+#[derive(Args)]
+struct Demo {
+    /// Afterwards leave it up with its console on this terminal; Ctrl-C ends it
+    #[arg(long)]
+    keep: bool,
+    /// Start by UEFI (OVMF) instead of BIOS (SeaBIOS)
+    #[arg(long)]
+    uefi: bool,
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments.verb) {
@@ -99,6 +112,11 @@ fn run(verb: Verb) -> Result<()> {
             build::build(&source, &options, &Progress::new())
         }
         Verb::Boot(arguments) => boot(&source, arguments),
+        Verb::Demo(arguments) => {
+            let afterwards = if arguments.keep { Afterwards::Console } else { Afterwards::End };
+            let firmware = if arguments.uefi { Firmware::Uefi } else { Firmware::Bios };
+            demo::run(&source, firmware, afterwards, &Stop::on_signals()?)
+        }
     }
 }
 
