@@ -37,6 +37,8 @@ pub struct Tuned {
     pub profile: Option<String>,
     /// In the order in which they are to be turned: forwarding first, because the kernel changes others with it.
     pub knobs: Vec<Knob>,
+    /// Where the queues of each NIC of ours go.
+    pub spread: Vec<Spread>,
     /// Sentences for people about what is not done here.
     pub notes: Vec<String>,
 }
@@ -58,11 +60,11 @@ pub fn knobs(
     for knob in needs::knobs(config, facts, &ours) {
         compiler.knobs.put(knob);
     }
-    compiler.spread(&ours);
+    let spread = compiler.spread(&ours);
     compiler.conntrack();
     compiler.profile_sysctls(&ours);
     compiler.literal_sysctls(config);
-    Ok(Tuned { profile: chosen.profile, knobs: compiler.knobs.in_order(), notes: compiler.notes })
+    Ok(Tuned { profile: chosen.profile, knobs: compiler.knobs.in_order(), spread, notes: compiler.notes })
 }
 
 /// The interfaces of ours, by PCI address and kernel index: the order of ports on the case, which names (`eth10` before
@@ -115,7 +117,7 @@ impl Compiler<'_> {
         self.tuning.origins.get(key).cloned()
     }
 
-    fn spread(&mut self, ours: &[(&str, &Link)]) {
+    fn spread(&mut self, ours: &[(&str, &Link)]) -> Vec<Spread> {
         let policy = Policy {
             irq: self.tuning.irq.unwrap_or(IrqPolicy::Leave),
             rps: self.tuning.rps.unwrap_or(RpsPolicy::Leave),
@@ -140,6 +142,7 @@ impl Compiler<'_> {
         if spread.iter().flat_map(|spread| spread.rps.iter().flatten()).any(|mask| !mask.is_empty()) {
             self.backlog();
         }
+        spread
     }
 
     fn interrupts(&mut self, spread: &Spread, irqs: &[NicIrq]) {
@@ -257,3 +260,6 @@ fn conntrack_entries(memory_bytes: u64) -> i64 {
     let fit = memory_bytes / 8 / CONNTRACK_ENTRY_BYTES;
     1 << fit.checked_ilog2().unwrap_or(0).clamp(18, 23)
 }
+
+#[cfg(test)]
+mod tests;
