@@ -80,12 +80,17 @@ impl From<io::Error> for HungUp {
 
 impl Console {
     fn serve(&self, tty: &Path) {
-        let Ok(mut terminal) = Terminal::open(tty) else {
+        let began = Instant::now();
+        let opened = Terminal::open(tty).map_err(HungUp::from).and_then(|mut terminal| {
+            // A port that the driver only reserves opens well and fails here (EIO).
+            terminal.show(&banner())?;
+            Ok(terminal)
+        });
+        let Ok(mut terminal) = opened else {
             // No serial port in this machine is nothing to report every half minute.
             sleep(self.absent_pause);
             return;
         };
-        let began = Instant::now();
         // A hang-up ends the session, and so does leaving: init starts a new one.
         let _ = self.session(&mut terminal);
         drop(terminal);
@@ -93,8 +98,6 @@ impl Console {
     }
 
     fn session(&self, terminal: &mut Terminal) -> Result<(), HungUp> {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        terminal.show(&format!("\nHeadgate {} on {}\n\n", env!("CARGO_PKG_VERSION"), host.trim()))?;
         self.command(terminal, &["status".to_owned()])?;
         terminal.show("\nThis console only looks. Type help for what there is.\n")?;
         loop {
@@ -173,6 +176,11 @@ impl Console {
             .spawn()?;
         Ok((child, reader))
     }
+}
+
+fn banner() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("\nHeadgate {} on {}\n\n", env!("CARGO_PKG_VERSION"), host.trim())
 }
 
 /// As a shell would say it.
