@@ -6,7 +6,6 @@
 //! nothing: the first must not keep a balancer from serving, the last is found and tried again by the next plan.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::IpAddr;
 
 use headgate_nft::Change;
@@ -16,7 +15,7 @@ use nix::errno::Errno;
 
 use crate::announce::{self, Announcement};
 use crate::link::{self, Interface};
-use crate::netlink::Request;
+use crate::netlink::{Refusal, Request};
 use crate::route::Beside;
 use crate::{Host, HostError, address, knob, route};
 
@@ -128,18 +127,14 @@ impl Host {
         };
         match self.netlink.request(vec![request(interface.index, step)]).map(|mut results| results.remove(0)) {
             Ok(Ok(())) => Outcome::Set,
-            Ok(Err(error)) | Err(error) => Outcome::Refused(error.to_string()),
+            Ok(Err(refusal)) => Outcome::Refused(refusal.to_string()),
+            Err(error) => Outcome::Refused(error.to_string()),
         }
     }
 
     /// Added addresses and routes, in one go. `rest` is what follows: a route that it removes may be replaced.
     fn change(&mut self, steps: &[Step], rest: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Outcome> {
-        if self.kernel < address::FIRST_KERNEL && steps.iter().any(|step| matches!(step, Step::AddAddress(_))) {
-            let (major, minor) = self.kernel;
-            let reason = format!(
-                "Linux {major}.{minor} does not keep who added an address (5.18 does), so it could never be removed \
-                 again: add it by the system's own network configuration and set address.manage = \"never\""
-            );
+        if let Some(reason) = too_old(self.kernel, steps) {
             return vec![Outcome::Refused(reason); steps.len()];
         }
         let replaced: Vec<&Route> = rest
@@ -308,6 +303,18 @@ impl Report {
     }
 }
 
+/// Why no address can be added, when it cannot.
+fn too_old(kernel: (u32, u32), steps: &[Step]) -> Option<String> {
+    let adds = steps.iter().any(|step| matches!(step, Step::AddAddress(_)));
+    (adds && kernel < address::FIRST_KERNEL).then(|| {
+        let (major, minor) = kernel;
+        format!(
+            "Linux {major}.{minor} does not keep who added an address (5.18 does), so it could never be removed again: \
+             add it by the system's own network configuration and set address.manage = \"never\""
+        )
+    })
+}
+
 fn link_request(index: u32, step: &Step) -> Request {
     match step {
         Step::LinkMtu { want, .. } => link::set_mtu(index, *want),
@@ -335,10 +342,9 @@ fn same_place(one: &Route, other: &Route) -> bool {
 }
 
 /// What an answer of the kernel means for a step.
-fn settle(step: &Step, result: io::Result<()>) -> Outcome {
-    let Err(error) = result else { return Outcome::Set };
-    let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
-    match (step, errno) {
+fn settle(step: &Step, result: Result<(), Refusal>) -> Outcome {
+    let Err(refusal) = result else { return Outcome::Set };
+    match (step, refusal.errno) {
         // Somebody else added it since we looked: it is there, and it is his.
         (Step::AddAddress(_), Errno::EEXIST) => Outcome::Kept,
         (Step::AddRoute(_), Errno::EEXIST) => {
@@ -351,7 +357,7 @@ fn settle(step: &Step, result: io::Result<()>) -> Outcome {
         (Step::RemoveRoute(_), Errno::ESRCH | Errno::ENODEV) => Outcome::Kept,
         (Step::RemoveAddress(_), Errno::EADDRNOTAVAIL | Errno::ENODEV) => Outcome::Kept,
         (_, Errno::EPERM) => Outcome::Refused("CAP_NET_ADMIN is missing".to_owned()),
-        _ => Outcome::Refused(error.to_string()),
+        _ => Outcome::Refused(refusal.to_string()),
     }
 }
 
@@ -365,4 +371,19 @@ fn error_chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_are_given_no_addresses() {
+        let net = "172.16.1.1/32".parse().expect("an address");
+        let add = [Step::AddAddress(Address { link: "eth0".to_owned(), net })];
+        assert!(too_old((5, 17), &add).is_some_and(|reason| reason.starts_with("Linux 5.17 does not keep")));
+        assert_eq!(too_old((5, 18), &add), None);
+        assert_eq!(too_old((6, 1), &add), None);
+        assert_eq!(too_old((5, 17), &[]), None, "routes have their protocol since long");
+    }
 }

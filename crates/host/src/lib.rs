@@ -2,10 +2,11 @@
 //!
 //! A [`Host`] has three verbs. [`facts`](Host::facts) reads what the machine is: processors and devices from files below a
 //! [`Root`], interfaces, addresses and routes over rtnetlink. [`observe`](Host::observe) reads what of it is ours, as the
-//! same [`State`] that a configuration compiles to, so that a plan is their difference. [`apply`](Host::apply) carries a
-//! plan out and reports what became of every step; when one fails on which others rely, what was done is taken back.
+//! same [`State`](headgate_plan::state::State) that a configuration compiles to, so that a plan is their difference.
+//! [`apply`](Host::apply) carries a plan out and reports what became of every step; when one fails on which others rely,
+//! what was done is taken back.
 //!
-//! One address on its way: [`address`] adds it over [`netlink`] with our protocol number in it, by which `observe` knows it
+//! One address on its way: `address` adds it over `netlink` with our protocol number in it, by which `observe` knows it
 //! again; [`announce`] tells the neighbours once the ruleset that serves it is committed. What is not ours (no protocol
 //! number of ours, not one of our tables, not asked for) is never changed.
 //!

@@ -5,12 +5,16 @@
 //! use; the socket is this one. The kernel works through a datagram inside `send(2)`, message by message, so all answers
 //! are queued when `send` returns, and only failures and the last message answer at all.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr};
 
@@ -25,6 +29,7 @@ const DUMP_ATTEMPTS: u32 = 8;
 const NLMSG_HEADER_BYTES: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// A netlink socket of one protocol in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -42,6 +47,29 @@ pub(crate) struct Request {
     pub(crate) flags: u16,
 }
 
+/// The kernel's no to one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) errno: Errno,
+    /// What the kernel says about it (`NLMSGERR_ATTR_MSG`).
+    message: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.message {
+            Some(message) => write!(f, "{message} ({:?})", self.errno),
+            None => write!(f, "{} ({:?})", self.errno.desc(), self.errno),
+        }
+    }
+}
+
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> Self {
+        refusal.errno.into()
+    }
+}
+
 /// A received message: its type, flags and body.
 pub(crate) struct Received<'a> {
     /// The whole message with its header.
@@ -56,6 +84,7 @@ impl Netlink {
         socket.connect(&SocketAddr::new(0, 0))?;
         // Without the payload of the failed request an error message stays small.
         socket.set_cap_ack(true)?;
+        socket.set_ext_ack(true)?;
         // The kernel always answers; this only bounds the damage should it not.
         // SAFETY: the descriptor is open as long as `socket` lives, which is longer than this borrow.
         let descriptor = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
@@ -71,7 +100,7 @@ impl Netlink {
     }
 
     /// Carries out `requests` in order and returns what became of each. One that fails does not stop the others.
-    pub(crate) fn request(&mut self, requests: Vec<Request>) -> io::Result<Vec<io::Result<()>>> {
+    pub(crate) fn request(&mut self, requests: Vec<Request>) -> io::Result<Vec<Result<(), Refusal>>> {
         let mut results = Vec::with_capacity(requests.len());
         let mut requests = requests.into_iter().peekable();
         let mut datagram = Vec::new();
@@ -95,7 +124,7 @@ impl Netlink {
     }
 
     /// Reads the answers to messages `first..first + count`, until the last one's.
-    fn collect(&mut self, first: u32, count: usize, results: &mut Vec<io::Result<()>>) -> io::Result<()> {
+    fn collect(&mut self, first: u32, count: usize, results: &mut Vec<Result<(), Refusal>>) -> io::Result<()> {
         let start = results.len();
         results.extend((0..count).map(|_| Ok(())));
         loop {
@@ -148,11 +177,7 @@ impl Netlink {
                 }
                 consistent &= message.flags() & NLM_F_DUMP_INTR == 0;
                 match message.kind() {
-                    NLMSG_ERROR => {
-                        message.error()?;
-                        return Ok(consistent);
-                    }
-                    NLMSG_DONE => {
+                    NLMSG_ERROR | NLMSG_DONE => {
                         message.error()?;
                         return Ok(consistent);
                     }
@@ -186,7 +211,7 @@ impl Netlink {
         self.socket.send(&datagram, 0)?;
         let mut results = Vec::with_capacity(1);
         self.collect(self.sequence, 1, &mut results)?;
-        results.pop().expect("collect() pushes one result per message")
+        Ok(results.pop().expect("collect() pushes one result per message")?)
     }
 }
 
@@ -258,10 +283,33 @@ impl<'a> Received<'a> {
     }
 
     /// The error of an error or done message; zero is none.
-    fn error(&self) -> io::Result<()> {
+    fn error(&self) -> Result<(), Refusal> {
         match self.body().first_chunk().map(|code| i32::from_ne_bytes(*code)) {
-            Some(code) if code < 0 => Err(io::Error::from_raw_os_error(-code)),
+            Some(code) if code < 0 => {
+                Err(Refusal { errno: Errno::from_raw(code.wrapping_neg()), message: self.explanation() })
+            }
             _ => Ok(()),
         }
     }
+
+    /// The text that follows `nlmsgerr` (error code and header of the request, which NETLINK_CAP_ACK leaves at that).
+    fn explanation(&self) -> Option<String> {
+        if self.kind() != NLMSG_ERROR || self.flags() & NLM_F_ACK_TLVS == 0 {
+            return None;
+        }
+        let mut rest = self.body().get(4 + NLMSG_HEADER_BYTES..)?;
+        while let [first, second, kind, kind_high, ..] = *rest {
+            let length = usize::from(u16::from_ne_bytes([first, second]));
+            let value = rest.get(4..length)?;
+            if u16::from_ne_bytes([kind, kind_high]) == NLMSGERR_ATTR_MSG {
+                let text = value.split(|byte| *byte == 0).next()?;
+                return Some(String::from_utf8_lossy(text).into_owned());
+            }
+            rest = rest.get(length.next_multiple_of(4)..)?;
+        }
+        None
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ pub(crate) const MAIN_TABLE: u32 = 254;
 pub(crate) struct Listed {
     pub(crate) to: IpNet,
     pub(crate) via: Option<IpAddr>,
-    /// Index of the outgoing interface; 0 for a route with several next hops.
+    /// Index of the outgoing interface.
     pub(crate) index: u32,
     pub(crate) source: Option<IpAddr>,
     pub(crate) metric: u32,
@@ -74,6 +74,15 @@ fn decode(message: &RouteMessage) -> Option<Listed> {
             RouteAttribute::Destination(address) => to = ip(address)?,
             RouteAttribute::Gateway(address) => route.via = ip(address),
             RouteAttribute::PrefSource(address) => route.source = ip(address),
+            // Of several next hops the first stands for all.
+            RouteAttribute::MultiPath(hops) => {
+                let hop = hops.first()?;
+                route.index = hop.interface_index;
+                route.via = hop.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Gateway(address) => ip(address),
+                    _ => None,
+                });
+            }
             RouteAttribute::Oif(index) => route.index = *index,
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Table(table) => route.table = *table,

@@ -248,10 +248,55 @@ fn removals_of_what_is_gone_are_no_failure() {
 }
 
 #[test]
+fn each_of_a_thousand_steps_has_its_own_outcome() {
+    pair().run(|| {
+        let mut host = host();
+        let net = |number: u32| format!("10.0.{}.{}/32", number / 200, number % 200 + 1);
+        for number in (0..1000).step_by(3) {
+            ip(&format!("address add {} dev x", net(number)));
+        }
+        let steps: Vec<_> = (0..1000).map(|number| Step::AddAddress(address("x", &net(number)))).collect();
+        let report = apply(&mut host, steps);
+        for (number, (step, outcome)) in report.steps.iter().enumerate() {
+            assert_eq!(*outcome, if number % 3 == 0 { Outcome::Kept } else { Outcome::Set }, "{step:?}");
+        }
+        assert_eq!(report.announcements[0].sent, 666, "others announce theirs");
+        // All refused, which fills the receive buffer with errors.
+        let multicast = |number: u32| Step::AddAddress(address("x", &format!("ff0e::{:x}/128", number + 1)));
+        let steps: Vec<_> = (0..1000).map(multicast).collect();
+        let report = apply(&mut host, steps);
+        let reasons: BTreeSet<_> = report.refused().map(|(_, reason)| reason).collect();
+        assert_eq!((report.refused().count(), reasons.len()), (1000, 1), "{reasons:?}");
+        assert_eq!(host.observe(&State::default()).expect("a working kernel").addresses.len(), 666);
+    });
+}
+
+#[test]
+fn a_dump_is_whole_while_others_change_addresses() {
+    let namespace = pair();
+    namespace.run(|| {
+        let steps: Vec<_> = (0..500_u32)
+            .map(|number| Step::AddAddress(address("x", &format!("10.0.{}.{}/32", number / 200, number % 200 + 1))))
+            .collect();
+        apply(&mut host(), steps);
+        let batch: String =
+            (0..2000).map(|n| format!("address {} 10.9.9.9/32 dev y\n", ["add", "del"][n % 2])).collect();
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), batch).expect("a temporary file");
+        let mut other = std::process::Command::new("ip").arg("-batch").arg(file.path()).spawn().expect("ip");
+        let mut host = host();
+        while other.try_wait().expect("our child").is_none() {
+            assert_eq!(host.observe(&State::default()).expect("a whole dump").addresses.len(), 500);
+        }
+    });
+}
+
+#[test]
 fn facts_tell_foreign_addresses_from_ours() {
     pair().run(|| {
         ip("address add 172.16.1.1/24 dev x");
         ip("route add default via 172.16.1.254 src 172.16.1.1 metric 5");
+        ip("route add 10.7.0.0/16 nexthop via 172.16.1.254 dev x nexthop via 172.16.1.253 dev x");
         let mut host = host();
         apply(
             &mut host,
@@ -268,6 +313,8 @@ fn facts_tell_foreign_addresses_from_ours() {
         assert!(v4.iter().all(|found| found.ours == (found.net.prefix_len() == 32)), "{v4:?}");
         assert!(facts.links["lo"].loopback);
         let default = facts.routes.iter().find(|route| route.to.prefix_len() == 0).expect("the default route");
+        let spread = facts.routes.iter().find(|route| route.to == "10.7.0.0/16".parse().expect("a prefix"));
+        assert_eq!(spread.expect("it is there").via, Some("172.16.1.254".parse().expect("an address")));
         assert_eq!((default.metric, default.link.as_str()), (5, "x"));
         assert_eq!(default.source, Some("172.16.1.1".parse().expect("an address")));
         assert!(!facts.routes.iter().any(|route| route.to == "10.1.0.0/16".parse().expect("a prefix")), "ours is not");
