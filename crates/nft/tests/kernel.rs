@@ -276,3 +276,29 @@ fn without_privilege_the_error_says_what_is_missing() {
     let mut unprivileged = Socket::open().unwrap();
     assert!(matches!(unprivileged.generation(), Err(DumpError::Permission)));
 }
+
+/// Random rulesets go in and come back, and one becomes the other.
+#[test]
+fn the_kernel_gives_back_random_rulesets() {
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
+    let socket = std::cell::RefCell::new(fresh_namespace());
+    let ids = [TableId::inet("one"), TableId::inet("two")];
+    let mut runner = TestRunner::new(Config { cases: 100, failure_persistence: None, ..Config::default() });
+    let pairs = (samples::arbitrary::ruleset(), samples::arbitrary::ruleset());
+    let result = runner.run(&pairs, |(one, two)| {
+        let mut socket = socket.borrow_mut();
+        let mut current = socket.dump(&ids).unwrap();
+        for next in [Ruleset::default(), one, two] {
+            let changes = between(&current, &next);
+            let refused = |error: CommitError| TestCaseError::fail(format!("{error}\n{current}\n{next}"));
+            commit(&mut socket, &changes).map_err(refused)?;
+            let found = socket.dump(&ids).unwrap();
+            prop_assert_eq!(found.to_string(), next.to_string());
+            prop_assert_eq!(&found, &next);
+            current = next;
+        }
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+}

@@ -1,5 +1,7 @@
 //! Rulesets that several tests use.
 
+pub(crate) mod arbitrary;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

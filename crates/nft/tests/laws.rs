@@ -1,0 +1,166 @@
+//! What holds for every ruleset.
+
+#[allow(dead_code)]
+mod samples;
+
+use headgate_nft::wire::{decode_rule, encode_rule};
+use headgate_nft::*;
+use proptest::prelude::*;
+use samples::arbitrary::ruleset;
+
+/// Refuses what the kernel would refuse besides: deleting what something refers to, and referring to nothing.
+fn is_legal(ruleset: &Ruleset, change: &Change) -> Result<(), String> {
+    let refers = |table: &TableId, wanted: Reference<'_>, except: Option<&str>| {
+        let table = &ruleset.tables[table];
+        let mut found = false;
+        for (_, chain) in table.chains.iter().filter(|(name, _)| Some(&***name) != except) {
+            for statement in chain.rules.iter().flat_map(|rule| &rule.statements) {
+                statement.references(&mut |reference| found |= reference == wanted);
+            }
+        }
+        let verdicts = table.sets.values().flat_map(|set| set.elements.values()).filter_map(|one| one.data.as_ref());
+        found | verdicts.into_iter().any(|data| points_to(data) == Some(wanted))
+    };
+    let exists = |table: &TableId, reference: Reference<'_>| match reference {
+        Reference::Set(name) => ruleset.tables[table].sets.contains_key(name),
+        Reference::Chain(name) => ruleset.tables[table].chains.contains_key(name),
+    };
+    let legal = match change {
+        Change::DeleteSet { table, set } => !refers(table, Reference::Set(set), None),
+        Change::DeleteChain { table, chain } => !refers(table, Reference::Chain(chain), Some(chain)),
+        Change::AddRule { table, rule, .. } => {
+            let mut all = true;
+            for statement in &rule.statements {
+                statement.references(&mut |reference| all &= exists(table, reference));
+            }
+            all
+        }
+        Change::AddElements { table, elements, .. } => elements
+            .iter()
+            .filter_map(|(_, element)| element.data.as_ref().and_then(points_to))
+            .all(|reference| exists(table, reference)),
+        _ => true,
+    };
+    if legal { Ok(()) } else { Err(change.to_string()) }
+}
+
+fn points_to(data: &Data) -> Option<Reference<'_>> {
+    match data {
+        Data::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) => Some(Reference::Chain(chain)),
+        _ => None,
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_changes_between_equals(ruleset in ruleset()) {
+        prop_assert_eq!(between(&ruleset, &ruleset), []);
+    }
+
+    #[test]
+    fn changes_lead_there_and_each_is_legal(a in ruleset(), b in ruleset()) {
+        for (from, to) in [(&a, &b), (&b, &a), (&Ruleset::default(), &a), (&a, &Ruleset::default())] {
+            let mut current = from.clone();
+            for change in between(from, to) {
+                is_legal(&current, &change).map_err(TestCaseError::fail)?;
+                current.apply(&[change]).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            }
+            prop_assert_eq!(&current, to);
+        }
+    }
+
+    #[test]
+    fn a_rule_comes_back_from_its_encoding(ruleset in ruleset()) {
+        for table in ruleset.tables.values() {
+            for rule in table.chains.values().flat_map(|chain| &chain.rules) {
+                prop_assert_eq!(&decode_rule(&encode_rule(rule), &table.sets), rule);
+            }
+        }
+    }
+
+    #[test]
+    fn broken_encodings_are_read_without_harm(
+        ruleset in ruleset(),
+        place in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        noise in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        decode_rule(&noise, &Default::default());
+        for table in ruleset.tables.values() {
+            for rule in table.chains.values().flat_map(|chain| &chain.rules) {
+                let mut bytes = encode_rule(rule);
+                let at = place.index(bytes.len());
+                bytes[at] = byte;
+                decode_rule(&bytes, &table.sets);
+                bytes.truncate(at);
+                decode_rule(&bytes, &table.sets);
+            }
+        }
+    }
+
+    #[test]
+    fn merging_fragments_gives_the_whole(a in ruleset()) {
+        // Each chain and each element in a fragment of its own.
+        let mut whole = Ruleset::default();
+        for (id, table) in &a.tables {
+            for (name, set) in &table.sets {
+                let mut fragments = vec![set.without_elements()];
+                fragments.extend(set.elements.iter().map(|(key, element)| Set {
+                    elements: [(key.clone(), element.clone())].into(),
+                    ..set.without_elements()
+                }));
+                for fragment in fragments {
+                    let table = Table { sets: [(name.clone(), fragment)].into(), ..Table::default() };
+                    whole.merge(Ruleset { tables: [(id.clone(), table)].into() });
+                }
+            }
+            for (name, chain) in &table.chains {
+                let table = Table { chains: [(name.clone(), chain.clone())].into(), ..Table::default() };
+                whole.merge(Ruleset { tables: [(id.clone(), table)].into() });
+            }
+        }
+        prop_assert_eq!(whole, a);
+    }
+}
+
+#[test]
+fn the_change_of_one_backend_is_two_messages() {
+    let old = samples::product();
+    let mut new = old.clone();
+    let table = new.tables.values_mut().next().unwrap();
+    let element = table.sets.get_mut("targets4").unwrap().elements.values_mut().next().unwrap();
+    element.data = samples::value(&[10, 2, 0, 99, 0, 80, 0, 0]);
+    let changes = between(&old, &new);
+    let text: Vec<String> = changes.iter().map(Change::to_string).collect();
+    assert_eq!(
+        text,
+        [
+            "delete element inet hgtest targets4 { 0x48000001 }",
+            "add element inet hgtest targets4 { 0x48000001 comment \"web/b1\" : 10.2.0.99 . 80 }"
+        ]
+    );
+    assert_eq!(Batch::new(&changes, Some(7)).messages(), 2);
+}
+
+#[test]
+fn fragments_change_only_what_they_hold() {
+    let old = samples::product();
+    let fragment = |with_chain: bool| {
+        let mut fragment = Ruleset::default();
+        let table = fragment.tables.entry(TableId::inet("hgtest")).or_default();
+        let whole = &old.tables[&TableId::inet("hgtest")];
+        let mut services = whole.sets["services4"].clone();
+        services.elements.retain(|_, element| with_chain && element.data == samples::to_chain("farm-off"));
+        table.sets.insert(samples::name("services4"), services);
+        if with_chain {
+            table.chains.insert(samples::name("farm-off"), whole.chains["farm-off"].clone());
+        }
+        fragment
+    };
+    let changes = between(&fragment(true), &fragment(false));
+    let mut new = old.clone();
+    new.apply(&changes).unwrap();
+    assert_eq!(changes.len(), 2);
+    new.apply(&between(&fragment(false), &fragment(true))).unwrap();
+    assert_eq!(new, old);
+}

@@ -1,0 +1,307 @@
+//! Random rulesets that a kernel accepts: chains `l*` are jumped to and jump nowhere; sets `s*` have any shape; everything
+//! has few names, so that two random rulesets have much to change between them.
+
+use std::collections::BTreeMap;
+
+use headgate_nft::*;
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::{base, bytes, chain, name};
+
+/// Number generators and hashes: `offset + modulus` fits 32 bits, or the kernel says EOVERFLOW.
+fn span() -> impl Strategy<Value = (u32, u32)> {
+    (1..=u32::from(u16::MAX), 0..=0xfff0_0000u32)
+}
+
+fn blob(length: usize) -> BoxedStrategy<Bytes> {
+    vec(any::<u8>(), length).prop_map(|blob| bytes(&blob)).boxed()
+}
+
+fn datatype() -> impl Strategy<Value = Datatype> {
+    use Datatype::*;
+    select(vec![Ipv4Addr, Ipv6Addr, InetProto, InetService, Mark, IfIndex, IfName, EtherAddr])
+}
+
+fn comment() -> impl Strategy<Value = Option<std::sync::Arc<str>>> {
+    proptest::option::weighted(0.3, "[a-z/é ']{0,40}".prop_map(|text| name(&text)))
+}
+
+fn verdict(leaves: usize) -> impl Strategy<Value = Verdict> {
+    let leaf = move || (0..leaves).prop_map(|leaf| name(&format!("l{leaf}")));
+    prop_oneof![
+        Just(Verdict::Accept),
+        Just(Verdict::Drop),
+        Just(Verdict::Return),
+        leaf().prop_map(Verdict::Goto),
+        leaf().prop_map(Verdict::Jump),
+    ]
+}
+
+/// Bytes for a concatenation: padding is zero, as the kernel keeps it.
+fn key_bytes(types: &[Datatype], blob: &[u8]) -> Vec<u8> {
+    let mut blob = blob.iter().cycle();
+    let mut out = Vec::new();
+    for datatype in types {
+        out.extend(blob.by_ref().take(datatype.bytes()));
+        if types.len() > 1 {
+            out.resize(out.len().next_multiple_of(4), 0);
+        }
+    }
+    out
+}
+
+/// Definition of a set without elements.
+fn definition() -> impl Strategy<Value = Set> {
+    let data = prop_oneof![
+        Just(None),
+        Just(Some(SetData::Verdict)),
+        vec(datatype(), 1..3).prop_map(|types| Some(SetData::Value(types))),
+    ];
+    let size = proptest::option::of(select(vec![256u32, 1024]));
+    (vec(datatype(), 1..4), data, 0..4, size, any::<bool>()).prop_map(|(key, data, kind, size, timeout)| {
+        let verdicts = data == Some(SetData::Verdict);
+        let dynamic = kind == 2 && !verdicts;
+        Set {
+            // Ranges compare bytes, so what is in host order has no ranges of a single field.
+            interval: kind == 1,
+            dynamic,
+            timeout_ms: (timeout && dynamic).then_some(3_600_000),
+            key,
+            data,
+            size,
+            elements: BTreeMap::new(),
+        }
+    })
+}
+
+fn data(data: Option<&SetData>, leaves: usize) -> BoxedStrategy<Option<Data>> {
+    match data.cloned() {
+        None => Just(None).boxed(),
+        Some(SetData::Verdict) => verdict(leaves).prop_map(|verdict| Some(Data::Verdict(verdict))).boxed(),
+        Some(SetData::Value(types)) => {
+            let value = vec(any::<u8>(), 64).prop_map(move |blob| Some(Data::Value(key_bytes(&types, &blob).into())));
+            value.boxed()
+        }
+    }
+}
+
+fn filled(set: Set, leaves: usize) -> BoxedStrategy<Set> {
+    if set.dynamic {
+        return Just(set).boxed();
+    }
+    let element = (vec(any::<u8>(), 64), data(set.data.as_ref(), leaves), comment(), any::<bool>());
+    vec(element, 0..12)
+        .prop_map(move |elements| {
+            let mut set = set.clone();
+            for (index, (blob, data, comment, ranged)) in elements.into_iter().enumerate() {
+                let key = key(&set, index as u8, &blob, ranged);
+                set.elements.insert(key, Element { data, comment });
+            }
+            set
+        })
+        .boxed()
+}
+
+/// Ranges of different elements are apart by their first byte.
+fn key(set: &Set, index: u8, blob: &[u8], ranged: bool) -> Key {
+    let mut start = key_bytes(&set.key, blob);
+    if !set.interval {
+        return Key { start: start.into(), end: None };
+    }
+    start[0] = index * 20;
+    let mut end = start.clone();
+    if ranged {
+        // The last byte of the first field; a single byte stays below the next element's.
+        let last = set.key[0].bytes() - 1;
+        end[last] = if last == 0 { start[0] + 5 } else { 0xff };
+    }
+    let end = (end != start).then(|| end.into());
+    Key { start: start.into(), end }
+}
+
+/// A value of so many bytes.
+fn value(width: usize) -> BoxedStrategy<Value> {
+    use Field::*;
+    let fields: Vec<Field> = match width {
+        1 => vec![Nfproto, L4proto],
+        2 => vec![Sport, Dport],
+        4 => vec![Mark, Iif, CtMark, CtState, Ip4Saddr, Ip4Daddr],
+        16 => vec![Ip6Saddr, Ip6Daddr],
+        _ => return blob(width).prop_map(Value::Constant).boxed(),
+    };
+    let field = select(fields).prop_map(Value::Field);
+    let masked = (field.clone(), blob(width)).prop_map(|(field, mask)| Value::And(Box::new(field), mask));
+    let plain = prop_oneof![4 => field, 1 => blob(width).prop_map(Value::Constant), 1 => masked];
+    if width != 4 {
+        return plain.boxed();
+    }
+    let numgen = (any::<bool>(), span())
+        .prop_map(|(random, (modulus, offset))| Value::Numgen(Numgen { random, modulus, offset }));
+    let hash = (prop_oneof![value(1), value(2), value(16), flow_key()], span(), any::<u32>())
+        .prop_map(|(key, (modulus, offset), seed)| Value::Jhash { key: Box::new(key), modulus, seed, offset });
+    prop_oneof![4 => plain, 1 => numgen, 1 => hash].boxed()
+}
+
+/// What a hash usually takes.
+fn flow_key() -> BoxedStrategy<Value> {
+    let addresses = select(vec![Field::Ip4Saddr, Field::Ip6Saddr]);
+    addresses.prop_map(|address| Value::Concat(vec![Value::Field(address), Value::Field(Field::Sport)])).boxed()
+}
+
+/// A value with the shape of a set's key.
+fn key_value(types: &[Datatype]) -> BoxedStrategy<Value> {
+    match types {
+        [one] => value(one.bytes()),
+        many => many.iter().map(|one| value(one.bytes())).collect::<Vec<_>>().prop_map(Value::Concat).boxed(),
+    }
+}
+
+fn comparison() -> impl Strategy<Value = Statement> {
+    let operator = || select(vec![Operator::Equal, Operator::NotEqual]);
+    select(vec![1usize, 2, 4, 16]).prop_flat_map(move |width| {
+        (value(width), operator(), blob(width)).prop_map(|(value, operator, constant)| Statement::Match {
+            value,
+            operator,
+            constant,
+        })
+    })
+}
+
+type Sets = BTreeMap<std::sync::Arc<str>, Set>;
+
+/// A map with data of this width, looked into; else any value.
+fn mapped(sets: &Sets, width: usize) -> BoxedStrategy<Value> {
+    let maps: Vec<_> = sets
+        .iter()
+        .filter(|(_, set)| matches!(&set.data, Some(SetData::Value(types)) if model::width(types) == width))
+        .map(|(name, set)| {
+            let name = name.clone();
+            key_value(&set.key).prop_map(move |key| Value::Map { key: Box::new(key), map: name.clone() })
+        })
+        .collect();
+    let mut choices = vec![value(width)];
+    choices.extend(maps.into_iter().map(Strategy::boxed));
+    proptest::strategy::Union::new(choices).boxed()
+}
+
+/// Statements that any chain may have; those that decide where to go on come last in their rule.
+fn statement(sets: &Sets) -> BoxedStrategy<Statement> {
+    let target = select(vec![Target::CtMark, Target::Mark]);
+    let set = (target, mapped(sets, 4)).prop_map(|(target, value)| Statement::Set { target, value });
+    let mut choices = vec![comparison().boxed(), set.boxed(), Just(Statement::Counter).boxed()];
+    for (name, set) in sets.iter().filter(|(_, set)| set.data.is_none()) {
+        let name = name.clone();
+        let lookup = (key_value(&set.key), any::<bool>()).prop_map(move |(value, invert)| Statement::InSet {
+            value,
+            set: name.clone(),
+            invert,
+        });
+        choices.push(lookup.boxed());
+    }
+    proptest::strategy::Union::new(choices).boxed()
+}
+
+/// The last statement of a rule of a chain that may jump.
+fn decision(sets: &Sets, leaves: usize) -> BoxedStrategy<Statement> {
+    let mut choices = vec![verdict(leaves).prop_map(Statement::Verdict).boxed()];
+    for (name, set) in sets.iter().filter(|(_, set)| set.data == Some(SetData::Verdict)) {
+        let name = name.clone();
+        let lookup = key_value(&set.key).prop_map(move |key| Statement::VerdictMap { key, map: name.clone() });
+        choices.push(lookup.boxed());
+    }
+    proptest::strategy::Union::new(choices).boxed()
+}
+
+/// Translation in `kind`'s chain.
+fn translation(sets: &Sets, kind: NatKind) -> BoxedStrategy<Statement> {
+    let to = |ipv6: bool| {
+        let (address, data) = if ipv6 { (16, Datatype::Ipv6Addr) } else { (4, Datatype::Ipv4Addr) };
+        let both = (value(address), value(2)).prop_map(|(address, port)| Value::Concat(vec![address, port]));
+        let types = [data, Datatype::InetService];
+        let sets: Sets = sets
+            .iter()
+            .filter(|(_, set)| matches!(&set.data, Some(SetData::Value(one)) if one == &types))
+            .map(|(name, set)| (name.clone(), set.clone()))
+            .collect();
+        let alone = value(address).prop_map(|to| (to, false));
+        let pair = if sets.is_empty() { both.boxed() } else { mapped_only(&sets) };
+        prop_oneof![alone, pair.prop_map(|to| (to, true))]
+    };
+    let any_family = prop_oneof![to(false).prop_map(|to| (false, to)), to(true).prop_map(|to| (true, to))];
+    (any_family, any::<bool>())
+        .prop_map(move |((ipv6, (to, port)), fully_random)| Statement::Nat(Nat { kind, ipv6, to, port, fully_random }))
+        .boxed()
+}
+
+fn mapped_only(sets: &Sets) -> BoxedStrategy<Value> {
+    let (name, set) = sets.iter().next().expect("the caller has seen one");
+    let name = name.clone();
+    key_value(&set.key).prop_map(move |key| Value::Map { key: Box::new(key), map: name.clone() }).boxed()
+}
+
+fn rules(body: BoxedStrategy<Statement>, last: BoxedStrategy<Statement>) -> BoxedStrategy<Vec<Rule>> {
+    let rule = (vec(body, 0..4), proptest::option::of(last), comment());
+    let rule = rule.prop_map(|(mut statements, last, comment)| {
+        statements.extend(last);
+        Rule { statements, comment }
+    });
+    vec(rule, 0..4).boxed()
+}
+
+fn chains(sets: &Sets, leaves: usize) -> BoxedStrategy<BTreeMap<std::sync::Arc<str>, Chain>> {
+    let leaf = || Just(Statement::Verdict(Verdict::Return)).boxed();
+    let refusal = select(vec![
+        Statement::Notrack,
+        Statement::Reject(Reject::PortUnreachable),
+        Statement::Reject(Reject::TcpReset),
+    ]);
+    let raw = prop_oneof![3 => decision(sets, leaves), 1 => refusal].boxed();
+    let middle = vec(rules(statement(sets), decision(sets, leaves)), 0..3);
+    (
+        vec(rules(statement(sets), leaf()), leaves),
+        middle,
+        rules(statement(sets), raw),
+        rules(statement(sets), translation(sets, NatKind::Destination)),
+        rules(statement(sets), translation(sets, NatKind::Source)),
+        (-310..-290i32, any::<Index>()),
+    )
+        .prop_map(|(leaves, middles, raw, before, after, (priority, absent))| {
+            let mut chains = BTreeMap::new();
+            chains.extend(leaves.into_iter().enumerate().map(|(n, rules)| (name(&format!("l{n}")), chain(rules))));
+            chains.extend(middles.into_iter().enumerate().map(|(n, rules)| (name(&format!("m{n}")), chain(rules))));
+            let bases = [
+                ("raw", base(ChainKind::Filter, Hook::Prerouting, priority, raw)),
+                ("before", base(ChainKind::Nat, Hook::Prerouting, -100, before)),
+                ("after", base(ChainKind::Nat, Hook::Postrouting, 100, after)),
+            ];
+            let absent = absent.index(4);
+            let bases = bases.into_iter().enumerate().filter(|(n, _)| *n != absent);
+            chains.extend(bases.map(|(_, (chain, value))| (name(chain), value)));
+            chains
+        })
+        .boxed()
+}
+
+fn table() -> impl Strategy<Value = Table> {
+    let sets = btree_map((0..5u8).prop_map(|n| name(&format!("s{n}"))), definition(), 0..5);
+    (sets, 1..4usize).prop_flat_map(|(definitions, leaves)| {
+        let sets: Vec<_> =
+            definitions.iter().map(|(name, set)| (Just(name.clone()), filled(set.clone(), leaves))).collect();
+        (sets, chains(&definitions, leaves)).prop_map(|(sets, chains)| Table {
+            dormant: false,
+            sets: sets.into_iter().collect(),
+            chains,
+        })
+    })
+}
+
+/// One or two tables.
+pub(crate) fn ruleset() -> impl Strategy<Value = Ruleset> {
+    (table(), proptest::option::weighted(0.3, table())).prop_map(|(one, two)| {
+        let mut tables = BTreeMap::from([(TableId::inet("one"), one)]);
+        tables.extend(two.map(|two| (TableId::inet("two"), two)));
+        Ruleset { tables }
+    })
+}
