@@ -9,10 +9,14 @@ use std::time::Duration;
 mod farm;
 mod form;
 mod host;
+mod json;
 mod profile;
+mod reference;
 mod walk;
 
 pub(crate) use form::{Form, interface_address, kernel_name, mac, pci, prefix, socket, status};
+pub use json::json_schema;
+pub use reference::reference;
 pub(crate) use walk::{closest, walk};
 
 use crate::model::Word;
@@ -23,7 +27,6 @@ pub(crate) struct Key {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     pub(crate) preset: Preset,
-    #[expect(dead_code, reason = "for the reference page")]
     pub(crate) doc: &'static str,
 }
 

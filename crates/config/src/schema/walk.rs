@@ -29,7 +29,7 @@ fn unknown(entry: &Entry, keys: &'static [Key], problems: &mut Collector) {
     problems.push(report.help(help));
 }
 
-fn value(node: &Node, kind: &'static Kind, name: &str, problems: &mut Collector) {
+pub(super) fn value(node: &Node, kind: &'static Kind, name: &str, problems: &mut Collector) {
     match (kind, &node.value) {
         (Kind::Boolean, Value::Boolean(_)) => {}
         (Kind::Integer(min, max), Value::Integer(number)) if (min..=max).contains(&number) => {}
