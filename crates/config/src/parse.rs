@@ -114,19 +114,31 @@ impl Builder<'_> {
     }
 
     fn describe(&self, error: &ParseError) -> SyntaxError {
-        let mut message = error.description().to_owned();
+        let place = error.unexpected().or(error.context()).unwrap_or_default();
+        let first = error.context().filter(|_| error.description() == DUPLICATE).map(|range| self.span(range));
+        SyntaxError { message: self.message(error, place), span: self.span(place), first }
+    }
+
+    fn message(&self, error: &ParseError, place: Range) -> String {
+        let text = self.source.input().get(place.start()..place.end()).unwrap_or_default();
+        if error.description() == "string values must be quoted" {
+            return match text {
+                "" => "the value is missing".to_owned(),
+                text => format!("a text needs quotes: {text:?}"),
+            };
+        }
+        // TOML's names for the kinds of strings mean little to people.
+        let mut message = error.description().replace("basic string", "text").replace("literal string", "text");
         for (at, expected) in error.expected().unwrap_or_default().iter().enumerate() {
             message.push_str(if at == 0 { ", expected " } else { " or " });
             match expected {
                 Expected::Literal("\n") => message.push_str("the end of the line"),
-                Expected::Literal(text) => message.push_str(&format!("`{}`", text.escape_debug())),
+                Expected::Literal(text) => message.push_str(&format!("`{text}`")),
                 Expected::Description(text) => message.push_str(text),
                 _ => message.push_str("something else"),
             }
         }
-        let place = error.unexpected().or(error.context()).unwrap_or_default();
-        let first = error.context().filter(|_| error.description() == DUPLICATE).map(|range| self.span(range));
-        SyntaxError { message, span: self.span(place), first }
+        message
     }
 
     fn finish_section(&mut self, errors: &mut dyn ErrorSink) {

@@ -115,7 +115,7 @@ fn scheduler(checker: &mut Checker<'_>, fields: Fields<'_>, backends: usize) -> 
         checker.push(Report::error(fields.span_of("slots"), message).help(format!("the next prime is {next}")));
     }
     if hashes && (slots as usize) < backends {
-        let message = format!("{slots} slots are too few for {backends} backends");
+        let message = format!("slots = {slots} is too few for {backends} backends");
         checker
             .push(Report::error(fields.span_of("slots"), message).help("a hundred for each backend spread them well"));
     }
@@ -164,11 +164,16 @@ fn policies(checker: &mut Checker<'_>, fields: Fields<'_>, known: &BTreeMap<Poli
     list
 }
 
+/// So many names fit into a line of help.
+const KNOWN_MAX: usize = 8;
+
 /// A name that nothing has.
 pub(super) fn unknown<'n>(what: &str, name: &str, span: Span, known: impl Iterator<Item = &'n str>) -> Report {
+    let known: Vec<&str> = known.collect();
     let report = Report::error(span, format!("there is no {what} {name}"));
-    match closest(name, known) {
+    match closest(name, known.iter().copied()) {
         Some(close) => report.help(format!("did you mean {close}?")),
+        None if (1..=KNOWN_MAX).contains(&known.len()) => report.help(format!("there is {}", known.join(", "))),
         None => report,
     }
 }
@@ -222,7 +227,7 @@ fn dsr(checker: &mut Checker<'_>, fields: Fields<'_>) -> Dsr {
     let via = fields.word("via").unwrap_or(DsrVia::L2);
     if via != DsrVia::L2 {
         let message = format!("with dsr via {}, nft 1.0.6 aborts on `nft list ruleset`", via.word());
-        let help = "nft 1.1 and later list it; the tunnel's objects live in a table of their own";
+        let help = "forwarding works; list our tables by name, as in `nft list table inet headgate`";
         checker.push(Report::warning(fields.span_of("via"), message).help(help));
     }
     Dsr { via, interface: fields.text("interface").map(str::to_owned) }
@@ -274,7 +279,7 @@ fn families(checker: &mut Checker<'_>, fields: Fields<'_>, listen: &[(Listen, Sp
         checker.missing(
             fields,
             &format!("farm {} has no backends", farm.name),
-            "[farms.NAME.backends.b1] with an address",
+            &format!("[farms.{}.backends.b1] with an address", farm.name),
         );
         return;
     }

@@ -108,6 +108,11 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Whether the key is absent or its text reads: a follow-up of a value that was refused helps nobody.
+    pub(super) fn reads(self, name: &str, reads: impl Fn(&str) -> bool) -> bool {
+        !self.has(name) || self.written_text(name).is_some_and(reads)
+    }
+
     pub(super) fn word<W: Word>(self, name: &str) -> Option<W> {
         self.read(name, W::from_word)
     }

@@ -8,7 +8,7 @@ use crate::diagnostic::Report;
 use crate::model::{Health, HealthCheck, HealthTls, HealthType, Word};
 use crate::schema::status;
 use crate::tree::Value;
-use crate::types::parse_address;
+use crate::types::{duration, parse_address};
 
 /// Keys that belong to some types only.
 const OWN: &[(&str, &[HealthType])] = &[
@@ -33,7 +33,8 @@ pub(super) fn health(checker: &mut Checker<'_>, fields: Fields<'_>) -> Option<He
     foreign_keys(checker, fields, kind);
     let interval = fields.duration("interval").unwrap_or_default();
     let timeout = fields.duration("timeout").unwrap_or_default();
-    if timeout > interval {
+    let both_read = ["interval", "timeout"].into_iter().all(|key| fields.reads(key, |text| duration(text).is_ok()));
+    if both_read && timeout > interval {
         let key = if fields.has("timeout") { "timeout" } else { "interval" };
         let message = "timeout is longer than interval: probes would pile up";
         let mut report = Report::error(fields.span_of(key), message).help("timeout may be as long as interval");

@@ -60,7 +60,7 @@ pub(super) fn program(checker: &mut Checker<'_>, fields: Fields<'_>, command: &[
     match (command.first(), fields.texts("command").first()) {
         (Some(program), Some(&(_, span))) if !program.starts_with('/') => {
             let report = Report::error(span, format!("{program:?} is not an absolute path"));
-            checker.push(report.help("as in \"/usr/sbin/dropbear\""));
+            checker.push(report.help("as in \"/usr/lib/headgate/check\""));
         }
         (None, _) => {
             let report = Report::error(fields.span_of("command"), missing);

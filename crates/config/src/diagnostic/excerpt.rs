@@ -61,7 +61,7 @@ impl Excerpt {
         if cut {
             text.push('…');
         } else {
-            text.truncate(text.trim_end().len().max(0));
+            text.truncate(text.trim_end().len());
         }
         Self { text, start: caret.0, width: caret.1.saturating_sub(caret.0).max(1) }
     }

@@ -48,7 +48,8 @@ pub(super) fn value(node: &Node, kind: &'static Kind, name: &str, problems: &mut
         }
         (Kind::OneOrMore(inner), _) if inner.takes(&node.value) => value(node, inner, name, problems),
         (Kind::Either(kinds), found) if kinds.iter().any(|kind| kind.takes(found)) => {
-            kinds.iter().filter(|kind| kind.takes(found)).take(1).for_each(|kind| value(node, kind, name, problems));
+            let fits = kinds.iter().filter(|kind| kind.takes(found));
+            fits.take(1).for_each(|kind| value(node, kind, name, problems));
         }
         (Kind::Table(_, keys), Value::Table(table)) => walk(table, keys, problems),
         (Kind::Named(what, keys), Value::Table(table)) => named(table, what, keys, problems),
@@ -73,9 +74,11 @@ fn word(node: &Node, words: Vec<&'static str>, text: &str, name: &str, problems:
     if words.contains(&text) {
         return;
     }
-    let list = words.join(", ");
+    // The one word stands beside a number.
+    let list = if words.len() == 1 { format!("an integer or {:?}", words[0]) } else { words.join(", ") };
     let help = match closest(text, words.iter().copied()) {
         Some(close) => format!("did you mean {close:?}? One of {list}"),
+        None if words.len() == 1 => list,
         None => format!("one of {list}"),
     };
     problems.push(Report::error(node.span, format!("{text:?} is no value of {name}")).help(help));
@@ -188,6 +191,9 @@ pub(crate) fn closest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>)
         return None;
     }
     let word = word.to_ascii_lowercase().replace('_', "-");
+    if word.len() < 3 {
+        return None;
+    }
     let limit = (word.chars().count() / 3).clamp(1, 3);
     candidates
         .filter(|candidate| candidate.len().abs_diff(word.len()) <= limit)
