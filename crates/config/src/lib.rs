@@ -1,8 +1,8 @@
 //! Configuration: from text to checked values.
 //!
-//! The way of one value: [`source`] finds the files in their order and reads them, [`parse`] turns each into a tree that
+//! The way of one value: [`source`] finds the files in their order and reads them, `parse` turns each into a tree that
 //! remembers where everything was written, [`document`] merges the trees, [`schema`] (the one table of keys) refuses what is
-//! unknown or out of bounds, and [`check`] turns the merged tree into a [`Config`]. Every step goes on after an error and leaves
+//! unknown or out of bounds, and `check` turns the merged tree into a [`Config`]. Every step goes on after an error and leaves
 //! a [`Diagnostic`], so that one run shows all mistakes of all files. [`profile`] reads the hardware profiles by the same steps.
 //!
 //! Nothing here touches the kernel; only `source` reads the disk, and nothing writes it.

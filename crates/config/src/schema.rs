@@ -1,7 +1,7 @@
 //! The table of every key: its type, default, bounds and meaning.
 //!
 //! The only list of keys there is. Unknown keys, wrong types and values out of range are refused by walking a tree along it
-//! ([`walk`]); `docs/configuration.md` ([`reference`]) and `docs/headgate.schema.json` ([`json`]) are printed from it; merging
+//! (`walk`); `docs/configuration.md` ([`reference()`]) and `docs/headgate.schema.json` ([`json_schema`]) are printed from it; merging
 //! asks it which tables are values.
 
 use std::time::Duration;
