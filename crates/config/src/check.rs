@@ -35,6 +35,7 @@ pub(crate) fn check(document: &Document, problems: &mut Collector) -> Config {
         hardware: hardware::hardware(&mut checker, root.table("hardware")),
         network: network::network(&mut checker, root.table("network")),
         sysctl: system::sysctl(&mut checker, root.table("sysctl")),
+        sysctl_origins: system::sysctl_origins(&checker, root.table("sysctl")),
         api: system::api(&checker, root.maybe_table("api")),
         metrics: system::metrics(&checker, root.maybe_table("metrics")),
         services: service::services(&mut checker, root),

@@ -49,6 +49,8 @@ pub struct Config {
     pub network: Network,
     /// `[sysctl]`, by dotted name, in the order of the names.
     pub sysctl: BTreeMap<String, SysctlValue>,
+    /// Where each of them was written.
+    pub sysctl_origins: BTreeMap<String, Origin>,
     /// `[api]`, when present.
     pub api: Option<Api>,
     /// `[metrics]`, when present.

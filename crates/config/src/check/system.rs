@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::fields::Fields;
 use super::{Checker, hardware};
 use crate::diagnostic::Report;
-use crate::model::{Allow, Api, Config, InterfaceAddress, Metrics, SysctlValue, System};
+use crate::model::{Allow, Api, Config, InterfaceAddress, Metrics, Origin, SysctlValue, System};
 use crate::schema::socket;
 use crate::tree::Span;
 use crate::types::parse_address;
@@ -40,6 +40,11 @@ pub(super) fn sysctl(checker: &mut Checker<'_>, fields: Fields<'_>) -> BTreeMap<
         values.insert(entry.key.as_ref().to_owned(), value);
     }
     values
+}
+
+pub(super) fn sysctl_origins(checker: &Checker<'_>, fields: Fields<'_>) -> BTreeMap<String, Origin> {
+    let written = fields.written();
+    written.map(|entry| (entry.key.as_ref().to_owned(), checker.document.origin_at(entry.key_span))).collect()
 }
 
 fn listen(fields: Fields<'_>) -> Option<SocketAddr> {

@@ -248,7 +248,8 @@ impl Compiler<'_> {
                 SysctlValue::Set(value) => {
                     let (want, _) = sysctl::value(&path, value);
                     let why = "[sysctl] of the configuration".to_owned();
-                    self.knobs.put(Knob { path, want, at_least: false, why, origin: None });
+                    let origin = config.sysctl_origins.get(name).cloned();
+                    self.knobs.put(Knob { path, want, at_least: false, why, origin });
                 }
             }
         }
