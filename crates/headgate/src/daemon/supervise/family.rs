@@ -5,6 +5,7 @@
 //! supervisor is a subreaper (prctl(2)), and is ended when the supervisor shuts down.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -46,14 +47,15 @@ impl Family {
 
     /// The members that are alive now.
     pub(super) fn living(&mut self) -> Vec<Process> {
-        let all = match table::processes() {
-            Ok(all) => all,
-            Err(error) => {
-                // Out of descriptors, say. The groups can be signalled all the same.
-                tracing::error!(%error, "cannot list /proc: processes that left their group are not found");
-                return self.groups_alone();
-            }
-        };
+        self.members().unwrap_or_else(|error| {
+            // Out of descriptors, say. The groups can be signalled all the same.
+            tracing::error!(%error, "cannot read /proc: processes that left their group are not found");
+            self.groups_alone()
+        })
+    }
+
+    fn members(&mut self) -> io::Result<Vec<Process>> {
+        let all = table::processes()?;
         let me = std::process::id() as i32;
         let ancestors = ancestors(&all, me);
         let mut members: BTreeMap<i32, Process> = BTreeMap::new();
@@ -62,7 +64,7 @@ impl Family {
             let near = self.among == Among::Everyone || process.parent == me;
             if self.groups.contains(&process.group)
                 || self.known.get(&process.pid) == Some(&process.start)
-                || (near && !process.zombie && table::has_environment(process.pid, &self.mark))
+                || (near && !process.zombie && table::has_environment(process.pid, &self.mark)?)
             {
                 members.insert(process.pid, **process);
             }
@@ -79,7 +81,7 @@ impl Family {
             }
         }
         self.known.extend(members.values().map(|process| (process.pid, process.start)));
-        members.into_values().filter(|process| !process.zombie).collect()
+        Ok(members.into_values().filter(|process| !process.zombie).collect())
     }
 
     fn groups_alone(&self) -> Vec<Process> {

@@ -1,9 +1,11 @@
 //! Real processes: `sh`, `sleep`, `setsid`, `env`, `yes`.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
@@ -113,7 +115,10 @@ fn marked(directory: &Path) -> BTreeSet<i32> {
     use std::os::unix::fs::MetadataExt;
     let mark = format!("HEADGATE_SUPERVISED={:x}.{:x}/", metadata.dev(), metadata.ino());
     let all = table::processes().unwrap();
-    all.iter().filter(|process| !process.zombie && table::has_environment(process.pid, &mark)).map(|p| p.pid).collect()
+    all.iter()
+        .filter(|process| !process.zombie && table::has_environment(process.pid, &mark).unwrap())
+        .map(|p| p.pid)
+        .collect()
 }
 
 /// Living processes with this word on their command line.
@@ -204,6 +209,9 @@ async fn nothing_survives_a_stop() {
     let mut rig = Rig::new();
     let word = format!("1000.{}", std::process::id());
     let lost = format!("1001.{}", std::process::id());
+    // A process may call itself what it likes, for example nothing that is UTF-8.
+    let named = rig.file("\\377) Z 1");
+    std::os::unix::fs::symlink("/bin/sleep", rig.directory.path().join(OsStr::from_bytes(b"\xff) Z 1"))).unwrap();
     rig.apply(&[
         shell("group", &format!("sleep {word} & sleep {word} & (sleep {word} &) ; wait")),
         shell(
@@ -212,9 +220,11 @@ async fn nothing_survives_a_stop() {
         ),
         shell("bare", &format!("env -i setsid sh -c 'sleep {word} & wait' & exec sleep {word}")),
         shell("lost", &format!("(env -i setsid sleep {lost} &); exec sleep {word}")),
+        shell("nobody", &format!("(setsid setpriv --reuid=65534 --clear-groups sleep {word} &); exec sleep {word}")),
+        shell("named", &format!("setsid \"$(printf '{named}')\" {word} & wait")),
         shell("frozen", &format!("sleep {word} & kill -STOP $!; kill -STOP $$")),
     ]);
-    until("all of them run", || running(&word).len() >= 9 && running(&lost).len() == 1).await;
+    until("all of them run", || running(&word).len() >= 12 && running(&lost).len() == 1).await;
     rig.apply(&[]);
     until("they are stopped", || rig.supervisor.status().iter().all(|s| s.state == ServiceState::Stopped)).await;
     assert_eq!(running(&word), BTreeSet::new());
@@ -254,6 +264,102 @@ async fn who_ignores_sigterm_is_killed_after_the_stop_timeout() {
     assert_eq!(status.last_exit.as_deref(), Some("signal 9 (SIGKILL)"));
     assert_eq!(marked(rig.directory.path()), BTreeSet::new());
     rig.supervisor.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_multiplies_when_it_is_stopped_is_ended_all_the_same() {
+    let mut rig = Rig::new();
+    let word = format!("1005.{}", std::process::id());
+    let ready = rig.file("ready");
+    let script =
+        format!("trap '(setsid sleep {word} &); sleep {word} &' TERM; touch {ready}; while :; do sleep 0.01; done");
+    rig.apply(&[Service { stop_timeout: Duration::from_millis(200), ..shell("hydra", &script) }]);
+    until("the trap is set", || Path::new(&ready).exists()).await;
+    rig.supervisor.shutdown().await;
+    assert_eq!(running(&word), BTreeSet::new());
+    assert_eq!(marked(rig.directory.path()), BTreeSet::new());
+}
+
+#[tokio::test]
+async fn many_changes_of_mind_end_in_one_process() {
+    let mut rig = Rig::new();
+    let word = |round: usize| format!("100{}.{}", 6 + round % 2, std::process::id());
+    for round in 0..58 {
+        let service = service("fickle", &["/bin/sleep", &word(round)]);
+        if round % 7 == 3 {
+            rig.apply(&[])
+        } else {
+            rig.apply(&[service])
+        }
+        sleep(Duration::from_millis(round as u64 % 5 * 3)).await;
+    }
+    let alone = || running(&word(0)).is_empty() && running(&word(1)).len() == 1;
+    until("the last one wanted runs, and it alone", || alone() && rig.status("fickle").state == ServiceState::Up).await;
+    rig.supervisor.shutdown().await;
+    assert_eq!(running(&word(1)), BTreeSet::new());
+}
+
+#[tokio::test]
+async fn a_hundred_services_come_and_go() {
+    let mut rig = Rig::new();
+    let services: Vec<Service> =
+        (0..100).map(|number| service(&format!("s{number}"), &["/bin/sleep", "100"])).collect();
+    let start = Instant::now();
+    rig.apply(&services);
+    until("all of them run", || rig.supervisor.status().iter().all(|status| status.state == ServiceState::Up)).await;
+    rig.supervisor.shutdown().await;
+    assert_eq!(marked(rig.directory.path()), BTreeSet::new());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    println!("100 services came and went in {:?}", start.elapsed());
+}
+
+/// Not a test by itself: [`without_descriptors_a_service_fails_and_recovers`] runs it in a process with a limit of its own.
+#[tokio::test]
+async fn starved() {
+    if std::env::var_os("HEADGATE_TEST_STARVED").is_none() {
+        return;
+    }
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let mut rig = Rig::new();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let open = fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    rig.apply(&[service("s", &["/bin/sleep", "100"])]);
+    rig.reach("s", ServiceState::Up).await;
+    for spare in 0..8 {
+        setrlimit(Resource::RLIMIT_NOFILE, open + spare, hard).unwrap();
+        rig.apply(&[service("s", &["/bin/sleep", "100"]), service("t", &["/bin/sleep", "100"])]);
+        sleep(Duration::from_millis(300)).await;
+        let state = rig.status("t").state;
+        assert!(
+            matches!(state, ServiceState::Failed | ServiceState::Up),
+            "{state:?} with {spare} descriptors to spare"
+        );
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        rig.reach("t", ServiceState::Up).await;
+        // And stopped without a look at /proc.
+        setrlimit(Resource::RLIMIT_NOFILE, open + spare, hard).unwrap();
+        rig.apply(&[service("s", &["/bin/sleep", "100"])]);
+        sleep(Duration::from_millis(100)).await;
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        rig.reach("t", ServiceState::Stopped).await;
+    }
+    rig.supervisor.shutdown().await;
+    assert_eq!(marked(rig.directory.path()), BTreeSet::new());
+}
+
+#[test]
+fn without_descriptors_a_service_fails_and_recovers() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "daemon::supervise::tests::starved", "--nocapture"])
+        .env("HEADGATE_TEST_STARVED", "1")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[tokio::test]
