@@ -19,6 +19,11 @@ pub struct Document {
 }
 
 impl Document {
+    /// The texts that were merged, in their order.
+    pub fn texts(&self) -> impl Iterator<Item = (&std::path::Path, &str)> {
+        self.files.texts().map(|(file, text)| (self.files.path(file).as_path(), text))
+    }
+
     /// Parses and merges `files` in their order along `keys`. Syntax errors of all files go to `problems`.
     pub(crate) fn new(files: Files, keys: &'static [Key], problems: &mut Collector) -> Self {
         let mut root = Table::new(TableKind::Header);

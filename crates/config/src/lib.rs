@@ -73,6 +73,19 @@ pub fn load_files(paths: &[PathBuf]) -> Result<Loaded, Diagnostics> {
     finish(sources, problems)
 }
 
+/// Loads these texts in this order; a path is only the name that diagnostics show.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_texts(texts: &[(PathBuf, String)]) -> Result<Loaded, Diagnostics> {
+    let mut sources = Sources::default();
+    for (path, text) in texts {
+        sources.files.add(path.clone(), text.clone());
+        sources.uses.push(FileUse { path: path.clone(), layer: Layer::Given, fate: Fate::Used });
+    }
+    finish(sources, Collector::default())
+}
+
 fn finish(sources: Sources, mut problems: Collector) -> Result<Loaded, Diagnostics> {
     let Sources { files, uses } = sources;
     let document = Document::new(files, schema::ROOT, &mut problems);

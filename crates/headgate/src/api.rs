@@ -123,6 +123,9 @@ pub enum Keep {
 pub struct StepLine {
     /// As `headgate plan` prints it.
     pub step: String,
+    /// What it consists of, one thing a line: chains, maps, how many elements.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
     /// What became of it: `set`, `refused: …`; absent in a plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,

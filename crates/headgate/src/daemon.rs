@@ -1,6 +1,218 @@
-//! `headgated`: what it does is in [`crate`]; here are its parts.
+//! `headgated`: what it does is in [`crate`]; here are its parts, and how it begins and ends.
+//!
+//! It begins with the kernel and only then opens its socket and starts services: forwarding must not wait for anything. It
+//! ends without touching the kernel: traffic goes on.
 
+pub mod engine;
 pub mod notify;
 pub mod operator;
+pub mod server;
 pub mod store;
 pub mod supervise;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use headgate_host::lock::LockError;
+use headgate_host::root::RootError;
+use headgate_host::{Lock, Root};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use self::engine::{Engine, EngineError, Handle, Services, Started};
+use self::server::{Api, ListenError};
+use self::supervise::{Network, SuperviseError, Supervisor};
+use crate::exit::Exit;
+
+/// What marks a slot of the appliance as good.
+const MARK_GOOD: [&str; 2] = ["/usr/sbin/headgate-init", "mark-good"];
+/// How often the kernel is compared with what it should be.
+const WATCH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum DaemonError {
+    #[error("headgated runs already, {}", holder(*.0))]
+    Running(Option<i32>),
+    #[error(transparent)]
+    Lock(LockError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Supervise(#[from] SuperviseError),
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error("the system has no {0} left")]
+    System(&'static str, #[source] io::Error),
+}
+
+fn holder(pid: Option<i32>) -> String {
+    pid.map_or_else(|| "under a process id that it did not write down".to_owned(), |pid| format!("process {pid}"))
+}
+
+fn open(root: &Path) -> Result<Engine, DaemonError> {
+    let root = Root::new(root);
+    let lock = Lock::take(&root).map_err(|error| match error {
+        LockError::Held { pid, .. } => DaemonError::Running(pid),
+        other => DaemonError::Lock(other),
+    })?;
+    Ok(Engine::open(root, lock)?)
+}
+
+/// `headgated --once`: applies the configuration and leaves nothing behind but the kernel's state. Returns what to print.
+///
+/// # Errors
+/// [`DaemonError`].
+pub fn once(root: &Path) -> Result<(Exit, String), DaemonError> {
+    let Started { error, .. } = open(root)?.start();
+    Ok(match error {
+        None => (Exit::Good, String::new()),
+        Some(error) => (error.code().exit(), error.full()),
+    })
+}
+
+/// `headgated --flush`: takes everything of ours out of the kernel.
+///
+/// # Errors
+/// [`DaemonError`].
+pub fn flush(root: &Path) -> Result<String, DaemonError> {
+    let steps = open(root)?.flush()?;
+    Ok(steps.into_iter().map(|line| line.step + "\n").collect())
+}
+
+/// `headgated`: runs until SIGTERM.
+///
+/// # Errors
+/// [`DaemonError`]; a configuration that cannot be applied is none: then the daemon says so in `status`.
+pub fn run(root: &Path) -> Result<(), DaemonError> {
+    let mut engine = open(root)?;
+    let started = engine.start();
+    let state = Root::new(root).file("run/headgate")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| DaemonError::System("event queue", error))?.block_on(serve(engine, started, root, state))
+}
+
+/// The signals that mean something.
+struct Signals {
+    reload: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            reload: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf) -> Result<(), DaemonError> {
+    let signals = Signals::new().map_err(|error| DaemonError::System("signal handler", error))?;
+    let services = engine.services();
+    let appliance = engine.is_appliance();
+    let supervisor = Arc::new(Mutex::new(Some(Supervisor::new(&state)?)));
+    let listener = server::listen(root)?;
+    let engine = Handle::spawn(engine).map_err(|error| DaemonError::System("thread", error))?;
+    let api = Api { engine: engine.clone(), supervisor: Arc::clone(&supervisor) };
+    let server = tokio::spawn(server::serve(listener, api));
+    if appliance && is_firmware_good(&started) {
+        tokio::spawn(mark_good());
+    }
+    notify::ready(&headline(&started.error));
+    until_terminated(signals, &engine, services, &supervisor).await;
+    notify::stopping();
+    tracing::info!("going down; the data plane stays as it is");
+    server.abort();
+    let supervisor = supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(supervisor) = supervisor {
+        supervisor.shutdown().await;
+    }
+    Ok(())
+}
+
+async fn until_terminated(
+    mut signals: Signals,
+    engine: &Handle,
+    mut services: watch::Receiver<Services>,
+    supervisor: &Mutex<Option<Supervisor>>,
+) {
+    let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    let mut watchdog = notify::watchdog_interval().map(tokio::time::interval);
+    services.mark_changed();
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.reload.recv() => reload(engine).await,
+            Ok(()) = services.changed() => {
+                let wanted = services.borrow_and_update().clone();
+                if let Some(supervisor) = supervisor.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                    supervisor.apply(&wanted, Network::Configured);
+                }
+            }
+            _ = watch.tick() => {
+                // Whoever is busy changing the kernel needs no watching.
+                let _ = engine.call(Engine::watch).await;
+            }
+            () = tick(watchdog.as_mut()) => {
+                // The engine answers: the watchdog is fed by what it watches.
+                if engine.call(|_| ()).await.is_ok() {
+                    notify::watchdog();
+                }
+            }
+        }
+    }
+}
+
+async fn tick(interval: Option<&mut tokio::time::Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn reload(engine: &Handle) {
+    notify::reloading();
+    let error = match engine.call(Engine::reload).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => {
+            tracing::error!(error = %error.full().trim_end(), "not reloaded; what ran before runs on");
+            Some(error)
+        }
+        Err(_) => None,
+    };
+    notify::ready(&headline(&error));
+}
+
+/// One line for `systemctl status`.
+fn headline(error: &Option<EngineError>) -> String {
+    match error {
+        None => "the configuration runs".to_owned(),
+        Some(error) => format!("the files are not what runs: {error}"),
+    }
+}
+
+/// The slot works when the kernel did what it was told. A configuration that is invalid, or asks for a link that is not
+/// there, says nothing against the firmware; the fallback of the next boot would meet it again.
+fn is_firmware_good(started: &Started) -> bool {
+    started.applied.is_some() || started.error.as_ref().is_none_or(|error| error.code().exit() == Exit::ConfigInvalid)
+}
+
+async fn mark_good() {
+    let [program, argument] = MARK_GOOD;
+    match tokio::process::Command::new(program).arg(argument).status().await {
+        Ok(status) if status.success() => tracing::info!("this slot is marked good"),
+        Ok(status) => tracing::warn!(%status, program, "this slot could not be marked good"),
+        Err(error) => tracing::warn!(%error, program, "this slot could not be marked good"),
+    }
+}

@@ -7,7 +7,7 @@
 //! The way of one command, `headgate backend drain web b1`: `cli/backend.rs` sends `PATCH /v1/farms/web/backends/b1`;
 //! `daemon/server.rs` takes the request and hands it to the one thread that owns the kernel (`daemon/engine.rs`); that one
 //! writes `runtime.toml`, compiles the old and the new fragment of this farm, commits their difference as one transaction
-//! and answers with the steps. Everything larger goes through `daemon/reconcile.rs`: load, compile, observe, plan, apply,
+//! and answers with the steps. Everything larger goes through [`reconcile`]: load, compile, observe, plan, apply,
 //! verify.
 
 pub mod api;
@@ -15,7 +15,9 @@ pub mod cli;
 pub mod client;
 pub mod daemon;
 pub mod exit;
+pub mod files;
 pub mod logging;
+pub mod reconcile;
 pub mod service;
 
 /// An error with its causes, on one line: `cannot write /x: No space left on device`.

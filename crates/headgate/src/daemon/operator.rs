@@ -4,6 +4,7 @@
 //! Only text is made here. Whether the outcome is a valid configuration is decided by the same loader that reads files,
 //! before anything is written.
 
+use headgate_config::model::BackendState;
 use headgate_config::types::{BackendName, FarmName};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
@@ -79,6 +80,11 @@ impl Overrides {
         Ok(Self { file, document })
     }
 
+    /// No changes.
+    pub fn empty(file: &'static str) -> Self {
+        Self { file, document: DocumentMut::new() }
+    }
+
     /// The file, below the root.
     pub fn file(&self) -> &'static str {
         self.file
@@ -144,14 +150,33 @@ impl Overrides {
 
     /// The keys that this file sets for the target, as TOML, one a line: for people.
     pub fn describe(&self, target: &Target) -> Vec<String> {
-        let farm = self.document.get("farms").and_then(|farms| farms.get(target.farm.as_str()));
-        let table = match &target.backend {
-            None => farm,
-            Some(backend) => farm.and_then(|farm| farm.get("backends")?.get(backend.as_str())),
-        };
-        let entries = table.and_then(Item::as_table_like).into_iter().flat_map(TableLike::iter);
+        let entries = self.entries(target).into_iter().flat_map(TableLike::iter);
         let entry = |(key, value): (&str, &Item)| format!("{key} = {}", value.to_string().trim());
         entries.filter(|(key, _)| target.backend.is_some() || *key != "backends").map(entry).collect()
+    }
+
+    /// Whether this file sets `key` of the target.
+    pub fn sets(&self, target: &Target, key: &str) -> bool {
+        self.entries(target).is_some_and(|table| table.contains_key(key))
+    }
+
+    /// Takes out the state and the weight of a backend where they say what it has without this file.
+    pub fn drop_same(&mut self, target: &Target, (state, weight): (BackendState, u16)) {
+        let Some(table) = self.entries(target) else { return };
+        let same_state = table.get("state").and_then(Item::as_str) == Some(state_word(state));
+        let same_weight = table.get("weight").and_then(Item::as_integer) == Some(weight.into());
+        let same = [("state", same_state), ("weight", same_weight)];
+        for (key, _) in same.into_iter().filter(|(_, same)| *same) {
+            self.unset(target, &[key]);
+        }
+    }
+
+    fn entries(&self, target: &Target) -> Option<&dyn TableLike> {
+        let farm = self.document.get("farms")?.get(target.farm.as_str())?;
+        match &target.backend {
+            None => farm.as_table_like(),
+            Some(backend) => farm.get("backends")?.get(backend.as_str())?.as_table_like(),
+        }
     }
 
     fn table(&mut self, target: &Target) -> Result<&mut dyn TableLike, OperatorError> {
@@ -170,6 +195,15 @@ impl Overrides {
             table = item.as_table_like_mut().ok_or_else(not_a_table)?;
         }
         Ok(table)
+    }
+}
+
+/// As in the configuration.
+pub fn state_word(state: BackendState) -> &'static str {
+    match state {
+        BackendState::Up => "up",
+        BackendState::Drain => "drain",
+        BackendState::Down => "down",
     }
 }
 

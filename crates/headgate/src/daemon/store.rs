@@ -164,9 +164,9 @@ impl Store {
         Ok(number)
     }
 
-    /// Remembers that `number` runs although the files say `hash`.
-    pub fn returned_to(&mut self, number: u64, hash: String) -> Result<(), StoreError> {
-        self.point(Pointers { running: Some(number), returned: Some(hash) })
+    /// Remembers that `number` runs although the files say `hash`; `None`: they say the same, or nothing valid.
+    pub fn returned_to(&mut self, number: u64, hash: Option<String>) -> Result<(), StoreError> {
+        self.point(Pointers { running: Some(number), returned: hash })
     }
 
     fn point(&mut self, pointers: Pointers) -> Result<(), StoreError> {

@@ -29,7 +29,7 @@ fn rollback_finds_the_one_before_and_remembers_what_it_left() {
     store.record(files("a = 2"), "reload").unwrap();
     let earlier = store.find(None).unwrap();
     assert_eq!((earlier.number, earlier.files), (1, files("a = 1")));
-    store.returned_to(1, hash(&files("a = 2"))).unwrap();
+    store.returned_to(1, Some(hash(&files("a = 2")))).unwrap();
     let mut again = open(&root);
     assert_eq!(again.returned(), Some(hash(&files("a = 2")).as_str()));
     assert!(again.history()[1].returned && again.history()[0].running);
@@ -49,7 +49,7 @@ fn twenty_are_kept_and_the_running_one_always() {
     }
     let numbers: Vec<u64> = open(&root).history().iter().map(|generation| generation.number).collect();
     assert_eq!(numbers, (11..=30).collect::<Vec<u64>>());
-    store.returned_to(11, "x".into()).unwrap();
+    store.returned_to(11, Some("x".into())).unwrap();
     for n in 30..60 {
         store.write_generation(format!("{n}"), files(&n.to_string()), "reload").unwrap();
     }

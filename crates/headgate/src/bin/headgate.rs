@@ -1,0 +1,34 @@
+//! The operator's command.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use headgate::cli::{self, args::Cli};
+use headgate::exit::Exit;
+
+fn main() -> ExitCode {
+    match cli::run(Cli::parse()) {
+        Ok(answer) => {
+            for note in &answer.notes {
+                eprintln!("{note}");
+            }
+            match io::stdout().lock().write_all(answer.text.as_bytes()) {
+                // Whoever reads has seen enough: `headgate history | head`.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    eprintln!("headgate: cannot print: {error}");
+                    Exit::KernelRefused.into()
+                }
+                _ => answer.exit.into(),
+            }
+        }
+        Err(error) => {
+            for line in error.details() {
+                eprintln!("{line}");
+            }
+            eprintln!("headgate: {}", headgate::explain(&error));
+            print!("{}", error.text().unwrap_or_default());
+            error.exit().into()
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The command line of `headgate`. The help texts are the operator's first manual: each says what happens and shows an
+//! example. `docs/commands.md` and the man pages are made from here.
+
+// clap takes doc comments as help texts; a flattened field must not have one.
+#![allow(missing_docs)]
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+
+/// Operate a Headgate load balancer
+///
+/// Headgate turns TOML files into kernel objects. `check`, `config`, `plan`, `explain` and `hw` read files and the kernel
+/// by themselves; everything else talks to the daemon headgated. Nothing is ever half applied: a change is one
+/// transaction, and what ran before runs on when it is refused.
+#[derive(Debug, Parser)]
+#[command(name = "headgate", version, propagate_version = true, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = EXAMPLES)]
+pub struct Cli {
+    /// Directory below which configuration, state and the daemon's socket lie
+    #[arg(long, global = true, value_name = "DIR", default_value = "/", value_hint = ValueHint::DirPath)]
+    pub root: PathBuf,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  headgate check                    is the configuration valid?
+  headgate plan                     what would apply change?
+  headgate apply                    do it
+  headgate status                   what is wrong, worst first
+  headgate backend drain web b1     no new flows to b1 of farm web
+  headgate rollback                 back to the configuration before this one
+
+Exit status:
+   0  good
+   1  the configuration is invalid
+   2  wrong usage, or a name that does not exist
+   3  the kernel or the disk refused; what ran before still runs
+   4  the daemon cannot be reached
+   5  status: something is degraded
+  10  plan: there are changes";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Validate the configuration; nothing is touched
+    ///
+    /// Without arguments the files that the daemon would load are checked, with arguments only these files, or the .toml
+    /// files of these directories. All errors of all files are shown in one run, each with its place and what would be
+    /// right.
+    #[command(after_help = "Examples:\n  headgate check\n  headgate check new.toml\n  headgate check /mnt/usb/conf.d")]
+    Check(Check),
+    /// Show the configuration as it is merged from all files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show what apply would change; exit status 10 when there are changes
+    ///
+    /// Reads the files and the kernel; needs root, and no daemon.
+    #[command(after_help = "Examples:\n  headgate plan\n  headgate plan --json | jq .steps")]
+    Plan(Plan),
+    /// Load the files and make the kernel follow them
+    ///
+    /// Also loads a configuration that `rollback` returned from. When anything is refused, everything is put back and the
+    /// running configuration stays.
+    Apply(Output),
+    /// Go back to an earlier generation of the configuration
+    ///
+    /// The files under /etc stay as they are; they are not loaded again by SIGHUP or a restart until they change or
+    /// `headgate apply` asks for them.
+    #[command(
+        after_help = "Examples:\n  headgate rollback        to the one before\n  headgate rollback 12     to generation 12 of `headgate history`"
+    )]
+    Rollback(Rollback),
+    /// List the generations that can be gone back to
+    History(Output),
+    /// Show the health of everything, worst first; exit status 5 when degraded
+    Status(Output),
+    /// List, show and change farms
+    ///
+    /// Changes act at once. They last until the next boot, or for good with --persist.
+    #[command(subcommand)]
+    Farm(FarmCommand),
+    /// Add, remove, drain and weigh backends
+    ///
+    /// Changes act at once. They last until the next boot, or for good with --persist.
+    #[command(subcommand)]
+    Backend(BackendCommand),
+    /// List or cut the flows of farms
+    #[command(
+        after_help = "Examples:\n  headgate connections web\n  headgate connections web b1 --flush   cut what b1 still has"
+    )]
+    Connections(Connections),
+    /// Show the kernel objects that carry a farm, in nft syntax, and the line of TOML behind each
+    ///
+    /// Reads the files and the kernel; needs root, and no daemon.
+    #[command(after_help = "Examples:\n  headgate explain web")]
+    Explain(Explain),
+    /// Show the hardware and how it is tuned
+    #[command(subcommand)]
+    Hw(HwCommand),
+    /// Serve a terminal that can only look: what the appliance runs on its serial console
+    Console(super::console::Options),
+    /// Print the completions of a shell
+    #[command(after_help = "Examples:\n  headgate completions bash > /etc/bash_completion.d/headgate")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        #[arg(value_hint = ValueHint::DirPath)]
+        directory: PathBuf,
+    },
+    /// Print the reference of all commands as Markdown
+    #[command(hide = true)]
+    Reference,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Output {
+    /// Print JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Files, or directories of .toml files, instead of what the daemon would load
+    #[arg(value_name = "FILE|DIR", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the merged configuration as TOML, and which files it is made of
+    Show {
+        /// Behind each value, the file and line that set it
+        #[arg(long)]
+        origins: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// Every element of a map, not only how many
+    #[arg(long, short)]
+    pub verbose: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// Number of a generation; default: the one before the running one
+    #[arg(value_name = "N")]
+    pub number: Option<u64>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Change {
+    /// Keep the change in /etc/headgate/conf.d/90-operator.toml instead of until the next boot
+    #[arg(long)]
+    pub persist: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct FarmName {
+    /// The farm's name
+    pub farm: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FarmCommand {
+    /// List the farms, worst first
+    List(Output),
+    /// Show one farm and its backends
+    Show {
+        #[command(flatten)]
+        name: FarmName,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Add a farm
+    #[command(
+        after_help = "Examples:\n  headgate farm add web --listen 172.16.1.1:80 --backend b1=172.16.2.11:8080 --backend b2=172.16.2.12:8080\n  headgate farm add dns --listen 172.16.1.1:53/udp --backend 172.16.2.21 mode=dnat --persist"
+    )]
+    Add {
+        #[command(flatten)]
+        name: FarmName,
+        /// Address to answer on: ADDR:PORT, ADDR:LO-HI or ADDR:*, with /tcp (default), /udp, /sctp or /any
+        #[arg(long, required = true, value_name = "LISTEN")]
+        listen: Vec<String>,
+        /// A backend; without a name they are called b1, b2, …; without a port the client's is kept
+        #[arg(long, value_name = "[NAME=]ADDR[:PORT]")]
+        backend: Vec<String>,
+        /// Further keys of [farms.NAME], as in the configuration
+        #[arg(value_name = "KEY=VALUE")]
+        values: Vec<String>,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Remove a farm; established flows go on until they end
+    Remove {
+        #[command(flatten)]
+        name: FarmName,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Set keys of a farm
+    #[command(
+        after_help = "Examples:\n  headgate farm set web scheduler=random on-empty=drop\n  headgate farm set web state=down              refuse new flows\n  headgate farm set web 'listen=[\"172.16.1.1:80\", \"172.16.1.1:81\"]'"
+    )]
+    Set {
+        #[command(flatten)]
+        name: FarmName,
+        /// Keys of [farms.NAME] and their values; a.b=c sets a key of a table
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        values: Vec<String>,
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct BackendName {
+    /// The farm's name
+    pub farm: String,
+    /// The backend's name
+    pub backend: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BackendCommand {
+    /// Add a backend to a farm
+    #[command(after_help = "Examples:\n  headgate backend add web b3 172.16.2.13:8080 weight=5")]
+    Add {
+        #[command(flatten)]
+        name: BackendName,
+        /// ADDR:PORT, or ADDR to keep the client's port
+        address: String,
+        /// Further keys of [farms.FARM.backends.BACKEND]
+        #[arg(value_name = "KEY=VALUE")]
+        values: Vec<String>,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Remove a backend
+    Remove(BackendChange),
+    /// Give it no new flows; established ones stay
+    Drain(BackendChange),
+    /// Let it serve again
+    Up(BackendChange),
+    /// Take it out of service
+    Down(BackendChange),
+    /// Set its share of new flows, 0 to 65535; 0 takes none
+    #[command(after_help = "Examples:\n  headgate backend weight web b1 5")]
+    Weight {
+        #[command(flatten)]
+        name: BackendName,
+        /// 0 to 65535
+        #[arg(allow_negative_numbers = true)]
+        weight: i64,
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct BackendChange {
+    #[command(flatten)]
+    pub name: BackendName,
+    #[command(flatten)]
+    pub change: Change,
+}
+
+#[derive(Debug, Args)]
+pub struct Connections {
+    /// Only of this farm
+    pub farm: Option<String>,
+    /// Only of this backend of it
+    pub backend: Option<String>,
+    /// Cut them; clients have to connect again
+    #[arg(long, requires = "farm")]
+    pub flush: bool,
+    /// Most flows listed
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub limit: usize,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    #[command(flatten)]
+    pub name: FarmName,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HwCommand {
+    /// Topology, profile, where each queue's interrupt, RPS and XPS go, and each knob: wanted, found, why
+    ///
+    /// Reads the files and the kernel; needs root, and no daemon.
+    Show {
+        /// Every knob, not only those that are not as wanted
+        #[arg(long, short)]
+        verbose: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}

@@ -1,0 +1,133 @@
+//! `headgate farm`.
+
+use hyper::Method;
+use serde_json::{Map, Value};
+
+use headgate_plan::status::{FarmHealth, FarmStatus, Standing};
+
+use super::args::{Change, FarmCommand};
+use super::table::Table;
+use super::{Answer, CliError, apply, values};
+use crate::api::{Applied, Values};
+use crate::client::{Client, segment};
+
+pub(super) fn run(client: &Client, command: FarmCommand) -> Result<Answer, CliError> {
+    match command {
+        FarmCommand::List(output) => {
+            let farms: Vec<FarmStatus> = client.get("/v1/farms")?;
+            Answer::of(output, &farms, |farms| if farms.is_empty() { "no farms\n".to_owned() } else { table(farms) })
+        }
+        FarmCommand::Show { name, output } => {
+            let farm: FarmStatus = client.get(&format!("/v1/farms/{}", segment(&name.farm)))?;
+            Answer::of(output, &farm, render)
+        }
+        FarmCommand::Add { name, listen, backend, values, change } => {
+            let mut values = values::parse(&values)?;
+            values.insert("listen".to_owned(), listen.into());
+            if !backend.is_empty() {
+                values.insert("backends".to_owned(), Value::Object(backends(&backend)?));
+            }
+            send(client, Method::PUT, &name.farm, change, &values)
+        }
+        FarmCommand::Remove { name, change } => send(client, Method::DELETE, &name.farm, change, &Values::new()),
+        FarmCommand::Set { name, values, change } => {
+            send(client, Method::PATCH, &name.farm, change, &values::parse(&values)?)
+        }
+    }
+}
+
+/// One line a farm.
+pub(super) fn table(farms: &[FarmStatus]) -> String {
+    let mut table = Table::new(&["FARM", "STATE", "MODE", "BACKENDS", ">FLOWS", "LISTEN"]);
+    for farm in farms {
+        table.row([
+            farm.name.to_string(),
+            health(farm.health).to_owned(),
+            farm.mode.clone(),
+            format!("{}/{}", farm.usable, farm.total),
+            farm.flows.to_string(),
+            farm.listen.join(" "),
+        ]);
+    }
+    table.to_string()
+}
+
+fn render(farm: &FarmStatus) -> String {
+    let mut text = table(std::slice::from_ref(farm));
+    for address in &farm.unplaced {
+        text += &format!("no interface has {address}\n");
+    }
+    if farm.backends.is_empty() {
+        return text;
+    }
+    let mut table = Table::new(&["BACKEND", "STATE", "ADDRESS", ">WEIGHT", ">PRIORITY", ">FLOWS"]);
+    for backend in &farm.backends {
+        table.row([
+            backend.name.to_string(),
+            standing(backend.standing).to_owned(),
+            backend.address.clone(),
+            backend.weight.to_string(),
+            backend.priority.to_string(),
+            backend.flows.to_string(),
+        ]);
+    }
+    format!("{text}\n{table}")
+}
+
+fn health(health: FarmHealth) -> &'static str {
+    match health {
+        FarmHealth::Down => "down",
+        FarmHealth::Degraded => "degraded",
+        FarmHealth::Serving => "serving",
+        FarmHealth::Off => "off",
+    }
+}
+
+pub(super) fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Serving => "serving",
+        Standing::Spare => "spare",
+        Standing::Draining => "draining",
+        Standing::Down => "down",
+        Standing::Unroutable => "no route",
+        Standing::Idle => "idle",
+    }
+}
+
+/// `[NAME=]ADDR[:PORT]`. No address contains `=`.
+fn backends(arguments: &[String]) -> Result<Values, CliError> {
+    let mut backends = Map::new();
+    for (index, argument) in arguments.iter().enumerate() {
+        let (name, address) = match argument.split_once('=') {
+            Some((name, address)) => (name.to_owned(), address),
+            None => (format!("b{}", index + 1), argument.as_str()),
+        };
+        let backend = Map::from_iter([("address".to_owned(), Value::String(address.to_owned()))]);
+        if backends.insert(name.clone(), Value::Object(backend)).is_some() {
+            return Err(CliError::Usage(format!("backend {name} is given twice")));
+        }
+    }
+    Ok(backends)
+}
+
+fn send(client: &Client, method: Method, farm: &str, change: Change, values: &Values) -> Result<Answer, CliError> {
+    let path = format!("/v1/farms/{}", segment(farm));
+    let applied: Applied = client.call(method, &apply::target(&path, change), values)?;
+    apply::answer(change.output, applied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn backends_without_a_name_are_numbered() {
+        let arguments = ["10.0.0.1:80", "x=10.0.0.2", "[2001:db8::1]:80"].map(str::to_owned);
+        let expected = json!({
+            "b1": {"address": "10.0.0.1:80"}, "x": {"address": "10.0.0.2"}, "b3": {"address": "[2001:db8::1]:80"},
+        });
+        assert_eq!(Value::Object(backends(&arguments).unwrap()), expected);
+        assert!(backends(&["a=1.1.1.1".into(), "a=1.1.1.2".into()]).is_err());
+    }
+}

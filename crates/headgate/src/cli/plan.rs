@@ -1,0 +1,50 @@
+//! `headgate plan`, and what `explain` and `hw` share with it: the files and the kernel, without the daemon.
+
+use std::path::Path;
+
+use headgate_host::{Host, Root};
+use headgate_plan::step::Detail;
+
+use super::args::{self, Output};
+use super::table::printable;
+use super::{Answer, CliError};
+use crate::api::Planned;
+use crate::exit::Exit;
+use crate::files::{self, Files};
+use crate::reconcile::{Reconciled, Until, Wanted, planned, reconcile};
+
+pub(super) fn run(root: &Path, plan: &args::Plan) -> Result<Answer, CliError> {
+    let (files, looked) = look(root, plan.output)?;
+    let detail = if plan.verbose { Detail::Full } else { Detail::Summary };
+    let mut warnings: Vec<String> = files.loaded.warnings.iter().map(|warning| warning.message.clone()).collect();
+    warnings.extend(looked.desired.warnings.iter().cloned());
+    let planned = Planned { steps: planned(&looked.plan, detail), warnings };
+    let mut answer = Answer::of(plan.output, &planned, render)?;
+    if !plan.output.json {
+        answer.notes = planned.warnings.iter().map(|warning| format!("warning: {}", printable(warning))).collect();
+    }
+    Ok(answer.exit(if planned.steps.is_empty() { Exit::Good } else { Exit::Changes }))
+}
+
+/// What the files mean on this machine, and what the kernel has.
+pub(super) fn look(root: &Path, output: Output) -> Result<(Files, Reconciled), CliError> {
+    let files = files::read(root).map_err(|error| CliError::files(error, output))?;
+    let mut host = Host::open(Root::new(root)).map_err(|error| CliError::Kernel(error.into()))?;
+    let wanted = Wanted { config: &files.loaded.config, profiles: &files.profiles, ids: None };
+    let looked = reconcile(&mut host, wanted, Until::Planned).map_err(CliError::Kernel)?;
+    Ok((files, looked))
+}
+
+fn render(planned: &Planned) -> String {
+    if planned.steps.is_empty() {
+        return "nothing to do\n".to_owned();
+    }
+    let mut text = String::new();
+    for line in &planned.steps {
+        text += &format!("{}\n", printable(&line.step));
+        for detail in &line.details {
+            text += &format!("    {}\n", printable(detail));
+        }
+    }
+    text
+}

@@ -1,0 +1,85 @@
+//! `headgate status`.
+
+use headgate_plan::status::{FarmHealth, Standing, Status};
+
+use super::args::Output;
+use super::table::{Table, printable};
+use super::{Answer, CliError, farm};
+use crate::client::Client;
+use crate::exit::Exit;
+
+/// Farms that serve are counted beyond this many; those that do not are all listed.
+const SERVING_SHOWN: usize = 20;
+
+pub(super) fn run(client: &Client, output: Output) -> Result<Answer, CliError> {
+    let status: Status = client.get("/v1/status")?;
+    let exit = if status.healthy() { Exit::Good } else { Exit::Degraded };
+    Ok(Answer::of(output, &status, render)?.exit(exit))
+}
+
+/// What is wrong comes first, then the farms, then what is merely worth knowing.
+fn render(status: &Status) -> String {
+    let word = if status.healthy() { "healthy" } else { "degraded" };
+    let generation = status.generation.map(|number| format!(", generation {number}")).unwrap_or_default();
+    let mut text = format!("{word}{generation}\n");
+    if let Some(error) = &status.last_error {
+        text += &format!("fault: {}\n", printable(error));
+    }
+    for step in &status.drift {
+        text += &format!("drift: the kernel is not as it should be: {}\n", printable(&step.text));
+    }
+    for (path, why) in &status.refused {
+        text += &format!("refused: /{path}: {}\n", printable(why));
+    }
+    if !status.farms.is_empty() {
+        let bad = status.farms.iter().filter(|farm| farm.health < FarmHealth::Serving).count();
+        let shown = &status.farms[..status.farms.len().min(bad + SERVING_SHOWN)];
+        text += &format!("\n{}", farm::table(shown));
+        if shown.len() < status.farms.len() {
+            text += &format!("and {} more that serve or are off\n", status.farms.len() - shown.len());
+        }
+        text += &not_serving(status);
+    }
+    if !status.services.is_empty() {
+        let mut table = Table::new(&["SERVICE", ">PID", "STATE"]);
+        for service in &status.services {
+            let pid = service.pid.map(|pid| pid.to_string()).unwrap_or_default();
+            table.row([service.name.clone(), pid, service.state.clone()]);
+        }
+        text += &format!("\n{table}");
+    }
+    text += &footer(status);
+    text
+}
+
+/// The backends that take no flows, and why.
+fn not_serving(status: &Status) -> String {
+    let mut table = Table::new(&["FARM", "BACKEND", "ADDRESS", "WHY NOT"]);
+    for farm in status.farms.iter().filter(|farm| farm.health < FarmHealth::Serving) {
+        for backend in farm.backends.iter().filter(|backend| backend.standing != Standing::Serving) {
+            let standing = farm::standing(backend.standing).to_owned();
+            table.row([farm.name.to_string(), backend.name.to_string(), backend.address.clone(), standing]);
+        }
+    }
+    if table.is_empty() { String::new() } else { format!("\n{table}") }
+}
+
+fn footer(status: &Status) -> String {
+    let mut text = String::new();
+    let knobs = &status.knobs;
+    if knobs.kept + knobs.different + knobs.unsupported > 0 {
+        let profile = status.profile.as_deref().unwrap_or("none");
+        text += &format!(
+            "\nhardware profile {}: {} knobs as wanted, {} different, {} not on this machine; see `headgate hw show`\n",
+            printable(profile),
+            knobs.kept,
+            knobs.different,
+            knobs.unsupported
+        );
+    }
+    if !status.warnings.is_empty() {
+        text.push('\n');
+    }
+    text += &status.warnings.iter().map(|warning| format!("note: {}\n", printable(warning))).collect::<String>();
+    text
+}

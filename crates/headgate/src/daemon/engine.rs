@@ -1,0 +1,479 @@
+//! The one thread that owns the kernel, the configuration and the store.
+//!
+//! Host calls block until the kernel has answered, so they have a thread of their own; the API sends it work and awaits the
+//! answer ([`Handle::call`]). One thing is done at a time, in the order in which it was asked for.
+
+mod change;
+mod flows;
+mod load;
+mod view;
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+
+use headgate_config::Config;
+use headgate_config::diagnostic::Diagnostics;
+use headgate_config::model::Service;
+use headgate_config::types::{BackendName, FarmName, ServiceName};
+use headgate_host::root::RootError;
+use headgate_host::{Host, HostError, Lock, Root};
+use headgate_plan::compile::{Desired, Unsupported};
+use headgate_plan::state::State;
+use headgate_plan::step::{Outcome, Step};
+use tokio::sync::{oneshot, watch};
+
+pub use self::change::Edit;
+use self::load::{Base, Candidate};
+use super::operator::{OperatorError, Overrides, PERSISTENT, RUNTIME, Target};
+use super::store::{Store, StoreError, hash};
+use crate::api::{ApiError, Applied, ErrorCode, StepLine};
+use crate::reconcile::{ReconcileError, Reconciled, Until, Wanted, lines, reconcile};
+
+/// Requests that wait; more than this are refused as busy.
+const QUEUE: usize = 256;
+
+/// What runs, as far as the next request needs it. The texts of the files and the ruleset are not kept: at 10,000 farms
+/// they are most of the memory.
+#[derive(Debug)]
+struct Running {
+    config: Config,
+    base: Base,
+    /// Without its state.
+    desired: Desired,
+    /// What became of the knobs, by path.
+    knobs: BTreeMap<String, Outcome>,
+    generation: Option<u64>,
+}
+
+/// State and weight that a backend has without `runtime.toml`.
+type Untouched = BTreeMap<(FarmName, BackendName), (headgate_config::model::BackendState, u16)>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    root: Root,
+    host: Host,
+    _lock: Lock,
+    store: Store,
+    overrides: Overrides,
+    untouched: Untouched,
+    running: Option<Running>,
+    /// Why what runs is not what the files say; for `status`.
+    fault: Option<String>,
+    /// Things that failed without an effect on what runs.
+    notes: Vec<String>,
+    services: watch::Sender<Services>,
+}
+
+/// The processes that should run.
+pub type Services = BTreeMap<ServiceName, Service>;
+
+/// Why a request was not carried out. What ran before still runs.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum EngineError {
+    #[error("the configuration is invalid")]
+    Config(Diagnostics),
+    #[error("the configuration asks for what this version cannot do")]
+    Unsupported(Vec<Unsupported>),
+    #[error("{reason}; what ran before runs on")]
+    Refused { reason: String, steps: Vec<StepLine> },
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    #[error(transparent)]
+    File(#[from] RootError),
+    #[error(transparent)]
+    Conntrack(#[from] headgate_host::conntrack::ConntrackError),
+    #[error("there is no {0}")]
+    NotFound(String),
+    #[error("{0} exists already")]
+    Exists(Target),
+    #[error(
+        "generation {0} runs since a rollback: `headgate apply` loads the files again, and then --persist can change them"
+    )]
+    Returned(u64),
+    #[error(
+        "this configuration was returned from and is not loaded again until its files change; `headgate apply` loads it"
+    )]
+    NotAgain,
+    #[error("no configuration runs yet")]
+    NothingRuns,
+}
+
+impl EngineError {
+    /// The error as the API sends it.
+    pub fn api(&self) -> ApiError {
+        let details = match self {
+            // No line of a file: whoever may use the API need not be allowed to read the files.
+            EngineError::Config(diagnostics) => {
+                diagnostics.without_excerpts().to_string().lines().map(str::to_owned).collect()
+            }
+            EngineError::Unsupported(list) => list.iter().map(ToString::to_string).collect(),
+            EngineError::Refused { steps, .. } => steps.iter().map(told).collect(),
+            _ => Vec::new(),
+        };
+        ApiError { code: self.code(), message: crate::explain(self), details }
+    }
+
+    /// The error for whoever may read the files: with the lines that are wrong.
+    pub fn full(&self) -> String {
+        match self {
+            EngineError::Config(diagnostics) => diagnostics.to_string(),
+            _ => {
+                let ApiError { message, details, .. } = self.api();
+                std::iter::once(message).chain(details).map(|line| line + "\n").collect()
+            }
+        }
+    }
+
+    /// Its place among the errors of the API.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            EngineError::Config(_) | EngineError::Unsupported(_) => ErrorCode::ConfigInvalid,
+            EngineError::Refused { .. } | EngineError::Host(_) | EngineError::Conntrack(_) => ErrorCode::KernelRefused,
+            EngineError::Store(StoreError::NoGeneration(_) | StoreError::NoEarlier) | EngineError::NotFound(_) => {
+                ErrorCode::NotFound
+            }
+            EngineError::Store(_) | EngineError::File(_) => ErrorCode::StorageFailed,
+            EngineError::Operator(OperatorError::Value { .. }) => ErrorCode::BadRequest,
+            EngineError::Operator(_) => ErrorCode::ConfigInvalid,
+            EngineError::Exists(_) | EngineError::Returned(_) | EngineError::NotAgain | EngineError::NothingRuns => {
+                ErrorCode::Conflict
+            }
+        }
+    }
+}
+
+fn told(line: &StepLine) -> String {
+    format!("{}: {}", line.step, line.outcome.as_deref().unwrap_or("not tried"))
+}
+
+impl From<ReconcileError> for EngineError {
+    fn from(error: ReconcileError) -> Self {
+        let reason = error.to_string();
+        match error {
+            ReconcileError::Unsupported(list) => EngineError::Unsupported(list),
+            ReconcileError::Host(error) => EngineError::Host(error),
+            ReconcileError::Refused { steps, .. } | ReconcileError::Unsettled(steps) => {
+                EngineError::Refused { reason, steps }
+            }
+        }
+    }
+}
+
+/// How the daemon began.
+#[derive(Debug)]
+pub struct Started {
+    /// What was applied: the files, or else the last good generation.
+    pub applied: Option<Applied>,
+    /// Why it was not the files.
+    pub error: Option<EngineError>,
+}
+
+/// Why a configuration is applied; the word in `history`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The daemon begins.
+    Start,
+    /// SIGHUP.
+    Reload,
+    /// `headgate apply`.
+    Apply,
+    /// `headgate farm …`, `headgate backend …`.
+    Operator,
+    /// `headgate rollback`.
+    Rollback,
+}
+
+impl Reason {
+    fn word(self) -> &'static str {
+        match self {
+            Reason::Start => "start",
+            Reason::Reload => "reload",
+            Reason::Apply => "apply",
+            Reason::Operator => "operator",
+            Reason::Rollback => "rollback",
+        }
+    }
+}
+
+impl Engine {
+    /// Takes the lock of this root and opens the kernel's sockets. Nothing is read or changed yet.
+    ///
+    /// # Errors
+    /// What of the machine cannot be used.
+    pub fn open(root: Root, lock: Lock) -> Result<Self, EngineError> {
+        let host = Host::open(root.clone())?;
+        let store = Store::open(root.clone());
+        let mut notes = store.faults().to_vec();
+        let overrides = read_overrides(&root, RUNTIME).unwrap_or_else(|error| {
+            notes.push(crate::explain(&error));
+            Overrides::empty(RUNTIME)
+        });
+        let services = watch::Sender::new(Services::new());
+        Ok(Self {
+            root,
+            host,
+            _lock: lock,
+            store,
+            overrides,
+            untouched: Untouched::new(),
+            running: None,
+            fault: None,
+            notes,
+            services,
+        })
+    }
+
+    /// The processes that should run, from now on.
+    pub fn services(&self) -> watch::Receiver<Services> {
+        self.services.subscribe()
+    }
+
+    /// What runs is not what the files say, and why.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// Loads the files and applies them. When they are invalid, or were returned from, or the kernel refuses them, the
+    /// last good generation is applied instead and `status` says why.
+    pub fn start(&mut self) -> Started {
+        let applied = self.load_files(Reason::Start).and_then(|candidate| self.run(candidate, Reason::Start));
+        let error = match applied {
+            Ok(applied) => return Started { applied: Some(applied), error: None },
+            Err(error) => error,
+        };
+        tracing::error!(error = %self.blame(&error), "the files are not applied");
+        let Some(good) = self.store.last_good() else { return Started { applied: None, error: Some(error) } };
+        let number = good.number;
+        let fallback = self.load_generation(good).and_then(|candidate| self.run(candidate, Reason::Start));
+        match &fallback {
+            Ok(_) => tracing::warn!(generation = number, "the last good configuration runs"),
+            Err(again) => {
+                tracing::error!(generation = number, error = %crate::explain(again), "nor is the last good one");
+            }
+        }
+        // A rollback is no fault: what runs is what was asked for.
+        match error {
+            EngineError::NotAgain => self.fault = None,
+            _ => {
+                self.blame(&error);
+            }
+        }
+        Started { applied: fallback.ok(), error: Some(error) }
+    }
+
+    /// Loads the files again, after SIGHUP.
+    ///
+    /// # Errors
+    /// Why what ran before runs on.
+    pub fn reload(&mut self) -> Result<Applied, EngineError> {
+        self.files(Reason::Reload)
+    }
+
+    /// Loads the files because somebody asked for it, even if they were returned from.
+    ///
+    /// # Errors
+    /// Why what ran before runs on.
+    pub fn apply(&mut self) -> Result<Applied, EngineError> {
+        self.files(Reason::Apply)
+    }
+
+    /// Whether this machine runs our image.
+    pub fn is_appliance(&mut self) -> bool {
+        self.host.facts().is_ok_and(|facts| facts.appliance)
+    }
+
+    fn files(&mut self, reason: Reason) -> Result<Applied, EngineError> {
+        let applied = self.load_files(reason).and_then(|candidate| self.run(candidate, reason));
+        applied.inspect_err(|error| {
+            if !matches!(error, EngineError::NotAgain) {
+                self.blame(error);
+            }
+        })
+    }
+
+    /// Goes back to a generation, or to the one before the running one.
+    ///
+    /// # Errors
+    /// Why what ran before runs on.
+    pub fn rollback(&mut self, number: Option<u64>) -> Result<Applied, EngineError> {
+        let generation = self.store.find(number)?;
+        let candidate = self.load_generation(generation)?;
+        self.run(candidate, Reason::Rollback)
+    }
+
+    /// Takes everything of ours out of the kernel.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    pub fn flush(&mut self) -> Result<Vec<StepLine>, EngineError> {
+        let report = self.host.flush()?;
+        let steps = lines(&report.steps);
+        match report.failure {
+            None => Ok(steps),
+            Some(failure) => Err(EngineError::Refused { reason: failure.reason, steps }),
+        }
+    }
+
+    /// Makes the kernel follow a configuration, and remembers it.
+    fn run(&mut self, candidate: Candidate, reason: Reason) -> Result<Applied, EngineError> {
+        let profiles = self.profiles()?;
+        let known = self.running.as_ref().map(|running| running.desired.ids.clone());
+        let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref() };
+        let reconciled = reconcile(&mut self.host, wanted, Until::Verified)?;
+        let mut applied = Applied {
+            generation: None,
+            steps: lines(&reconciled.done),
+            warnings: candidate.warnings.iter().chain(&reconciled.desired.warnings).cloned().collect(),
+        };
+        if let Err(error) = self.record(&candidate, reason) {
+            let note = format!("this configuration runs, but is not kept: {}", crate::explain(&error));
+            tracing::error!("{note}");
+            applied.warnings.push(note.clone());
+            self.notes = vec![note];
+        }
+        applied.generation = self.store.running();
+        self.restore_knobs(&reconciled);
+        self.adopt(candidate, reconciled);
+        log_applied(&applied);
+        Ok(applied)
+    }
+
+    fn record(&mut self, candidate: &Candidate, reason: Reason) -> Result<(), StoreError> {
+        match (candidate.base, reason) {
+            (Base::Files, _) => self.store.record(candidate.files.clone(), reason.word()).map(|_| ()),
+            (Base::Generation(number), Reason::Rollback) => {
+                // Going back to what the files say is no return from them.
+                let on_disk = self.hash_on_disk().filter(|on_disk| *on_disk != hash(&candidate.files));
+                self.store.returned_to(number, on_disk)
+            }
+            (Base::Generation(_), _) => Ok(()),
+        }
+    }
+
+    /// Knobs that this configuration no longer names get the value back that the machine had.
+    fn restore_knobs(&self, reconciled: &Reconciled) {
+        match self.host.restore_knobs(&reconciled.desired.state) {
+            Ok(restored) => {
+                for (path, outcome) in restored {
+                    tracing::info!(path, ?outcome, "no longer asked for: set back");
+                }
+            }
+            Err(error) => tracing::warn!(error = %crate::explain(&error), "knobs cannot be set back"),
+        }
+    }
+
+    fn adopt(&mut self, candidate: Candidate, reconciled: Reconciled) {
+        let mut desired = reconciled.desired;
+        desired.state = State::default();
+        let knobs = reconciled.done.into_iter().filter_map(|(step, outcome)| match step {
+            Step::Knob { path, .. } => Some((path, outcome)),
+            _ => None,
+        });
+        let mut knobs: BTreeMap<String, Outcome> = knobs.collect();
+        if let Some(before) = self.running.take() {
+            // What was settled earlier and not tried again still holds.
+            for (path, outcome) in before.knobs {
+                knobs.entry(path).or_insert(outcome);
+            }
+        }
+        self.services.send_replace(candidate.config.services.clone());
+        self.untouched = candidate.untouched;
+        self.fault = None;
+        let generation = self.store.running();
+        self.running = Some(Running { config: candidate.config, base: candidate.base, desired, knobs, generation });
+        release_memory();
+    }
+
+    fn blame(&mut self, error: &EngineError) -> String {
+        let ApiError { message, details, .. } = error.api();
+        let first = details.into_iter().find(|line| !line.trim().is_empty());
+        let text = first.map_or(message.clone(), |first| format!("{message}: {first}"));
+        self.fault = Some(text.clone());
+        text
+    }
+
+    fn persistent(&self) -> Result<Overrides, EngineError> {
+        read_overrides(&self.root, PERSISTENT)
+    }
+}
+
+fn read_overrides(root: &Root, file: &'static str) -> Result<Overrides, EngineError> {
+    let text = match root.read_file(file) {
+        Ok(text) => text,
+        Err(error) if error.is_missing() => String::new(),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Overrides::parse(file, &text)?)
+}
+
+fn log_applied(applied: &Applied) {
+    tracing::info!(generation = applied.generation, steps = applied.steps.len(), "applied");
+    for line in &applied.steps {
+        tracing::debug!(outcome = line.outcome, "{}", line.step);
+    }
+    for warning in &applied.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// A compile of 10,000 farms leaves tens of megabytes in the allocator's free lists; they are the system's again.
+fn release_memory() {
+    // SAFETY: malloc_trim(3) takes no pointer and may be called at any time; it only returns free pages.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
+type Work = Box<dyn FnOnce(&mut Engine) + Send>;
+
+/// How the API reaches the engine.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    work: mpsc::SyncSender<Work>,
+}
+
+/// The engine is gone, or has too much to do.
+#[derive(Debug, thiserror::Error)]
+#[error("the daemon is busy or going down")]
+pub struct Busy;
+
+impl Handle {
+    /// Starts the engine's thread; it ends when the last handle is dropped. Threads inherit the network namespace.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn spawn(mut engine: Engine) -> std::io::Result<Self> {
+        let (work, queue) = mpsc::sync_channel::<Work>(QUEUE);
+        let serve = move || {
+            for work in queue {
+                work(&mut engine);
+            }
+        };
+        std::thread::Builder::new().name("engine".to_owned()).spawn(serve)?;
+        Ok(Self { work })
+    }
+
+    /// Has the engine do something and waits for its answer.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub async fn call<T, W>(&self, work: W) -> Result<T, Busy>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Engine) -> T + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let work = Box::new(move |engine: &mut Engine| {
+            // Who asked may be gone; what was asked for is done all the same.
+            let _ = answer.send(work(engine));
+        });
+        self.work.try_send(work).map_err(|_| Busy)?;
+        answered.await.map_err(|_| Busy)
+    }
+}

@@ -1,0 +1,153 @@
+//! From files, or from a generation, to a checked configuration.
+
+use std::path::PathBuf;
+
+use headgate_config::model::{Config, Profile};
+use headgate_config::{Loaded, load_profiles, load_texts, load_with};
+
+use super::{Engine, EngineError, Reason, Untouched};
+use crate::daemon::operator::RUNTIME;
+use crate::daemon::store::{Generation, SourceText, hash};
+use crate::files::PROFILES;
+
+/// What a configuration is made of, besides `runtime.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Base {
+    /// The files on disk.
+    Files,
+    /// A generation that was gone back to.
+    Generation(u64),
+}
+
+/// A checked configuration that does not run yet.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) config: Config,
+    pub(super) base: Base,
+    /// Without `runtime.toml`, in the order of merging.
+    pub(super) files: Vec<SourceText>,
+    pub(super) untouched: Untouched,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Engine {
+    /// The files on disk with what was changed at run time.
+    pub(super) fn load_files(&mut self, reason: Reason) -> Result<Candidate, EngineError> {
+        let mut warnings = Vec::new();
+        let mut untouched = Untouched::new();
+        if !self.overrides.is_empty() {
+            let runtime = (self.root.file(RUNTIME)?, String::new());
+            // When the files alone are not valid, the load below says so with all the rest.
+            if let Ok(plain) = load_with(&self.files_root()?, &[runtime]) {
+                (untouched, warnings) = self.settle_overrides(&plain.config)?;
+            }
+        }
+        let loaded = load_with(&self.files_root()?, &[]).map_err(EngineError::Config)?;
+        let candidate = self.candidate(loaded, Base::Files, Some((untouched, warnings)))?;
+        if reason != Reason::Apply && self.store.returned() == Some(hash(&candidate.files).as_str()) {
+            return Err(EngineError::NotAgain);
+        }
+        Ok(candidate)
+    }
+
+    /// A generation with what was changed at run time.
+    pub(super) fn load_generation(&mut self, generation: Generation) -> Result<Candidate, EngineError> {
+        let base = Base::Generation(generation.number);
+        let plain = load_texts(&generation.files).map_err(EngineError::Config)?;
+        if self.overrides.is_empty() {
+            return self.candidate(plain, base, Some((Untouched::new(), Vec::new())));
+        }
+        let settled = self.settle_overrides(&plain.config)?;
+        drop(plain);
+        let mut texts = generation.files;
+        texts.push((self.root.file(RUNTIME)?, self.overrides.text()));
+        let loaded = load_texts(&texts).map_err(EngineError::Config)?;
+        self.candidate(loaded, base, Some(settled))
+    }
+
+    /// What runs now, with other texts of some files, `runtime.toml` among them.
+    pub(super) fn load_changed(&mut self, changed: &[SourceText]) -> Result<Candidate, EngineError> {
+        let base = self.running.as_ref().ok_or(EngineError::NothingRuns)?.base;
+        let loaded = match base {
+            Base::Files => load_with(&self.files_root()?, changed),
+            Base::Generation(number) => {
+                let mut texts = self.store.find(Some(number))?.files;
+                texts.extend(changed.iter().cloned());
+                load_texts(&texts)
+            }
+        };
+        self.candidate(loaded.map_err(EngineError::Config)?, base, None)
+    }
+
+    /// The hash of what is on disk now; `None` when it is not even valid.
+    pub(super) fn hash_on_disk(&self) -> Option<String> {
+        let runtime = self.root.file(RUNTIME).ok()?;
+        let loaded = load_with(&self.files_root().ok()?, &[(runtime, String::new())]).ok()?;
+        self.sources(&loaded).ok().map(|files| hash(&files))
+    }
+
+    /// The hardware profiles that there are.
+    pub(super) fn profiles(&self) -> Result<Vec<Profile>, EngineError> {
+        let directories = PROFILES.iter().map(|directory| self.root.file(directory));
+        let directories = directories.collect::<Result<Vec<PathBuf>, _>>()?;
+        load_profiles(&directories).map_err(EngineError::Config)
+    }
+
+    fn candidate(
+        &self,
+        loaded: Loaded,
+        base: Base,
+        settled: Option<(Untouched, Vec<String>)>,
+    ) -> Result<Candidate, EngineError> {
+        let files = self.sources(&loaded)?;
+        let (untouched, mut warnings) = settled.unwrap_or_else(|| (self.untouched.clone(), Vec::new()));
+        warnings.extend(loaded.warnings.iter().map(|warning| warning.message.clone()));
+        Ok(Candidate { config: loaded.config, base, files, untouched, warnings })
+    }
+
+    /// The texts that a generation is made of.
+    fn sources(&self, loaded: &Loaded) -> Result<Vec<SourceText>, EngineError> {
+        let runtime = self.root.file(RUNTIME)?;
+        let texts = loaded.document.texts().filter(|(path, _)| *path != runtime);
+        Ok(texts.map(|(path, text)| (path.to_owned(), text.to_owned())).collect())
+    }
+
+    fn files_root(&self) -> Result<PathBuf, EngineError> {
+        Ok(self.root.file("")?)
+    }
+
+    /// Takes out of `runtime.toml` what the files have overtaken: changes of farms and backends that are gone, and those
+    /// that say what the files say. Left in, the first would make every later configuration invalid.
+    fn settle_overrides(&mut self, plain: &Config) -> Result<(Untouched, Vec<String>), EngineError> {
+        let mut untouched = Untouched::new();
+        let mut warnings = Vec::new();
+        for target in self.overrides.targets() {
+            let farm = plain.farms.get(&target.farm);
+            let Some(name) = &target.backend else {
+                if farm.is_none() && !self.overrides.sets(&target, "listen") {
+                    self.overrides.unset(&target, &[]);
+                    warnings.push(format!("{target} is gone, and with it what was changed of it at run time"));
+                }
+                continue;
+            };
+            let backend = farm.and_then(|farm| farm.backends.get(name));
+            match backend {
+                Some(backend) => {
+                    let plain = (backend.state, backend.weight);
+                    self.overrides.drop_same(&target, plain);
+                    untouched.insert((target.farm, name.clone()), plain);
+                }
+                None if self.overrides.sets(&target, "address") => {}
+                None => {
+                    self.overrides.unset(&target, &[]);
+                    warnings.push(format!("{target} is gone, and with it what was changed of it at run time"));
+                }
+            }
+        }
+        let text = self.overrides.text();
+        if self.root.read_file(RUNTIME).ok().as_deref() != Some(text.as_str()) {
+            self.root.write_file(RUNTIME, text.as_bytes())?;
+        }
+        Ok((untouched, warnings))
+    }
+}

@@ -1,0 +1,136 @@
+//! What the engine tells without changing anything.
+
+use headgate_plan::compile::Desired;
+use headgate_plan::state::State;
+use headgate_plan::status::{FarmStatus, ServiceStatus, Sources, Status};
+use headgate_plan::step::Detail;
+
+use super::{Engine, EngineError, Reason};
+use crate::api::{Generation, Planned};
+use crate::reconcile::{Reconciled, Until, Wanted, planned, reconcile};
+use headgate_config::types::FarmName;
+
+impl Engine {
+    /// How everything is, read from the kernel now.
+    ///
+    /// # Errors
+    /// The machine cannot be looked at.
+    pub fn status(&mut self, services: &[ServiceStatus]) -> Result<Status, EngineError> {
+        let fault = self.fault.clone();
+        let Some(looked) = self.look()? else {
+            let mut status = Status::new(Sources {
+                config: &headgate_config::Config::default(),
+                desired: &headgate_plan::compile::Desired::default(),
+                observed: &State::default(),
+                flows: &Default::default(),
+                knobs: &Default::default(),
+                services,
+                generation: None,
+                last_error: Some(fault.as_deref().unwrap_or("no configuration runs yet")),
+            });
+            status.warnings.extend(self.notes.iter().cloned());
+            return Ok(status);
+        };
+        let flows = self.counts();
+        let running = self.running.as_ref().ok_or(EngineError::NothingRuns)?;
+        let mut status = Status::new(Sources {
+            config: &running.config,
+            desired: &looked.desired,
+            observed: &looked.observed,
+            flows: &flows,
+            knobs: &running.knobs,
+            services,
+            generation: running.generation,
+            last_error: fault.as_deref(),
+        });
+        status.warnings.extend(self.notes.iter().cloned());
+        status.warnings.extend(self.differences());
+        Ok(status)
+    }
+
+    /// The farms of the status, worst first.
+    ///
+    /// # Errors
+    /// As [`Engine::status`].
+    pub fn farms(&self) -> Result<Vec<FarmStatus>, EngineError> {
+        let running = self.running.as_ref().ok_or(EngineError::NothingRuns)?;
+        let flows = self.counts();
+        let farms = running.config.farms.values();
+        let mut farms: Vec<FarmStatus> = farms.map(|farm| FarmStatus::new(farm, &running.desired, &flows)).collect();
+        farms.sort_by(|a, b| a.health.cmp(&b.health).then_with(|| a.name.cmp(&b.name)));
+        Ok(farms)
+    }
+
+    /// One farm of the status.
+    ///
+    /// # Errors
+    /// No such farm.
+    pub fn farm(&self, name: &FarmName) -> Result<FarmStatus, EngineError> {
+        let running = self.running.as_ref().ok_or(EngineError::NothingRuns)?;
+        let farm = running.config.farms.get(name).ok_or_else(|| EngineError::NotFound(format!("farm {name}")))?;
+        Ok(FarmStatus::new(farm, &running.desired, &self.counts()))
+    }
+
+    /// What `apply` would do.
+    ///
+    /// # Errors
+    /// Why `apply` would be refused.
+    pub fn plan(&mut self) -> Result<Planned, EngineError> {
+        let candidate = self.load_files(Reason::Apply)?;
+        let profiles = self.profiles()?;
+        let known = self.running.as_ref().map(|running| running.desired.ids.clone());
+        let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref() };
+        let reconciled = reconcile(&mut self.host, wanted, Until::Planned)?;
+        let warnings = candidate.warnings.iter().chain(&reconciled.desired.warnings).cloned().collect();
+        Ok(Planned { steps: planned(&reconciled.plan, Detail::Summary), warnings })
+    }
+
+    /// The generations that can be gone back to, oldest first.
+    pub fn history(&self) -> Vec<Generation> {
+        self.store.history()
+    }
+
+    /// Compares the kernel with what it should be, and repairs it.
+    pub fn watch(&mut self) {
+        match self.look() {
+            Ok(Some(looked)) if !looked.plan.is_empty() => self.repair(&looked),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = %crate::explain(&error), "the kernel cannot be compared"),
+        }
+    }
+
+    fn repair(&mut self, looked: &Reconciled) {
+        for line in planned(&looked.plan, Detail::Summary) {
+            tracing::warn!(step = line.step, "the kernel is not as it was left; repairing");
+        }
+        let Ok(profiles) = self.profiles() else { return };
+        let Some(running) = &mut self.running else { return };
+        let wanted = Wanted { config: &running.config, profiles: &profiles, ids: Some(&running.desired.ids) };
+        match reconcile(&mut self.host, wanted, Until::Verified) {
+            Ok(repaired) => {
+                running.desired = Desired { state: State::default(), ..repaired.desired };
+            }
+            Err(error) => tracing::error!(error = %crate::explain(&error), "not repaired"),
+        }
+    }
+
+    /// The kernel as it is beside what runs.
+    fn look(&mut self) -> Result<Option<Reconciled>, EngineError> {
+        let profiles = self.profiles()?;
+        let Some(running) = &self.running else { return Ok(None) };
+        let wanted = Wanted { config: &running.config, profiles: &profiles, ids: Some(&running.desired.ids) };
+        Ok(Some(reconcile(&mut self.host, wanted, Until::Planned)?))
+    }
+
+    /// Where what runs is not what the files under `/etc` say.
+    fn differences(&self) -> Vec<String> {
+        let rolled_back = self.store.returned().map(|_| {
+            "the files under /etc are not what runs, since a rollback; `headgate apply` loads them".to_owned()
+        });
+        let changed =
+            self.overrides.targets().into_iter().map(|target| {
+                format!("{target}, until the next boot: {}", self.overrides.describe(&target).join(", "))
+            });
+        rolled_back.into_iter().chain(changed).collect()
+    }
+}

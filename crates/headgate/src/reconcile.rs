@@ -1,0 +1,149 @@
+//! The one way from a configuration to the kernel: compile, observe, plan, apply, verify.
+//!
+//! Start, reload, `headgate apply`, `rollback` and `headgated --once` run it to the end; `headgate plan`, `explain`, `hw
+//! show` and the drift of `status` stop before anything is written.
+
+use headgate_config::Config;
+use headgate_config::model::Profile;
+use headgate_host::{Host, HostError};
+use headgate_plan::compile::{Desired, Unsupported, compile};
+use headgate_plan::facts::Facts;
+use headgate_plan::ids::Ids;
+use headgate_plan::state::State;
+use headgate_plan::step::{Detail, Outcome, Plan, Step};
+
+use crate::api::StepLine;
+
+/// An interface that comes up gets its interrupts, and with them new knobs: the second round sees them, the third verifies.
+/// One more for another program that writes nftables while we do.
+const ROUNDS: usize = 4;
+
+/// How far to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Nothing is written.
+    Planned,
+    /// The kernel is as wanted, and has been read back.
+    Verified,
+}
+
+/// What is wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// The hardware profiles to choose from.
+    pub profiles: &'a [Profile],
+    /// The ids in use, when they are known; `None`: the kernel is asked.
+    pub ids: Option<&'a Ids>,
+}
+
+/// How it went.
+#[derive(Debug, Default)]
+pub struct Reconciled {
+    /// What the machine is.
+    pub facts: Facts,
+    /// What the kernel should be.
+    pub desired: Desired,
+    /// What it was when it was last looked at.
+    pub observed: State,
+    /// What is still to be done: with [`Until::Verified`] nothing, or what the kernel does not take.
+    pub plan: Plan,
+    /// What was done, in order.
+    pub done: Vec<(Step, Outcome)>,
+}
+
+/// Why the kernel is not as wanted. It is as before, unless the reason says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// This version cannot do it.
+    #[error("the configuration asks for what this version cannot do")]
+    Unsupported(Vec<Unsupported>),
+    /// The machine cannot be looked at.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A step failed; what had been done was taken back.
+    #[error("{step}: {reason}")]
+    Refused {
+        /// The step, as `plan` prints it.
+        step: String,
+        /// What the kernel said.
+        reason: String,
+        /// Everything that was tried.
+        steps: Vec<StepLine>,
+    },
+    /// It does not stay as it was written: another program writes the same things.
+    #[error("the kernel does not keep what was written; another program changes the same things")]
+    Unsettled(Vec<StepLine>),
+}
+
+/// Makes the kernel what `wanted` means.
+///
+/// # Errors
+/// Any [`ReconcileError`].
+pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Reconciled, ReconcileError> {
+    let mut so_far = Reconciled::default();
+    let mut ids = match wanted.ids {
+        Some(ids) => ids.clone(),
+        None => Ids::observe(&host.observe(&State::default())?.ruleset),
+    };
+    for _ in 0..ROUNDS {
+        so_far.facts = host.facts()?;
+        so_far.desired =
+            compile(wanted.config, wanted.profiles, &so_far.facts, &ids).map_err(ReconcileError::Unsupported)?;
+        so_far.observed = host.observe(&so_far.desired.state)?;
+        so_far.plan = Plan::between(&so_far.desired, &so_far.observed);
+        so_far.plan.steps.retain(|step| !is_settled(step, &so_far.done));
+        if so_far.plan.is_empty() || until == Until::Planned {
+            return Ok(so_far);
+        }
+        ids = so_far.desired.ids.clone();
+        let report = host.apply(std::mem::take(&mut so_far.plan));
+        match report.failure {
+            None => so_far.done.extend(report.steps),
+            Some(failure) if failure.stale => tracing::info!("nftables changed meanwhile; looking again"),
+            Some(failure) => {
+                let steps = lines(&report.steps);
+                let step = steps.get(failure.step).map(|line| line.step.clone()).unwrap_or_default();
+                return Err(ReconcileError::Refused { step, reason: failure.reason, steps });
+            }
+        }
+    }
+    Err(ReconcileError::Unsettled(lines(&so_far.done)))
+}
+
+/// The kernel has said its word about this step: trying again would say the same.
+fn is_settled(step: &Step, done: &[(Step, Outcome)]) -> bool {
+    let same = |other: &Step| match (step, other) {
+        (Step::Knob { path, want, .. }, Step::Knob { path: other, want: tried, .. }) => path == other && want == tried,
+        _ => step == other,
+    };
+    let refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused(_) | Outcome::Unsupported | Outcome::Kept);
+    done.iter().any(|(other, outcome)| refused(outcome) && same(other))
+}
+
+/// Steps and their outcomes as the API tells them.
+pub fn lines(steps: &[(Step, Outcome)]) -> Vec<StepLine> {
+    let line = |(step, outcome): &(Step, Outcome)| {
+        let view = step.view(Detail::Summary);
+        StepLine { step: view.text, details: view.details, outcome: Some(outcome_word(outcome)) }
+    };
+    steps.iter().map(line).collect()
+}
+
+/// A plan as the API tells it.
+pub fn planned(plan: &Plan, detail: Detail) -> Vec<StepLine> {
+    let views = plan.view(detail);
+    views.into_iter().map(|view| StepLine { step: view.text, details: view.details, outcome: None }).collect()
+}
+
+fn outcome_word(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Kept => "kept".to_owned(),
+        Outcome::Set => "set".to_owned(),
+        Outcome::Unsupported => "unsupported".to_owned(),
+        Outcome::Refused(reason) => format!("refused: {reason}"),
+        Outcome::Returned => "returned".to_owned(),
+        Outcome::Skipped => "skipped".to_owned(),
+    }
+}
