@@ -13,7 +13,7 @@ use headgate_plan::state::{Address, Route};
 use headgate_plan::step::{Outcome, Plan, Step};
 use nix::errno::Errno;
 
-use crate::announce::{self, Announcement};
+use crate::announce::{self, Announcement, Unannounced};
 use crate::link::{self, Interface};
 use crate::netlink::{Refusal, Request};
 use crate::route::Beside;
@@ -47,6 +47,18 @@ impl Report {
     /// The plan was not carried out; what had been done was taken back.
     pub fn failed(&self) -> bool {
         self.failure.is_some()
+    }
+
+    /// Added addresses on interfaces that took no announcement, most often because they had just been set up and have no
+    /// carrier yet: to be announced again ([`Host::announce`]) a few seconds later.
+    pub fn unannounced(&self) -> impl Iterator<Item = &Address> {
+        let later = |unsent: &(usize, Unannounced)| unsent.1 != Unannounced::NoNeighbours;
+        let links = self.announcements.iter().filter(move |found| found.unsent.as_ref().is_some_and(later));
+        let links: Vec<&str> = links.map(|found| found.link.as_str()).collect();
+        self.steps.iter().filter_map(move |step| match step {
+            (Step::AddAddress(address), Outcome::Set) if links.contains(&address.link.as_str()) => Some(address),
+            _ => None,
+        })
     }
 
     /// Steps that the kernel refused; without [`failed`](Self::failed) these are knobs, links and removals.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use headgate_host::announce::Unannounced;
 use headgate_host::{Host, Report, Root};
 use headgate_plan::compile::Desired;
 use headgate_plan::state::{Address, LinkState, Route, State};
@@ -378,4 +379,24 @@ fn a_neighbour_learns_where_an_address_went() {
     });
     take(&two, "two", "02:00:00:00:00:02");
     learn("02:00:00:00:00:02");
+}
+
+#[test]
+fn an_address_without_a_carrier_is_announced_later() {
+    pair().run(|| {
+        ip("link set y down");
+        let mut host = host();
+        let vip = address("x", "172.16.1.1/32");
+        let loopback = Address { link: "lo".to_owned(), ..address("x", "172.16.1.2/32") };
+        let report = apply(&mut host, vec![Step::AddAddress(vip.clone()), Step::AddAddress(loopback)]);
+        assert_eq!(outcomes(&report), [Outcome::Set, Outcome::Set], "the addresses are in place all the same");
+        let unsent: Vec<_> = report.announcements.iter().filter_map(|found| found.unsent).collect();
+        assert_eq!(unsent, [(1, Unannounced::NoNeighbours), (1, Unannounced::Down)]);
+        let later: Vec<_> = report.unannounced().collect();
+        assert_eq!(later, [&vip], "nobody is ever told on lo");
+
+        ip("link set y up");
+        let announced = host.announce(later).expect("the interface is there");
+        assert_eq!((announced[0].sent, announced[0].unsent), (1, None));
+    });
 }
