@@ -5,7 +5,7 @@
 //! a machine is never left between two configurations. A knob or link that the kernel refuses, and a removal that fails, stop
 //! nothing: the first must not keep a balancer from serving, the last is found and tried again by the next plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use headgate_nft::Change;
@@ -101,6 +101,7 @@ impl Host {
                 return report;
             }
         };
+        let mut displaced = Vec::new();
         while !steps.is_empty() && report.failure.is_none() {
             let current = phase(&steps[0]);
             let end = steps.iter().position(|step| phase(step) != current).unwrap_or(steps.len());
@@ -108,7 +109,10 @@ impl Host {
             let start = report.steps.len();
             let outcomes = match current {
                 Phase::Prepare => steps.iter().map(|step| self.prepare(step, &interfaces)).collect(),
-                Phase::Add => self.change(&steps, &rest, &interfaces),
+                Phase::Add => {
+                    displaced.extend(self.displace(&steps, &rest, &interfaces));
+                    self.change(&steps, &rest, &interfaces)
+                }
                 Phase::Ruleset => steps.iter().map(|step| self.ruleset(step, &mut report)).collect(),
                 Phase::Remove => self.remove(&steps, &interfaces),
             };
@@ -120,7 +124,7 @@ impl Host {
         }
         if report.failure.is_some() {
             report.steps.extend(steps.into_iter().map(|step| (step, Outcome::Skipped)));
-            self.take_back(&mut report);
+            self.take_back(&mut report, &displaced);
         } else {
             report.announcements = self.announce_added(&report.steps);
         }
@@ -142,6 +146,26 @@ impl Host {
             Ok(Err(refusal)) => Outcome::Refused(refusal.to_string()),
             Err(error) => Outcome::Refused(error.to_string()),
         }
+    }
+
+    /// Removes what `rest` removes and what is in the way of `steps`: IPv6 lets an interface have an address only once, so
+    /// that one whose prefix length changes has to go before it comes. Returns the steps that bring them back.
+    fn displace(&mut self, steps: &[Step], rest: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Step> {
+        let coming: BTreeSet<(&str, IpAddr)> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::AddAddress(Address { link, net }) if net.addr().is_ipv6() => Some((link.as_str(), net.addr())),
+                _ => None,
+            })
+            .collect();
+        let going = |step: &&Step| match step {
+            Step::RemoveAddress(Address { link, net }) => coming.contains(&(link.as_str(), net.addr())),
+            _ => false,
+        };
+        let going: Vec<Step> = rest.iter().filter(going).cloned().collect();
+        let outcomes = self.remove(&going, interfaces);
+        let gone = going.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Outcome::Set);
+        gone.filter_map(|(step, _)| step.inverse()).collect()
     }
 
     /// Added addresses and routes, in one go. `rest` is what follows: a route that it removes may be replaced.
@@ -237,8 +261,8 @@ impl Host {
         }
     }
 
-    /// Takes back in reverse order what was done before the failure.
-    fn take_back(&mut self, report: &mut Report) {
+    /// Takes back in reverse order what was done before the failure, and puts back what was displaced for it.
+    fn take_back(&mut self, report: &mut Report, displaced: &[Step]) {
         let interfaces = link::list(&mut self.netlink).unwrap_or_default();
         for (step, outcome) in report.steps.iter_mut().rev().filter(|(_, outcome)| *outcome == Outcome::Set) {
             let Some(inverse) = step.inverse() else { continue };
@@ -250,6 +274,11 @@ impl Host {
             match result {
                 Outcome::Refused(reason) => tracing::error!(?step, reason, "step could not be taken back"),
                 _ => *outcome = Outcome::Returned,
+            }
+        }
+        for (step, outcome) in displaced.iter().zip(self.change(displaced, &[], &interfaces)) {
+            if let Outcome::Refused(reason) = outcome {
+                tracing::error!(?step, reason, "step could not be taken back");
             }
         }
     }

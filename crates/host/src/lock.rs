@@ -59,7 +59,10 @@ impl Lock {
         let file = open(&path).map_err(failed)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
-                write_pid(&mut file).map_err(failed)?;
+                // The lock holds without it; a full /run must not keep the daemon from starting.
+                if let Err(error) = write_pid(&mut file) {
+                    tracing::warn!(%error, path = %path.display(), "cannot write down who holds the lock");
+                }
                 Ok(Self { _file: file })
             }
             Err((mut file, Errno::EWOULDBLOCK)) => Err(LockError::Held { pid: read_pid(&mut file), path }),

@@ -45,7 +45,8 @@ pub(crate) fn list(netlink: &mut Netlink) -> io::Result<Vec<Listed>> {
         request.header.kind = RouteType::Unicast;
         let messages = netlink.dump(RouteNetlinkMessage::GetRoute(request))?;
         routes.extend(messages.into_iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Unicast => decode(&route),
+            // A kernel without IPv6 answers for all families that it has.
+            RouteNetlinkMessage::NewRoute(route) if route.header.address_family == family => decode(&route),
             _ => None,
         }));
     }
@@ -54,6 +55,9 @@ pub(crate) fn list(netlink: &mut Netlink) -> io::Result<Vec<Listed>> {
 
 fn decode(message: &RouteMessage) -> Option<Listed> {
     let header = &message.header;
+    if header.kind != RouteType::Unicast {
+        return None;
+    }
     let anywhere = match header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),

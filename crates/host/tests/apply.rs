@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use headgate_host::{Host, Root};
+use headgate_host::lock::LockError;
+use headgate_host::{Host, Lock, Root};
 use headgate_nft::{
     BaseChain, Chain, ChainKind, Data, Datatype, Element, Field, Hook, Key, Rule, Ruleset, Set, SetData, Statement,
     Table, TableId, Value, Verdict,
@@ -248,5 +249,37 @@ fn foreign_tables_with_our_prefix_are_not_ours() {
         assert_eq!(host.observe(&State::default()).expect("a working kernel"), State::default());
         assert_eq!(host.flush().expect("nothing to do").steps, []);
         assert!(nft("list tables").contains("table ip headgate\n"));
+    });
+}
+
+#[test]
+fn a_full_disk_keeps_nobody_from_the_lock() {
+    let (namespace, files) = machine();
+    namespace.run(move || {
+        let run = files.path().join("run/headgate");
+        std::fs::create_dir_all(&run).expect("a directory");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), &run, Some("tmpfs"), flags, Some("size=4096")).expect("a small tmpfs");
+        std::fs::write(run.join("ballast"), [0; 4096]).expect("all of it");
+        assert!(std::fs::write(run.join("more"), "x").is_err(), "it is full");
+        let root = Root::new(files.path());
+        let _lock = Lock::take(&root).expect("a lock needs no space");
+        let held = Lock::take(&root).expect_err("it is taken");
+        assert!(matches!(held, LockError::Held { pid: None, .. }), "{held}");
+    });
+}
+
+#[test]
+fn an_interface_without_ipv6_takes_the_plan_back() {
+    let (namespace, files) = machine();
+    namespace.run(move || {
+        std::fs::write("/proc/sys/net/ipv6/conf/x/disable_ipv6", "1").expect("a sysctl of this namespace");
+        let before = seen();
+        let steps = vec![Step::AddAddress(address("172.16.1.2/32")), Step::AddAddress(address("2001:db8::1/128"))];
+        let report = host(files.path()).apply(Plan { steps });
+        let failure = report.failure.as_ref().expect("the kernel has no IPv6 there");
+        assert!(failure.reason.contains("IPv6 is disabled on this device"), "{failure:?}");
+        assert_eq!(report.steps[0].1, Outcome::Returned);
+        assert_eq!(seen(), before);
     });
 }

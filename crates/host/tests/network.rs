@@ -400,3 +400,24 @@ fn an_address_without_a_carrier_is_announced_later() {
         assert_eq!((announced[0].sent, announced[0].unsent), (1, None));
     });
 }
+
+#[test]
+fn an_ipv6_address_changes_its_prefix_length() {
+    pair().run(|| {
+        let mut host = host();
+        let (old, new) = (address("x", "2001:db8::1/64"), address("x", "2001:db8::1/48"));
+        apply(&mut host, vec![Step::AddAddress(old.clone())]);
+        let before = shown();
+
+        let failing = Step::AddAddress(address("z", "172.16.1.1/32"));
+        let (add, remove) = (Step::AddAddress(new.clone()), Step::RemoveAddress(old.clone()));
+        let report = apply(&mut host, vec![add.clone(), failing, remove.clone()]);
+        assert!(report.failed());
+        assert_eq!(shown(), before, "the old one is back");
+
+        let report = apply(&mut host, vec![add, remove]);
+        assert_eq!(outcomes(&report), [Outcome::Set, Outcome::Kept]);
+        let wanted = State { addresses: BTreeSet::from([new]), ..State::default() };
+        assert_eq!(left(&mut host, &wanted), []);
+    });
+}
