@@ -245,6 +245,8 @@ async fn end_strays() {
     let session = nix::unistd::getsid(None).map_or(0, Pid::as_raw);
     let mut strays = table::processes().unwrap_or_default();
     strays.retain(|process| process.parent == me && process.session != session && !instance::is_leader(process.pid));
+    // Who still has a mark has a keeper, here or in another supervisor of this process.
+    strays.retain(|process| !table::has_environment(process.pid, ledger::MARK).unwrap_or(true));
     if strays.is_empty() {
         return;
     }

@@ -222,7 +222,9 @@ impl Keeper {
                 () = answers(service.ready), if !up => {
                     up = true;
                     self.set(ServiceState::Up, None);
-                    tracing::info!(service = %self.name, pid = instance.pid(), "up");
+                    if service.ready.is_some() {
+                        tracing::info!(service = %self.name, pid = instance.pid(), "answers");
+                    }
                 }
                 _ = self.wanted.changed() => {
                     let wanted = self.wanted.borrow().clone();

@@ -21,7 +21,7 @@ use super::{SuperviseError, table};
 const FILE: &str = "services.json";
 
 /// The entry in the environment of every process of a service.
-const MARK: &str = "HEADGATE_SUPERVISED";
+pub(super) const MARK: &str = "HEADGATE_SUPERVISED";
 
 /// How long the services of a dead supervisor get when the file does not say.
 const UNKNOWN_PATIENCE: Duration = Duration::from_secs(5);
