@@ -195,14 +195,23 @@ impl Set {
         Self { elements: BTreeMap::new(), key: self.key.clone(), data: self.data.clone(), ..*self }
     }
 
-    /// Whether `other` can take this set's place without deleting it: the kernel changes only the size and the default
-    /// time-out of a set that exists (`nft_set_is_same`, net/netfilter/nf_tables_api.c).
-    pub fn is_same_kind(&self, other: &Self) -> bool {
-        self.key == other.key
-            && self.data == other.data
-            && self.interval == other.interval
-            && self.dynamic == other.dynamic
-            && self.timeout_ms.is_some() == other.timeout_ms.is_some()
+    /// Whether this set can become `new` without being deleted. The kernel changes only size and default time-out of a set
+    /// that exists (`nft_set_is_same`, net/netfilter/nf_tables_api.c).
+    ///
+    /// Nor does a set grow in this way: a hash of a declared size keeps the buckets that it was created with, so a set that
+    /// had grown from 1,024 to 131,072 elements would search lists of 50. Sets that the packet path fills are hashes that
+    /// resize themselves, and their elements would be lost; they do grow.
+    pub fn can_become(&self, new: &Self) -> bool {
+        let size_fits = match (self.size, new.size) {
+            (Some(old), Some(new)) => new <= old || self.dynamic,
+            (old, new) => old == new,
+        };
+        let kind = |set: &Self| (set.interval, set.dynamic, set.timeout_ms.is_some_and(|timeout| timeout > 0));
+        size_fits
+            && self.key == new.key
+            && self.data == new.data
+            && kind(self) == kind(new)
+            && self.timeout_ms.is_some() == new.timeout_ms.is_some()
     }
 }
 

@@ -118,11 +118,31 @@ fn changes_lead_from_one_ruleset_to_the_other() {
     hosts.elements.clear();
     table.chains.get_mut("assign").unwrap().rules.remove(2);
     table.sets.get_mut("slots").unwrap().size = Some(4096);
+    table.sets.get_mut("sources4").unwrap().size = None;
+    table.sets.get_mut("targets4").unwrap().size = Some(512);
     for (from, to) in [(&old, &new), (&new, &old)] {
         commit(&mut socket, &between(from, to)).unwrap();
         let found = dump(&mut socket, to);
         assert_eq!(found.to_string(), to.to_string());
         assert_eq!(found, *to);
+    }
+}
+
+#[test]
+fn a_set_of_the_packet_path_keeps_its_elements() {
+    let mut socket = fresh_namespace();
+    let old = product();
+    load(&mut socket, &old);
+    nft(&["-f", "-"], "add element inet hgtest flows { 10.9.8.7 : 0x5 }");
+    let mut new = product();
+    let flows = new.tables.values_mut().next().unwrap().sets.get_mut("flows").unwrap();
+    (flows.size, flows.timeout_ms) = (Some(2048), Some(120_000));
+    for (from, to) in [(&old, &new), (&new, &old)] {
+        let changes = between(from, to);
+        assert_eq!(changes.len(), 1);
+        commit(&mut socket, &changes).unwrap();
+        assert_eq!(dump(&mut socket, to), *to);
+        assert!(nft(&["list", "map", "inet", "hgtest", "flows"], "").contains("10.9.8.7"));
     }
 }
 
