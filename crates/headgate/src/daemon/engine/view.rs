@@ -108,6 +108,7 @@ impl Engine {
         let wanted = Wanted { config: &running.config, profiles: &profiles, ids: Some(&running.desired.ids) };
         match reconcile(&mut self.host, wanted, Until::Verified) {
             Ok(repaired) => {
+                tracing::info!("repaired");
                 running.desired = Desired { state: State::default(), ..repaired.desired };
             }
             Err(error) => tracing::error!(error = %crate::explain(&error), "not repaired"),

@@ -1,0 +1,467 @@
+//! The daemon on a real kernel, each test in a network namespace of its own. Needs root; fails without.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use support::WEB;
+use support::namespace::Namespace;
+
+/// The elements and rules that a `headgate` command says it changed, all together.
+fn changes(out: &str) -> usize {
+    let numbers = out.lines().filter_map(|line| line.strip_prefix("change the ruleset: "));
+    numbers.flat_map(|line| line.split(", ")).filter_map(|part| part.split(' ').next()?.parse::<usize>().ok()).sum()
+}
+
+#[test]
+fn files_become_farms_in_the_kernel_and_a_second_apply_writes_nothing() {
+    let ns = Namespace::new(WEB);
+    let daemon = ns.start();
+    let ruleset = ns.ruleset();
+    assert!(ruleset.contains("172.16.1.1 . tcp . 80 : goto") && ruleset.contains("comment \"web/b2\""), "{ruleset}");
+    assert!(ns.addresses().contains("172.16.1.1/32"), "{}", ns.addresses());
+    assert_eq!(ns.headgate(&["plan"]).exits(0).out, "nothing to do\n");
+    let status = ns.headgate(&["status"]).exits(0);
+    assert!(status.out.starts_with("healthy, generation 1\n"), "{status:?}");
+    let monitor = ns.command("nft").arg("monitor").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let applied = ns.headgate(&["apply"]).exits(0);
+    assert_eq!(applied.out, "nothing to do\ngeneration 1 runs\n");
+    std::thread::sleep(Duration::from_millis(300));
+    let mut monitor = monitor;
+    monitor.kill().unwrap();
+    let mut seen = String::new();
+    monitor.stdout.take().unwrap().read_to_string(&mut seen).unwrap();
+    monitor.wait().unwrap();
+    assert_eq!(seen, "", "an apply without changes wrote");
+    assert_eq!(ns.ruleset(), ruleset);
+    assert_eq!(daemon.terminate(), Some(0));
+}
+
+#[test]
+fn once_applies_and_leaves_nothing_behind_but_the_data_plane() {
+    let ns = Namespace::new(WEB);
+    ns.headgated(&["--once"]).exits(0);
+    let ruleset = ns.ruleset();
+    assert!(ruleset.contains("table inet headgate"), "{ruleset}");
+    ns.headgated(&["--once"]).exits(0);
+    assert_eq!(ns.ruleset(), ruleset);
+    assert_eq!(ns.headgate(&["plan"]).exits(0).out, "nothing to do\n");
+    ns.headgate(&["status"]).exits(4);
+}
+
+#[test]
+fn flush_removes_what_is_ours_and_nothing_else() {
+    let ns = Namespace::new(WEB);
+    ns.run("nft", &["add table inet foreign; add chain inet foreign c; add rule inet foreign c counter"]).exits(0);
+    ns.run("ip", &["address", "add", "192.0.2.1/24", "dev", "cl"]).exits(0);
+    let (foreign, forwarding) = (ns.ruleset(), ns.run("sysctl", &["-n", "net.ipv4.ip_forward"]).out);
+    ns.headgated(&["--once"]).exits(0);
+    assert!(ns.ruleset().contains("table inet headgate") && ns.ruleset().contains("table inet foreign"));
+    ns.headgated(&["--flush"]).exits(0);
+    assert_eq!(ns.ruleset(), foreign);
+    assert_eq!(ns.run("sysctl", &["-n", "net.ipv4.ip_forward"]).out, forwarding);
+    let addresses = ns.addresses();
+    assert!(addresses.contains("192.0.2.1/24") && !addresses.contains("172.16."), "{addresses}");
+}
+
+#[test]
+fn sighup_loads_good_files_and_refuses_bad_ones() {
+    let ns = Namespace::new(WEB);
+    let daemon = ns.start();
+    ns.tree.write("etc/headgate/conf.d/20-weight.toml", "[farms.web.backends.b2]\nweight = 5\n");
+    daemon.reload("applied");
+    assert!(ns.headgate(&["farm", "show", "web", "--json"]).exits(0).out.contains("\"weight\": 5"));
+    let ruleset = ns.ruleset();
+
+    ns.tree.write("etc/headgate/conf.d/20-weight.toml", "[farms.web.backends.b2]\nweight = 70000\n");
+    daemon.reload("not reloaded");
+    assert_eq!(ns.ruleset(), ruleset);
+    let status = ns.headgate(&["status"]).exits(5);
+    assert!(status.out.starts_with("degraded, generation 2\nfault: the configuration is invalid"), "{status:?}");
+    let refused = ns.headgate(&["apply"]).exits(1);
+    assert!(refused.err.contains("weight must be 0 to 65535"), "{refused:?}");
+    // Who may use the API need not be allowed to read the files.
+    assert!(!refused.err.contains("weight = 70000"), "{refused:?}");
+
+    ns.tree.write("etc/headgate/conf.d/20-weight.toml", "[farms.web.backends.b2]\nweight = 5\n");
+    daemon.reload("applied");
+    ns.headgate(&["status"]).exits(0);
+    assert_eq!(ns.ruleset(), ruleset);
+}
+
+#[test]
+fn rules_and_ids_survive_every_end_of_the_daemon() {
+    let ns = Namespace::new(WEB);
+    let daemon = ns.start();
+    ns.headgate(&["backend", "add", "web", "b0", "172.16.2.10:8080", "--persist"]).exits(0);
+    let ruleset = ns.ruleset();
+    assert_eq!(daemon.terminate(), Some(0));
+    assert_eq!(ns.ruleset(), ruleset, "after SIGTERM");
+    let daemon = ns.start();
+    assert_eq!(ns.ruleset(), ruleset, "after a restart");
+    daemon.kill();
+    assert_eq!(ns.ruleset(), ruleset, "after SIGKILL");
+    let _daemon = ns.start();
+    assert_eq!(ns.ruleset(), ruleset, "after SIGKILL and a restart");
+    ns.headgate(&["status"]).exits(0);
+}
+
+#[test]
+fn a_bad_configuration_at_start_runs_the_last_good_one() {
+    let ns = Namespace::new(WEB);
+    ns.headgated(&["--once"]).exits(0);
+    let ruleset = ns.ruleset();
+    ns.tree.write("etc/headgate/conf.d/20-bad.toml", "[farms.web]\nmode = \"magic\"\n");
+    // As after a boot: nothing in the kernel, only what is on disk.
+    ns.run("nft", &["flush", "ruleset"]).exits(0);
+    let once = ns.headgated(&["--once"]).exits(1);
+    assert!(once.err.contains("\"magic\" is no value of mode") && once.err.contains("20-bad.toml:2:8"), "{once:?}");
+    assert_eq!(ns.ruleset(), ruleset);
+    ns.run("nft", &["flush", "ruleset"]).exits(0);
+    let _daemon = ns.start();
+    assert_eq!(ns.ruleset(), ruleset);
+    let status = ns.headgate(&["status"]).exits(5);
+    assert!(status.out.contains("fault: the configuration is invalid"), "{status:?}");
+}
+
+#[test]
+fn a_bad_configuration_without_a_good_one_leaves_the_kernel_alone() {
+    let ns = Namespace::new("[farms.web]\n");
+    ns.headgated(&["--once"]).exits(1);
+    let _daemon = ns.start();
+    assert_eq!(ns.ruleset(), "");
+    let status = ns.headgate(&["status"]).exits(5);
+    assert!(status.out.contains("fault: the configuration is invalid"), "{status:?}");
+    ns.tree.write("etc/headgate/conf.d/10-farms.toml", WEB);
+    ns.headgate(&["apply"]).exits(0);
+    ns.headgate(&["status"]).exits(0);
+}
+
+#[test]
+fn hostile_configurations_leave_the_running_ruleset_byte_for_byte() {
+    let ns = Namespace::new(WEB);
+    let daemon = ns.start();
+    let (ruleset, addresses) = (ns.ruleset(), ns.addresses());
+    let hostile: [&[u8]; 8] = [
+        b"[farms.web",
+        b"[farms.web]\nlisten = \"172.16.1.1:99999\"\n",
+        b"[farms.other]\nlisten = \"172.16.1.1:80\"\n[farms.other.backends.x]\naddress = \"172.16.2.99\"\n",
+        b"[farms.web.backends.b1]\naddress = \"172.16.1.1:80\"\n",
+        b"[farms.web]\nmode = \"dsr\"\n",
+        b"\xff\xfe\x00",
+        b"[sysctl]\n\"kernel.core_pattern\" = \"|/bin/sh\"\n",
+        b"[farms.\"x\\u001b[2J\"]\nlisten = \"172.16.1.9:80\"\n",
+    ];
+    for text in hostile {
+        ns.tree.write("etc/headgate/conf.d/50-hostile.toml", text);
+        ns.headgate(&["apply"]).exits(1);
+        daemon.reload("not reloaded");
+        let text = String::from_utf8_lossy(text);
+        assert_eq!((ns.ruleset(), ns.addresses()), (ruleset.clone(), addresses.clone()), "{text}");
+    }
+    std::fs::remove_file(ns.tree.path("etc/headgate/conf.d/50-hostile.toml")).unwrap();
+    assert_eq!(ns.headgate(&["apply"]).exits(0).out, "nothing to do\ngeneration 1 runs\n");
+}
+
+#[test]
+fn what_the_kernel_refuses_is_taken_back() {
+    let ns = Namespace::new(WEB);
+    let _daemon = ns.start();
+    let (ruleset, addresses) = (ns.ruleset(), ns.addresses());
+    // No interface reaches this gateway.
+    let route = "[network.routes.uplink]\nto = \"default\"\nvia = \"198.51.100.1\"\n[farms.more]\nlisten = \
+                 \"172.16.1.7:80\"\n[farms.more.backends.b]\naddress = \"172.16.2.11\"\n";
+    ns.tree.write("etc/headgate/conf.d/50-route.toml", route);
+    let refused = ns.headgate(&["apply"]).exits(3);
+    assert!(refused.err.contains("198.51.100.1") && refused.err.contains("what ran before runs on"), "{refused:?}");
+    assert_eq!((ns.ruleset(), ns.addresses()), (ruleset, addresses));
+    assert!(ns.headgate(&["status"]).exits(5).out.contains("fault: "));
+}
+
+#[test]
+fn one_backends_change_is_small_and_is_gone_after_a_reboot() {
+    let ns = Namespace::new(WEB);
+    let _daemon = ns.start();
+    let ruleset = ns.ruleset();
+    let drained = ns.headgate(&["backend", "drain", "web", "b1"]).exits(0);
+    assert!((1..=4).contains(&changes(&drained.out)), "{drained:?}");
+    assert_eq!(ns.tree.read("run/headgate/runtime.toml"), "[farms.web.backends.b1]\nstate = \"drain\"\n");
+    let status = ns.headgate(&["status"]).exits(5);
+    assert!(status.out.contains("note: backend b1 of farm web, until the next boot: state = \"drain\""), "{status:?}");
+    // It survives a reload, and agrees with what the files say then.
+    assert_eq!(ns.headgate(&["apply"]).exits(0).out, "nothing to do\ngeneration 1 runs\n");
+    assert_eq!(ns.headgate(&["plan"]).exits(0).out, "nothing to do\n");
+    ns.headgate(&["backend", "weight", "web", "b2", "9"]).exits(0);
+    ns.headgate(&["backend", "weight", "web", "b2", "65536"]).exits(1);
+    ns.headgate(&["backend", "weight", "web", "b2", "3"]).exits(0);
+    ns.headgate(&["backend", "up", "web", "b1"]).exits(0);
+    assert_eq!(ns.tree.read("run/headgate/runtime.toml"), "");
+    assert_eq!(ns.ruleset(), ruleset);
+    ns.headgate(&["backend", "drain", "web", "nobody"]).exits(2);
+    ns.headgate(&["backend", "drain", "nobody", "b1"]).exits(2);
+    ns.headgate(&["backend", "drain", "../x", "b1"]).exits(2);
+}
+
+#[test]
+fn changes_at_run_time_give_way_to_the_files() {
+    let ns = Namespace::new(WEB);
+    let _daemon = ns.start();
+    ns.headgate(&["backend", "drain", "web", "b1"]).exits(0);
+    ns.headgate(&["backend", "weight", "web", "b2", "9"]).exits(0);
+    // b1 goes, and the files now say what was said at run time about b2.
+    let farm = "[farms.web]\nlisten = \"172.16.1.1:80\"\n[farms.web.backends.b2]\naddress = \
+                \"172.16.2.12:8080\"\nweight = 9\n";
+    ns.tree.write("etc/headgate/conf.d/10-farms.toml", farm);
+    let applied = ns.headgate(&["apply"]).exits(0);
+    assert!(applied.err.contains("backend b1 of farm web is gone"), "{applied:?}");
+    assert_eq!(ns.tree.read("run/headgate/runtime.toml"), "");
+    ns.headgate(&["status"]).exits(0);
+}
+
+#[test]
+fn farms_come_and_go_without_files() {
+    let ns = Namespace::new(WEB);
+    let _daemon = ns.start();
+    let ruleset = ns.ruleset();
+    let add = ["farm", "add", "dns", "--listen", "172.16.1.53:53/udp", "--backend", "172.16.2.21", "mode=dnat"];
+    ns.headgate(&add).exits(0);
+    assert!(ns.addresses().contains("172.16.1.53/32"));
+    ns.headgate(&add).exits(2);
+    ns.headgate(&["farm", "set", "dns", "scheduler=random", "on-empty=drop"]).exits(0);
+    let before = ns.ruleset();
+    let refused = ns.headgate(&["farm", "set", "dns", "listen=172.16.1.1:80"]).exits(1);
+    assert!(refused.err.contains("both listen on 172.16.1.1:80"), "{refused:?}");
+    ns.headgate(&["farm", "set", "dns", "colour=red"]).exits(1);
+    ns.headgate(&["backend", "remove", "dns", "b1"]).exits(1);
+    assert_eq!(ns.ruleset(), before);
+    ns.headgate(&["farm", "remove", "dns"]).exits(0);
+    assert_eq!(ns.ruleset(), ruleset);
+    assert!(!ns.addresses().contains("172.16.1.53"));
+    // What the files have is switched off, and comes back.
+    ns.headgate(&["farm", "remove", "web"]).exits(0);
+    assert!(!ns.ruleset().contains("172.16.1.1"));
+    assert_eq!(ns.tree.read("run/headgate/runtime.toml"), "[farms.web]\nenabled = false\n");
+}
+
+#[test]
+fn persisted_changes_are_written_beside_what_is_there() {
+    let ns = Namespace::new(WEB);
+    let kept = "# keep me\n[farms.web.backends.b2]\nweight = 4 # four\n";
+    ns.tree.write("etc/headgate/conf.d/90-operator.toml", kept);
+    let daemon = ns.start();
+    ns.headgate(&["backend", "weight", "web", "b2", "8"]).exits(0);
+    ns.headgate(&["backend", "weight", "web", "b2", "5", "--persist"]).exits(0);
+    assert_eq!(ns.tree.read("etc/headgate/conf.d/90-operator.toml"), kept.replace('4', "5"));
+    // What was changed until the next boot does not hide what is kept.
+    assert_eq!(ns.tree.read("run/headgate/runtime.toml"), "");
+    let before = ns.tree.read("etc/headgate/conf.d/90-operator.toml");
+    ns.headgate(&["backend", "weight", "web", "b2", "70000", "--persist"]).exits(1);
+    ns.headgate(&["farm", "set", "web", "listen=nonsense", "--persist"]).exits(1);
+    assert_eq!(ns.tree.read("etc/headgate/conf.d/90-operator.toml"), before);
+    daemon.terminate();
+    let _daemon = ns.start();
+    assert!(ns.headgate(&["farm", "show", "web", "--json"]).exits(0).out.contains("\"weight\": 5"));
+}
+
+#[test]
+fn rollback_returns_and_stays_until_the_files_change() {
+    let ns = Namespace::new(WEB);
+    let daemon = ns.start();
+    let first = ns.ruleset();
+    let weight = |weight: u32| format!("[farms.web.backends.b2]\nweight = {weight}\n");
+    ns.tree.write("etc/headgate/conf.d/20-weight.toml", weight(8));
+    ns.headgate(&["apply"]).exits(0);
+    assert_ne!(ns.ruleset(), first);
+    ns.headgate(&["rollback"]).exits(0);
+    assert_eq!(ns.ruleset(), first);
+    let history = ns.headgate(&["history"]).exits(0).out;
+    assert!(history.lines().any(|line| line.starts_with('2') && line.ends_with("returned from")), "{history}");
+    ns.headgate(&["rollback"]).exits(2);
+    ns.headgate(&["rollback", "77"]).exits(2);
+    ns.headgate(&["backend", "weight", "web", "b2", "9", "--persist"]).exits(2);
+    // A change at run time changes what runs, not what was returned from.
+    ns.headgate(&["backend", "drain", "web", "b1"]).exits(0);
+    assert!(ns.headgate(&["farm", "show", "web", "--json"]).exits(0).out.contains("\"weight\": 3"));
+    ns.headgate(&["backend", "up", "web", "b1"]).exits(0);
+    daemon.reload("is not loaded again");
+    assert_eq!(ns.ruleset(), first);
+    daemon.kill();
+    let daemon = ns.start();
+    assert_eq!(ns.ruleset(), first);
+    let status = ns.headgate(&["status"]).exits(0);
+    assert!(status.out.contains("are not what runs, since a rollback"), "{status:?}");
+    ns.tree.write("etc/headgate/conf.d/20-weight.toml", weight(7));
+    daemon.reload("applied");
+    assert!(ns.headgate(&["farm", "show", "web", "--json"]).exits(0).out.contains("\"weight\": 7"));
+    ns.headgate(&["rollback", "2"]).exits(0);
+    ns.headgate(&["apply"]).exits(0);
+    assert!(ns.headgate(&["farm", "show", "web", "--json"]).exits(0).out.contains("\"weight\": 7"));
+}
+
+#[test]
+fn only_one_daemon_runs_and_the_socket_of_a_dead_one_is_replaced() {
+    let ns = Namespace::new(WEB);
+    let daemon = ns.start();
+    let mode = std::fs::metadata(ns.tree.path("run/headgate/api.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let pid = daemon.pid();
+    for arguments in [&[][..], &["--once"], &["--flush"]] {
+        let second = ns.headgated(arguments).exits(3);
+        assert!(second.err.contains(&format!("headgated runs already, process {pid}")), "{second:?}");
+    }
+    ns.headgate(&["status"]).exits(0);
+    daemon.kill();
+    assert!(ns.tree.path("run/headgate/api.sock").exists());
+    ns.headgate(&["status"]).exits(4);
+    let _daemon = ns.start();
+    ns.headgate(&["status"]).exits(0);
+}
+
+#[test]
+fn a_client_that_stalls_holds_nobody_up() {
+    let ns = Namespace::new(WEB);
+    let _daemon = ns.start();
+    let stalled: Vec<UnixStream> = (0..20)
+        .map(|number| {
+            let mut stream = UnixStream::connect(ns.tree.path("run/headgate/api.sock")).unwrap();
+            let head = "POST /v1/rollback HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+            let begun = if number % 2 == 0 { &head[..20] } else { head };
+            stream.write_all(begun.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let begin = Instant::now();
+    ns.headgate(&["backend", "drain", "web", "b1"]).exits(0);
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    // And each of them is cut in the end.
+    for mut stream in stalled {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).expect("the daemon ends the connection");
+    }
+}
+
+/// A request as it is typed, and the whole answer.
+fn request(ns: &Namespace, text: &str) -> String {
+    let mut stream = UnixStream::connect(ns.tree.path("run/headgate/api.sock")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // The daemon may answer and close before it has read everything.
+    let _ = stream.write_all(text.as_bytes());
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn every_error_of_the_api_has_its_status_and_code() {
+    let ns = Namespace::new(WEB);
+    let _daemon = ns.start();
+    let body = |method: &str, path: &str, body: &str| {
+        format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    };
+    let large = format!("{{\"mode\": \"{}\"}}", "x".repeat(1024 * 1024));
+    let cases = [
+        (body("GET", "/v1/nothing", ""), "404", "not-found"),
+        (body("POST", "/v1/status", ""), "404", "not-found"),
+        (body("GET", "/v1/farms/nobody", ""), "404", "not-found"),
+        (body("GET", "/v1/farms/%2e%2e%2fx", ""), "404", "not-found"),
+        (body("PATCH", "/v1/farms/web", "{"), "400", "bad-request"),
+        (body("PATCH", "/v1/farms/web", "[1]"), "400", "bad-request"),
+        (body("PATCH", "/v1/farms/web", "{\"mode\": null}"), "400", "bad-request"),
+        (body("PATCH", "/v1/farms/web", "{\"mode\": \"magic\"}"), "422", "config-invalid"),
+        (body("PATCH", "/v1/farms/web?persist=maybe", "{}"), "400", "bad-request"),
+        (body("PATCH", "/v1/farms/web?force=true", "{}"), "400", "bad-request"),
+        (body("PATCH", "/v1/farms/web", &large), "413", "too-large"),
+        (body("PUT", "/v1/farms/web", "{}"), "409", "conflict"),
+        (body("POST", "/v1/rollback", "{\"to\": 9}"), "404", "not-found"),
+        (body("POST", "/v1/rollback", "{\"until\": 9}"), "400", "bad-request"),
+        (body("GET", "/v1/connections?farm=nobody", ""), "404", "not-found"),
+        (body("GET", "/v1/connections?limit=many", ""), "400", "bad-request"),
+    ];
+    let ruleset = ns.ruleset();
+    for (text, status, code) in cases {
+        let answer = request(&ns, &text);
+        let shown = &text[..text.len().min(200)];
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{shown}\n{answer}");
+        assert!(answer.contains(&format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"")), "{shown}\n{answer}");
+    }
+    assert!(request(&ns, "\0\0\0\0garbage\r\n\r\n").starts_with("HTTP/1.1 400"), "garbage is no request");
+    assert_eq!(ns.ruleset(), ruleset);
+    ns.headgate(&["status"]).exits(0);
+}
+
+#[test]
+fn drift_is_told_and_repaired() {
+    let ns = Namespace::new(WEB);
+    let _daemon = ns.start();
+    // Not the whole ruleset: the table comes back behind the guard's.
+    let table = || ns.run("nft", &["list", "table", "inet", "headgate"]).out;
+    let before = table();
+    ns.run("nft", &["delete table inet headgate"]).exits(0);
+    ns.run("ip", &["address", "del", "172.16.1.1/32", "dev", "cl"]).exits(0);
+    let status = ns.headgate(&["status"]);
+    // The daemon may have been faster than we are.
+    assert!(status.code == Some(0) || status.out.contains("drift: "), "{status:?}");
+    ns.wait_for("repair", || table() == before && ns.addresses().contains("172.16.1.1/32"));
+    ns.headgate(&["status"]).exits(0);
+}
+
+#[test]
+fn a_change_finds_its_way_although_somebody_tore_the_table_down() {
+    let ns = Namespace::new(WEB);
+    let _daemon = ns.start();
+    ns.run("nft", &["delete table inet headgate"]).exits(0);
+    ns.headgate(&["backend", "drain", "web", "b1"]).exits(0);
+    assert!(ns.ruleset().contains("comment \"web/b1\""));
+    assert_eq!(ns.headgate(&["plan"]).exits(0).out, "nothing to do\n");
+}
+
+#[test]
+fn a_full_disk_costs_the_history_and_nothing_else() {
+    let ns = Namespace::new(WEB);
+    // A file where the directory should be refuses every write, for root as well.
+    ns.tree.write("var/lib/headgate", "");
+    let _daemon = ns.start();
+    assert!(ns.ruleset().contains("172.16.1.1"));
+    let status = ns.headgate(&["status"]).exits(0);
+    assert!(status.out.contains("note: this configuration runs, but is not kept"), "{status:?}");
+    let runtime = ns.tree.path("run/headgate/runtime.toml");
+    std::fs::create_dir(&runtime).unwrap();
+    let ruleset = ns.ruleset();
+    ns.headgate(&["backend", "drain", "web", "b1"]).exits(3);
+    assert_eq!(ns.ruleset(), ruleset);
+}
+
+#[test]
+fn explain_names_the_line_behind_each_object() {
+    let ns = Namespace::new(WEB);
+    let _daemon = ns.start();
+    let explained = ns.headgate(&["explain", "web"]).exits(0).out;
+    assert!(explained.contains("10-farms.toml:1:1") && explained.contains("10-farms.toml:5:1"), "{explained}");
+    assert!(explained.contains("172.16.1.1 . tcp . 80 : goto"), "{explained}");
+    ns.headgate(&["explain", "nobody"]).exits(2);
+    let hardware: serde_json::Value =
+        serde_json::from_str(&ns.headgate(&["hw", "show", "--json"]).exits(0).out).unwrap();
+    assert!(hardware["knobs"].as_array().is_some_and(|knobs| !knobs.is_empty()), "{hardware:#}");
+}
+
+#[test]
+fn services_start_after_the_network_and_stop_with_the_daemon() {
+    let ns = Namespace::new(WEB);
+    let service = "[services.sleeper]\ncommand = [\"/bin/sleep\", \"1000\"]\nafter = [\"network\"]\n";
+    ns.tree.write("etc/headgate/conf.d/30-services.toml", service);
+    let daemon = ns.start();
+    let mut pid = 0;
+    ns.wait_for("sleeper", || {
+        let status: serde_json::Value =
+            serde_json::from_str(&ns.headgate(&["status", "--json"]).out).unwrap_or_default();
+        pid = status["services"][0]["pid"].as_u64().unwrap_or(0);
+        pid > 0
+    });
+    assert_eq!(daemon.terminate(), Some(0));
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+}

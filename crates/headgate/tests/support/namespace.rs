@@ -1,0 +1,150 @@
+//! A network namespace of a test's own, with two interfaces, and a daemon in it.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{HEADGATE, HEADGATED, Ran, Tree};
+
+/// The interfaces of [`Namespace`].
+pub const NETWORK: &str = "\
+[network.interfaces.cl]
+addresses = [\"172.16.1.254/24\"]
+[network.interfaces.be]
+addresses = [\"172.16.2.254/24\"]
+";
+
+/// How long anything may take on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Has `cl` towards clients and `be` towards backends; is gone when dropped.
+pub struct Namespace {
+    name: String,
+    pub tree: Tree,
+}
+
+impl Namespace {
+    /// With [`NETWORK`] and `farms` as its configuration.
+    pub fn new(farms: &str) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "this test makes a network namespace and needs root");
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("hg-daemon-{}-{number}", std::process::id());
+        let namespace = Self { name, tree: Tree::new() };
+        ip(&["netns", "add", &namespace.name]);
+        for link in ["cl", "be"] {
+            let peer = format!("{link}-peer");
+            ip(&["-n", &namespace.name, "link", "add", link, "type", "veth", "peer", "name", &peer]);
+            ip(&["-n", &namespace.name, "link", "set", &peer, "up"]);
+        }
+        namespace.tree.write("etc/headgate/headgate.toml", NETWORK);
+        namespace.tree.write("etc/headgate/conf.d/10-farms.toml", farms);
+        namespace
+    }
+
+    /// A command in the namespace, with its own `/sys`.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Ran {
+        Ran::of(self.command(program).args(arguments))
+    }
+
+    pub fn headgate(&self, arguments: &[&str]) -> Ran {
+        Ran::of(self.command(HEADGATE).arg("--root").arg(self.tree.root()).args(arguments))
+    }
+
+    pub fn headgated(&self, arguments: &[&str]) -> Ran {
+        Ran::of(self.command(HEADGATED).arg("--root").arg(self.tree.root()).args(arguments))
+    }
+
+    /// Everything that nftables has.
+    pub fn ruleset(&self) -> String {
+        self.run("nft", &["list", "ruleset"]).exits(0).out
+    }
+
+    pub fn addresses(&self) -> String {
+        self.run("ip", &["-br", "address"]).exits(0).out
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&self) -> Daemon<'_> {
+        let mut command = self.command(HEADGATED);
+        command.arg("--root").arg(self.tree.root()).args(["--log-format", "text"]);
+        let log = std::fs::File::create(self.tree.path("log")).expect("a log");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts");
+        let daemon = Daemon { child, namespace: self };
+        self.wait_for("an answer", || self.headgate(&["history"]).code == Some(0));
+        daemon
+    }
+
+    /// Waits, and says what the daemon said when it is in vain.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !done() {
+            assert!(begin.elapsed() < DEADLINE, "no {what} within {DEADLINE:?}\n{}", self.tree.read("log"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+    }
+}
+
+#[track_caller]
+fn ip(arguments: &[&str]) {
+    Ran::of(Command::new("ip").args(arguments)).exits(0);
+}
+
+/// A daemon that runs; killed when dropped.
+pub struct Daemon<'a> {
+    child: Child,
+    namespace: &'a Namespace,
+}
+
+impl Daemon<'_> {
+    /// `ip netns exec` becomes the program, so this is its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it lives");
+    }
+
+    /// Sends SIGHUP and waits until `word` is in what the daemon logs from then on.
+    pub fn reload(&self, word: &str) {
+        let before = self.namespace.tree.read("log").len();
+        self.signal(Signal::SIGHUP);
+        self.namespace.wait_for(word, || self.namespace.tree.read("log")[before..].contains(word));
+    }
+
+    /// SIGTERM, and its exit code.
+    pub fn terminate(mut self) -> Option<i32> {
+        self.signal(Signal::SIGTERM);
+        self.child.wait().expect("it ends").code()
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().expect("it ends");
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
