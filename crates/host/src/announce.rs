@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, send, setsockopt, socket, sockopt,
 };
@@ -44,7 +45,7 @@ pub enum Unannounced {
     Late,
     /// The socket or a frame was refused.
     #[error("the kernel refused the frames: {0}")]
-    Refused(nix::errno::Errno),
+    Refused(Errno),
 }
 
 /// Announces `addresses` on an interface, each once: for IPv4 an ARP request and an ARP reply (some hosts heed only the
@@ -67,15 +68,14 @@ fn send_all(interface: &Interface, addresses: &[IpAddr]) -> Result<(), (usize, U
         return Err((0, Unannounced::Down));
     }
     let socket = open(interface.index).map_err(|errno| (0, Unannounced::Refused(errno)))?;
-    let started = Instant::now();
+    let deadline = Instant::now() + DEADLINE;
+    let send = |frame: &[u8]| send_frame(&socket, frame, deadline);
     for (sent, address) in addresses.iter().enumerate() {
-        if started.elapsed() > DEADLINE {
-            return Err((sent, Unannounced::Late));
-        }
         let outcome = match address {
-            IpAddr::V4(ip) => send_frame(&socket, &arp(mac, *ip, Operation::Request))
-                .and_then(|()| send_frame(&socket, &arp(mac, *ip, Operation::Reply))),
-            IpAddr::V6(ip) => send_frame(&socket, &neighbour_advertisement(mac, *ip)),
+            IpAddr::V4(ip) => {
+                send(&arp(mac, *ip, Operation::Request)).and_then(|()| send(&arp(mac, *ip, Operation::Reply)))
+            }
+            IpAddr::V6(ip) => send(&neighbour_advertisement(mac, *ip)),
         };
         outcome.map_err(|reason| (sent, reason))?;
     }
@@ -97,13 +97,15 @@ fn open(index: u32) -> nix::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn send_frame(socket: &OwnedFd, frame: &[u8]) -> Result<(), Unannounced> {
+fn send_frame(socket: &OwnedFd, frame: &[u8], deadline: Instant) -> Result<(), Unannounced> {
     loop {
         match send(socket.as_raw_fd(), frame, MsgFlags::empty()) {
             Ok(_) => return Ok(()),
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(nix::errno::Errno::EAGAIN) => return Err(Unannounced::Late),
-            Err(nix::errno::Errno::ENETDOWN) => return Err(Unannounced::Down),
+            Err(Errno::EINTR) => {}
+            // The interface's queue is full: a frame that was refused is not sent later by itself.
+            Err(Errno::ENOBUFS) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(1)),
+            Err(Errno::ENOBUFS | Errno::EAGAIN) => return Err(Unannounced::Late),
+            Err(Errno::ENETDOWN) => return Err(Unannounced::Down),
             Err(errno) => return Err(Unannounced::Refused(errno)),
         }
     }

@@ -1,4 +1,4 @@
-//! Addresses, routes and links of a real kernel, in network namespaces. Needs root, iproute2 and ping.
+//! Addresses, routes and links of a real kernel, in network namespaces. Needs root and iproute2.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use headgate_host::{Host, Report, Root};
 use headgate_plan::compile::Desired;
 use headgate_plan::state::{Address, LinkState, Route, State};
 use headgate_plan::step::{Outcome, Plan, Step};
-use support::{Namespace, ip};
+use support::{Namespace, command, ip};
 
 #[allow(dead_code)]
 mod support;
@@ -419,5 +419,20 @@ fn an_ipv6_address_changes_its_prefix_length() {
         assert_eq!(outcomes(&report), [Outcome::Set, Outcome::Kept]);
         let wanted = State { addresses: BTreeSet::from([new]), ..State::default() };
         assert_eq!(left(&mut host, &wanted), []);
+    });
+}
+
+#[test]
+fn a_jammed_interface_holds_nobody_up() {
+    pair().run(|| {
+        command("tc", "qdisc replace dev x root tbf rate 8kbit burst 2000 limit 3000");
+        let vips: Vec<_> = (1..=250).map(|number| address("x", &format!("172.16.1.{number}/32"))).collect();
+        let started = Instant::now();
+        let report = apply(&mut host(), vips.into_iter().map(Step::AddAddress).collect());
+        assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+        assert_eq!(outcomes(&report), vec![Outcome::Set; 250]);
+        let announcement = &report.announcements[0];
+        assert_eq!(announcement.unsent, Some((250 - announcement.sent, Unannounced::Late)), "{announcement:?}");
+        assert!((10..200).contains(&announcement.sent), "{announcement:?}");
     });
 }
