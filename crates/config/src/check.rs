@@ -76,3 +76,6 @@ impl Checker<'_> {
         self.push(Report::error(span, format!("{what} is {kind}")).help("the address of one host"));
     }
 }
+
+#[cfg(test)]
+mod tests;

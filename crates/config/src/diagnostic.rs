@@ -132,7 +132,7 @@ impl Diagnostics {
     }
 }
 
-/// As an error: the headline only, the blocks are for a terminal.
+/// Its text is all the blocks: what was wrong is nothing but these.
 impl std::error::Error for Diagnostics {}
 
 impl fmt::Display for Diagnostics {

@@ -15,6 +15,9 @@ use crate::tree::{Entry, Key, Node, Span, Table, TableKind, Value};
 /// Deepest nesting of tables and lists. The deepest path of the configuration has six parts.
 pub(crate) const DEPTH_MAX: usize = 16;
 
+/// So many errors are kept of one file; a large file of something else has millions.
+const ERRORS_MAX: usize = 1000;
+
 /// A refusal of the grammar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SyntaxError {
@@ -28,6 +31,11 @@ pub(crate) struct SyntaxError {
 pub(crate) fn parse(text: &str, file: u16) -> (Table, Vec<SyntaxError>) {
     let source = Source::new(text);
     let mut errors: Vec<ParseError> = Vec::new();
+    let mut sink = |error| {
+        if errors.len() < ERRORS_MAX {
+            errors.push(error);
+        }
+    };
     let mut builder = Builder {
         source,
         file,
@@ -42,9 +50,9 @@ pub(crate) fn parse(text: &str, file: u16) -> (Table, Vec<SyntaxError>) {
     {
         let tokens = source.lex().into_vec();
         let mut receiver = ValidateWhitespace::new(&mut builder, source);
-        toml_parser::parser::parse_document(&tokens, &mut receiver, &mut errors);
+        toml_parser::parser::parse_document(&tokens, &mut receiver, &mut sink);
     }
-    builder.finish_section(&mut errors);
+    builder.finish_section(&mut sink);
     let mut errors: Vec<SyntaxError> = errors.iter().map(|error| builder.describe(error)).collect();
     errors.sort_by_key(|error| (error.span.start, error.span.end));
     // One mistake often makes the grammar complain at two tokens of the same place; the first says it.
@@ -202,8 +210,7 @@ impl Builder<'_> {
 
     fn too_deep(&mut self, depth: usize, at: Range, errors: &mut dyn ErrorSink) -> bool {
         let too_deep = depth > DEPTH_MAX;
-        if too_deep {
-            self.lost = true;
+        if too_deep && !std::mem::replace(&mut self.lost, true) {
             errors.report_error(ParseError::new(format!("nested deeper than {DEPTH_MAX} levels")).with_unexpected(at));
         }
         too_deep

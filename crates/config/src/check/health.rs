@@ -59,7 +59,7 @@ pub(super) fn health(checker: &mut Checker<'_>, fields: Fields<'_>) -> Option<He
     })
 }
 
-/// A key of another type is a mistake where it was written for this farm; from `[defaults.farm]` it has been overruled.
+/// A key of another type is likely a mistake where it was written for this farm; from `[defaults.farm]` it has been overruled.
 fn foreign_keys(checker: &mut Checker<'_>, fields: Fields<'_>, kind: HealthType) {
     let defaults = checker.document.root.table("defaults").and_then(|table| table.table("farm"));
     let defaults = defaults.and_then(|table| table.table("health"));
@@ -69,9 +69,9 @@ fn foreign_keys(checker: &mut Checker<'_>, fields: Fields<'_>, kind: HealthType)
             defaults.and_then(|table| table.entry(key)).is_some_and(|entry| entry.key_span == fields.key_span(key));
         if !inherited {
             let kinds: Vec<&str> = kinds.iter().map(|kind| kind.word()).collect();
-            let message = format!("a check of type {} has no {key}", kind.word());
+            let message = format!("{key} has no effect in a check of type {}", kind.word());
             reports.push(
-                Report::error(fields.key_span(key), message).help(format!("it is for type {}", kinds.join(", "))),
+                Report::warning(fields.key_span(key), message).help(format!("it is for type {}", kinds.join(", "))),
             );
         }
     }
