@@ -15,6 +15,8 @@ const LINE_MAX: usize = 2048;
 /// Lines per second in the long run, and at once.
 const LINES_PER_SECOND: u32 = 100;
 const LINES_BURST: u32 = 500;
+/// Between two reports of dropped lines, which are lines themselves.
+const REPORT_PAUSE: Duration = Duration::from_secs(1);
 /// The pace at which the pipe is emptied: at most so many bytes in one slice of time, 1 MiB/s.
 const SLICE_BYTES: usize = 64 * 1024;
 const SLICE: Duration = Duration::from_millis(62);
@@ -42,14 +44,15 @@ pub(super) async fn capture(mut pipe: pipe::Receiver, service: ServiceName, pid:
         }
     }
     lines.finish(|line| log(&service, pid, &mut quota, line));
-    report_dropped(&service, pid, quota.take_dropped());
+    report_dropped(&service, pid, quota.dropped);
 }
 
 fn log(service: &ServiceName, pid: i32, quota: &mut Quota, line: &str) {
-    if !quota.admit(Instant::now()) {
+    let now = Instant::now();
+    if !quota.admit(now) {
         return;
     }
-    report_dropped(service, pid, quota.take_dropped());
+    report_dropped(service, pid, quota.take_dropped(now));
     tracing::info!(target: "service", %service, pid, "{line}");
 }
 
@@ -103,11 +106,12 @@ struct Quota {
     left: f64,
     filled: Instant,
     dropped: u64,
+    reported: Instant,
 }
 
 impl Quota {
     fn new(now: Instant) -> Self {
-        Self { left: f64::from(LINES_BURST), filled: now, dropped: 0 }
+        Self { left: f64::from(LINES_BURST), filled: now, dropped: 0, reported: now }
     }
 
     fn admit(&mut self, now: Instant) -> bool {
@@ -122,7 +126,12 @@ impl Quota {
         true
     }
 
-    fn take_dropped(&mut self) -> u64 {
+    /// What was dropped and not told yet; 0 when something was told less than [`REPORT_PAUSE`] ago.
+    fn take_dropped(&mut self, now: Instant) -> u64 {
+        if now.duration_since(self.reported) < REPORT_PAUSE {
+            return 0;
+        }
+        self.reported = now;
         std::mem::take(&mut self.dropped)
     }
 }
@@ -166,8 +175,9 @@ mod tests {
         let start = Instant::now();
         let mut quota = Quota::new(start);
         assert_eq!((0..10_000).filter(|_| quota.admit(start)).count(), LINES_BURST as usize);
-        assert_eq!(quota.take_dropped(), 10_000 - u64::from(LINES_BURST));
+        assert_eq!(quota.take_dropped(start), 0, "not yet");
         let later = start + Duration::from_secs(1);
+        assert_eq!(quota.take_dropped(later), 10_000 - u64::from(LINES_BURST));
         assert_eq!((0..10_000).filter(|_| quota.admit(later)).count(), LINES_PER_SECOND as usize);
     }
 }
