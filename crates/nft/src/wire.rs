@@ -252,3 +252,6 @@ pub fn encode_rule(rule: &Rule) -> Vec<u8> {
 pub fn decode_rule(attributes: &[u8], sets: &BTreeMap<Arc<str>, Set>) -> Rule {
     decode::rule(Attributes(attributes), sets)
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,11 @@ fn nft(arguments: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).expect("nft prints text")
 }
 
+fn run(program: &str, arguments: &[&str]) {
+    let status = Command::new(program).args(arguments).status().expect("these tests need iproute2");
+    assert!(status.success(), "{program} {arguments:?}");
+}
+
 #[test]
 fn the_kernel_gives_back_what_it_was_given() {
     let mut socket = fresh_namespace();
@@ -295,6 +300,84 @@ fn without_privilege_the_error_says_what_is_missing() {
     assert!(matches!(socket.dump(&[TableId::inet("hgvaried")]), Err(DumpError::Permission)));
     let mut unprivileged = Socket::open().unwrap();
     assert!(matches!(unprivileged.generation(), Err(DumpError::Permission)));
+}
+
+/// Connections of the box itself through every kind of map, to a listener on another address.
+#[test]
+fn packets_go_where_the_rules_say() {
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::time::Duration;
+    let mut socket = fresh_namespace();
+    let vips = ["10.1.0.100", "10.1.0.101", "10.1.0.102"];
+    run("ip", &["link", "set", "lo", "up"]);
+    vips.iter().for_each(|vip| run("ip", &["address", "add", &format!("{vip}/32"), "dev", "lo"]));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap();
+
+    let mut ruleset = product();
+    let table = ruleset.tables.values_mut().next().unwrap();
+    table.chains.remove("refuse");
+    table.sets.get_mut("sources4").unwrap().elements.clear();
+    let mark = 0x4800_0001u32.to_ne_bytes();
+    for slot in table.sets.get_mut("slots").unwrap().elements.values_mut() {
+        slot.data = value(&mark);
+    }
+    let [high, low] = to.port().to_be_bytes();
+    for target in table.sets.get_mut("targets4").unwrap().elements.values_mut() {
+        target.data = value(&[127, 0, 0, 1, high, low, 0, 0]);
+    }
+    load(&mut socket, &ruleset);
+
+    let connect = |to: &str| {
+        let to: SocketAddr = to.parse().unwrap();
+        let connection = TcpStream::connect_timeout(&to, Duration::from_secs(2));
+        connection.map(|connection| (connection.local_addr().unwrap(), listener.accept().unwrap().1))
+    };
+    // An exact port, a range's both ends, any port, any protocol.
+    for service in ["10.1.0.100:80", "10.1.0.100:100", "10.1.0.100:200", "10.1.0.101:7", "10.1.0.102:8"] {
+        let (ours, seen) = connect(service).unwrap_or_else(|error| panic!("{service}: {error}"));
+        assert_eq!(ours, seen, "{service}");
+    }
+    // Outside of the range nobody listens.
+    assert_eq!(connect("10.1.0.100:201").unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    // `farm-off` drops.
+    assert_eq!(connect("10.1.0.100:443").unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+}
+
+/// Another thread replaces the table all the time: every dump is one of its two states, never a mixture.
+#[test]
+fn a_dump_is_of_one_generation() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut socket = fresh_namespace();
+    let (one, mut two) = (product(), product());
+    let table = two.tables.values_mut().next().unwrap();
+    table.chains.remove("farm-off");
+    table.sets.get_mut("services4").unwrap().elements.retain(|_, element| element.data != to_chain("farm-off"));
+    table.sets.remove("flows");
+    load(&mut socket, &one);
+    let done = AtomicBool::new(false);
+    let settled = std::thread::scope(|scope| {
+        // Threads begin in the namespace of the thread that makes them.
+        scope.spawn(|| {
+            let mut socket = Socket::open().unwrap();
+            while !done.load(Ordering::Relaxed) {
+                for (from, to) in [(&one, &two), (&two, &one)] {
+                    commit(&mut socket, &between(from, to)).unwrap();
+                    std::thread::sleep(std::time::Duration::from_millis(3));
+                }
+            }
+        });
+        let dumps = (0..200).map(|_| match socket.dump(&[TableId::inet("hgtest")]) {
+            Ok(found) => Some(found == one || found == two),
+            Err(DumpError::Unsettled) => None,
+            Err(error) => panic!("{error}"),
+        });
+        let dumps: Vec<_> = dumps.collect();
+        done.store(true, Ordering::Relaxed);
+        dumps
+    });
+    assert!(!settled.contains(&Some(false)), "a mixture");
+    assert!(settled.contains(&Some(true)), "never settled");
 }
 
 /// Random rulesets go in and come back, and one becomes the other.

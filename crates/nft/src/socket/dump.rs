@@ -138,7 +138,11 @@ impl Socket {
                 table.sets.insert(name.into(), set);
             }
         };
-        self.request(request, name, read).map_err(|errno| DumpError::from_errno("sets", errno))
+        match self.request(request, name, read) {
+            // Gone since the table was read: another generation.
+            Err(Errno::ENOENT) => Ok(Consistency::Interrupted),
+            result => result.map_err(|errno| DumpError::from_errno("sets", errno)),
+        }
     }
 
     /// Elements of all sets whose elements are ours.
