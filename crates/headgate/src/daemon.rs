@@ -13,7 +13,7 @@ pub mod supervise;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headgate_host::lock::LockError;
 use headgate_host::root::RootError;
@@ -25,11 +25,14 @@ use self::engine::{Engine, EngineError, Handle, Services, Started};
 use self::server::{Api, ListenError};
 use self::supervise::{Network, SuperviseError, Supervisor};
 use crate::exit::Exit;
+use crate::files;
 
 /// What marks a slot of the appliance as good.
 const MARK_GOOD: [&str; 2] = ["/usr/sbin/headgate-init", "mark-good"];
-/// How often the kernel is compared with what it should be.
+/// How often the kernel is compared with what it should be, at most.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
+/// A comparison is followed by a pause of this many times its length: watching takes at most 2 % of one CPU.
+const WATCH_PAUSE: u32 = 50;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -64,32 +67,49 @@ fn open(root: &Path) -> Result<Engine, DaemonError> {
     Ok(Engine::open(root, lock)?)
 }
 
-/// `headgated --once`: applies the configuration and leaves nothing behind but the kernel's state. Returns what to print.
-///
-/// # Errors
-/// [`DaemonError`].
-pub fn once(root: &Path) -> Result<(Exit, String), DaemonError> {
+/// What `headgated` was started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Run until SIGTERM.
+    Run,
+    /// Apply the configuration and leave nothing behind but the kernel's state.
+    Once,
+    /// Validate the configuration.
+    Check,
+    /// Take everything of ours out of the kernel.
+    Flush,
+}
+
+/// Does it, and says what to print.
+pub fn perform(task: Task, root: &Path) -> (Exit, String) {
+    let done = match task {
+        Task::Check => {
+            let read = files::read(root);
+            return read.map_or_else(|error| (Exit::ConfigInvalid, error.full()), |_| (Exit::Good, String::new()));
+        }
+        Task::Run => run(root).map(|()| (Exit::Good, String::new())),
+        Task::Once => once(root),
+        Task::Flush => flush(root).map(|text| (Exit::Good, text)),
+    };
+    done.unwrap_or_else(|error| (Exit::KernelRefused, format!("headgated: {}\n", crate::explain(&error))))
+}
+
+fn once(root: &Path) -> Result<(Exit, String), DaemonError> {
     let Started { error, .. } = open(root)?.start();
     Ok(match error {
-        None => (Exit::Good, String::new()),
+        // Since a rollback the files are not what should run.
+        None | Some(EngineError::NotAgain) => (Exit::Good, String::new()),
         Some(error) => (error.code().exit(), error.full()),
     })
 }
 
-/// `headgated --flush`: takes everything of ours out of the kernel.
-///
-/// # Errors
-/// [`DaemonError`].
-pub fn flush(root: &Path) -> Result<String, DaemonError> {
+fn flush(root: &Path) -> Result<String, DaemonError> {
     let steps = open(root)?.flush()?;
     Ok(steps.into_iter().map(|line| line.step + "\n").collect())
 }
 
-/// `headgated`: runs until SIGTERM.
-///
-/// # Errors
-/// [`DaemonError`]; a configuration that cannot be applied is none: then the daemon says so in `status`.
-pub fn run(root: &Path) -> Result<(), DaemonError> {
+/// A configuration that cannot be applied is no error: the daemon says so in `status`, and waits for a better one.
+fn run(root: &Path) -> Result<(), DaemonError> {
     let mut engine = open(root)?;
     let started = engine.start();
     let state = Root::new(root).file("run/headgate")?;
@@ -160,7 +180,9 @@ async fn until_terminated(
             }
             _ = watch.tick() => {
                 // Whoever is busy changing the kernel needs no watching.
+                let begin = Instant::now();
                 let _ = engine.call(Engine::watch).await;
+                watch.reset_after(WATCH_INTERVAL.max(begin.elapsed() * WATCH_PAUSE));
             }
             () = tick(watchdog.as_mut()) => {
                 // The engine answers: the watchdog is fed by what it watches.
@@ -198,6 +220,7 @@ async fn reload(engine: &Handle) {
 fn headline(error: &Option<EngineError>) -> String {
     match error {
         None => "the configuration runs".to_owned(),
+        Some(EngineError::NotAgain) => "an earlier configuration runs, since a rollback".to_owned(),
         Some(error) => format!("the files are not what runs: {error}"),
     }
 }

@@ -9,8 +9,6 @@ use headgate_plan::compile::{Unsupported, compile};
 use headgate_plan::facts::Facts;
 use headgate_plan::ids::Ids;
 
-use crate::exit::Exit;
-
 /// Where vendors and operators put hardware profiles, below the root; the later wins.
 pub const PROFILES: [&str; 2] = ["usr/lib/headgate/hwprofiles", "etc/headgate/hwprofiles"];
 
@@ -64,14 +62,6 @@ pub fn read_given(root: &Path, paths: &[PathBuf]) -> Result<Files, FilesError> {
     let files = Files { loaded, profiles: profiles(root)? };
     supported(&files)?;
     Ok(files)
-}
-
-/// `headgated --check`.
-///
-/// # Errors
-/// [`FilesError`].
-pub fn check(root: &Path) -> Result<Exit, FilesError> {
-    read(root).map(|_| Exit::Good)
 }
 
 fn profiles(root: &Path) -> Result<Vec<Profile>, FilesError> {

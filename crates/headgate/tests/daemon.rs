@@ -3,6 +3,7 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -347,8 +348,8 @@ fn a_client_that_stalls_holds_nobody_up() {
 
 /// A request as it is typed, and the whole answer.
 fn request(ns: &Namespace, text: &str) -> String {
-    let mut stream = UnixStream::connect(ns.tree.path("run/headgate/api.sock")).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut stream = UnixStream::connect(ns.tree.path("run/headgate/api.sock")).expect("it listens");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket option");
     // The daemon may answer and close before it has read everything.
     let _ = stream.write_all(text.as_bytes());
     let mut answer = Vec::new();
@@ -464,4 +465,43 @@ fn services_start_after_the_network_and_stop_with_the_daemon() {
     });
     assert_eq!(daemon.terminate(), Some(0));
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn flows_are_listed_counted_and_cut() {
+    let ns = Namespace::new(WEB);
+    ns.far_address("cl", "172.16.1.50/24");
+    ns.far_address("be", "172.16.2.11/24");
+    ns.far_address("be", "172.16.2.12/24");
+    let _daemon = ns.start();
+    let listeners = ns.at_far(|| ["172.16.2.11:8080", "172.16.2.12:8080"].map(|address| TcpListener::bind(address)));
+    let listeners = listeners.map(|listener| listener.expect("the address is there"));
+    let service = "172.16.1.1:80".parse().expect("an address");
+    // One cycle of the scheduler: weights 1 and 3.
+    let clients = ns.at_far(|| [(); 4].map(|()| TcpStream::connect_timeout(&service, Duration::from_secs(10))));
+    let clients = clients.map(|client| client.expect("the farm answers"));
+    let accepted = |listener: &TcpListener, count: usize| {
+        (0..count).map(|_| listener.accept().expect("a client").1.ip().to_string()).collect::<Vec<String>>()
+    };
+    assert_eq!(accepted(&listeners[0], 1), ["172.16.2.254"], "the source is the box's");
+    assert_eq!(accepted(&listeners[1], 3).len(), 3);
+
+    let farm = ns.headgate(&["farm", "show", "web"]).exits(0).out;
+    let flows = |farm: &str, name: &str| {
+        let line = farm.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+        line.and_then(|line| line.split_whitespace().last().map(str::to_owned))
+    };
+    assert_eq!((flows(&farm, "b1").as_deref(), flows(&farm, "b2").as_deref()), (Some("1"), Some("3")), "{farm}");
+    let listed = ns.headgate(&["connections", "web", "b1"]).exits(0).out;
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert!(listed.contains("172.16.1.50:") && listed.contains("172.16.1.1:80  172.16.2.11:8080"), "{listed}");
+    let json = ns.headgate(&["connections", "--limit", "2", "--json"]).exits(0).out;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((json["flows"].as_array().map(Vec::len), json["more"].as_bool()), (Some(2), Some(true)));
+    ns.headgate(&["connections", "nobody"]).exits(2);
+
+    assert_eq!(ns.headgate(&["connections", "web", "b2", "--flush"]).exits(0).out, "3 flows cut\n");
+    assert_eq!(ns.headgate(&["connections", "web", "b2"]).exits(0).out, "no flows\n");
+    assert_eq!(ns.headgate(&["connections", "web"]).exits(0).out.lines().count(), 2);
+    drop(clients);
 }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use headgate::daemon::{self, Task};
 use headgate::exit::Exit;
-use headgate::{daemon, files, logging};
+use headgate::logging;
 
 /// Load the farms into the kernel, keep them there, and serve the command headgate
 ///
@@ -43,30 +44,13 @@ fn main() -> ExitCode {
         eprintln!("headgated: {}", headgate::explain(&error));
         return Exit::Usage.into();
     }
-    let root = arguments.root.as_path();
-    let ended = match (arguments.check, arguments.once, arguments.flush) {
-        (true, ..) => {
-            return files::check(root)
-                .unwrap_or_else(|error| {
-                    eprint!("{}", error.full());
-                    Exit::ConfigInvalid
-                })
-                .into();
-        }
-        (_, true, _) => daemon::once(root).map(|(exit, text)| {
-            eprint!("{text}");
-            exit
-        }),
-        (_, _, true) => daemon::flush(root).map(|text| {
-            print!("{text}");
-            Exit::Good
-        }),
-        _ => daemon::run(root).map(|()| Exit::Good),
+    let task = match (arguments.check, arguments.once, arguments.flush) {
+        (true, ..) => Task::Check,
+        (_, true, _) => Task::Once,
+        (_, _, true) => Task::Flush,
+        _ => Task::Run,
     };
-    ended
-        .unwrap_or_else(|error| {
-            eprintln!("headgated: {}", headgate::explain(&error));
-            Exit::KernelRefused
-        })
-        .into()
+    let (exit, text) = daemon::perform(task, &arguments.root);
+    eprint!("{text}");
+    exit.into()
 }

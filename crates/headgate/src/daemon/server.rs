@@ -26,6 +26,7 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
 use headgate_config::types::{BackendName, FarmName};
+use headgate_plan::hardware::HardwareReport;
 use headgate_plan::status::{FarmStatus, ServiceStatus, Status};
 
 use super::engine::{Edit, Engine, EngineError, Handle};
@@ -148,6 +149,7 @@ fn router(api: Api) -> Router {
         .route("/v1/plan", get(plan))
         .route("/v1/rollback", post(rollback))
         .route("/v1/history", get(history))
+        .route("/v1/hardware", get(hardware))
         .route("/v1/connections", get(connections).delete(flush))
         .fallback(nowhere)
         .method_not_allowed_fallback(nowhere)
@@ -268,6 +270,10 @@ async fn rollback(State(api): State<Api>, request: Request) -> Answer<Applied> {
 
 async fn history(State(api): State<Api>) -> Answer<Vec<Generation>> {
     on_engine(&api.engine, |engine| Ok(engine.history())).await
+}
+
+async fn hardware(State(api): State<Api>) -> Answer<HardwareReport> {
+    on_engine(&api.engine, Engine::hardware).await
 }
 
 fn flow_query(request: &Request) -> Result<FlowQuery, ApiError> {

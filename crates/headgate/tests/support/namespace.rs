@@ -35,14 +35,35 @@ impl Namespace {
         let name = format!("hg-daemon-{}-{number}", std::process::id());
         let namespace = Self { name, tree: Tree::new() };
         ip(&["netns", "add", &namespace.name]);
+        ip(&["netns", "add", &namespace.far()]);
         for link in ["cl", "be"] {
             let peer = format!("{link}-peer");
-            ip(&["-n", &namespace.name, "link", "add", link, "type", "veth", "peer", "name", &peer]);
-            ip(&["-n", &namespace.name, "link", "set", &peer, "up"]);
+            ip(&["-n", &namespace.name, "link", "add", link, "type", "veth", "peer", &peer, "netns", &namespace.far()]);
+            ip(&["-n", &namespace.far(), "link", "set", &peer, "up"]);
         }
         namespace.tree.write("etc/headgate/headgate.toml", NETWORK);
         namespace.tree.write("etc/headgate/conf.d/10-farms.toml", farms);
         namespace
+    }
+
+    /// Where the other ends of the cables are.
+    fn far(&self) -> String {
+        format!("{}-far", self.name)
+    }
+
+    /// Gives the other end of `link` an address.
+    pub fn far_address(&self, link: &str, address: &str) {
+        ip(&["-n", &self.far(), "address", "add", address, "dev", &format!("{link}-peer")]);
+    }
+
+    /// Does something at the other ends: sockets that are made there stay there.
+    pub fn at_far<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let handle = std::fs::File::open(format!("/run/netns/{}", self.far())).expect("the namespace is there");
+        let there = || {
+            nix::sched::setns(&handle, nix::sched::CloneFlags::CLONE_NEWNET).expect("root may enter it");
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(there).join()).expect("it does not panic")
     }
 
     /// A command in the namespace, with its own `/sys`.
@@ -97,7 +118,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+        for name in [&self.name, &self.far()] {
+            let _ = Command::new("ip").args(["netns", "delete", name]).status();
+        }
     }
 }
 

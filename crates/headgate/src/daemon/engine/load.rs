@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use headgate_config::model::{Config, Profile};
 use headgate_config::{Loaded, load_profiles, load_texts, load_with};
 
-use super::{Engine, EngineError, Reason, Untouched};
+use super::{Engine, EngineError, Reason, Untouched, read_overrides};
 use crate::daemon::operator::RUNTIME;
 use crate::daemon::store::{Generation, SourceText, hash};
 use crate::files::PROFILES;
@@ -33,6 +33,10 @@ pub(super) struct Candidate {
 impl Engine {
     /// The files on disk with what was changed at run time.
     pub(super) fn load_files(&mut self, reason: Reason) -> Result<Candidate, EngineError> {
+        // Somebody may have edited it; when it is not even TOML, the load below says where.
+        if let Ok(overrides) = read_overrides(&self.root, RUNTIME) {
+            self.overrides = overrides;
+        }
         let mut warnings = Vec::new();
         let mut untouched = Untouched::new();
         if !self.overrides.is_empty() {

@@ -1,6 +1,8 @@
 //! What the engine tells without changing anything.
 
+use headgate_host::knob::originals;
 use headgate_plan::compile::Desired;
+use headgate_plan::hardware::{self, HardwareReport};
 use headgate_plan::state::State;
 use headgate_plan::status::{FarmStatus, ServiceStatus, Sources, Status};
 use headgate_plan::step::Detail;
@@ -45,6 +47,7 @@ impl Engine {
         });
         status.warnings.extend(self.notes.iter().cloned());
         status.warnings.extend(self.differences());
+        super::release_memory();
         Ok(status)
     }
 
@@ -90,6 +93,25 @@ impl Engine {
         self.store.history()
     }
 
+    /// The hardware and its knobs, read now.
+    ///
+    /// # Errors
+    /// The machine cannot be looked at.
+    pub fn hardware(&mut self) -> Result<HardwareReport, EngineError> {
+        let looked = self.look()?.ok_or(EngineError::NothingRuns)?;
+        let running = self.running.as_ref().ok_or(EngineError::NothingRuns)?;
+        let originals = originals(&self.root).map(|originals| originals.knobs).unwrap_or_default();
+        let originals = originals.into_iter().map(|(path, original)| (path, original.was)).collect();
+        Ok(HardwareReport::new(hardware::Sources {
+            facts: &looked.facts,
+            profile: looked.desired.profile.as_deref(),
+            knobs: &looked.desired.knobs,
+            found: &looked.observed.knobs,
+            outcomes: &running.knobs,
+            originals: &originals,
+        }))
+    }
+
     /// Compares the kernel with what it should be, and repairs it.
     pub fn watch(&mut self) {
         match self.look() {
@@ -97,6 +119,7 @@ impl Engine {
             Ok(_) => {}
             Err(error) => tracing::warn!(error = %crate::explain(&error), "the kernel cannot be compared"),
         }
+        super::release_memory();
     }
 
     fn repair(&mut self, looked: &Reconciled) {
