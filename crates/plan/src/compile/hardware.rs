@@ -1,7 +1,7 @@
 //! Hardware tuning: from profiles, overrides and `[sysctl]` to knobs, each with its reason and the line that asked for it.
 //!
-//! Later ones replace earlier ones of the same path: what forwarding itself needs ([`needs`]), then the hardware profile with
-//! the profiles below it and `[hardware.overrides]` above it ([`choose`]), at last `[sysctl]`, literally. Only interfaces of
+//! Later ones replace earlier ones of the same path: what forwarding itself needs (`needs`), then the hardware profile with
+//! the profiles below it and `[hardware.overrides]` above it (`choose`), at last `[sysctl]`, literally. Only interfaces of
 //! ours are touched: those that the configuration names, those that carry virtual addresses and, on the appliance, every NIC.
 //! Loopback and the interfaces of others (containers) never are.
 

@@ -12,7 +12,7 @@ const PER_INTERFACE: [(&str, i64, &str); 4] = [
     (
         "rp_filter",
         0,
-        "replies may come in where the way back does not lead; the larger of this and all/rp_filter counts",
+        "replies may come in where the way back does not lead; the larger of `all` and the interface counts",
     ),
     ("send_redirects", 0, "a client told to go to the backend directly would go past the load balancer"),
     ("arp_ignore", 1, "with two NICs in one segment only the one that has the address answers for it"),
