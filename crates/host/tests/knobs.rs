@@ -128,3 +128,20 @@ fn the_kernels_refusals_are_told_apart() {
         assert_eq!(reason(ttl), "Invalid argument");
     });
 }
+
+#[test]
+fn a_value_that_the_kernel_rounds_is_refused_and_given_back() {
+    in_namespace(|root| {
+        // Kept in jiffies: with HZ=250 a multiple of 4 ms, with HZ=1000 any.
+        let path = "proc/sys/net/ipv4/neigh/veth0/retrans_time_ms";
+        let value = |root: &Root| root.read_machine(path).expect("a sysctl of every interface").trim().to_owned();
+        let before = value(root);
+        let outcome = knob::write(root, path, &KnobValue::Int(1001));
+        match value(root).as_str() {
+            "1001" => assert_eq!(outcome, Outcome::Set),
+            kept => assert_eq!(outcome, Outcome::Refused(format!("the kernel kept {kept}"))),
+        }
+        assert_eq!(knob::restore(root, &BTreeMap::new()).expect("originals"), [(path.to_owned(), Outcome::Set)]);
+        assert_eq!(value(root), before);
+    });
+}
