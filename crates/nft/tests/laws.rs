@@ -164,3 +164,15 @@ fn fragments_change_only_what_they_hold() {
     new.apply(&between(&fragment(false), &fragment(true))).unwrap();
     assert_eq!(new, old);
 }
+
+#[test]
+fn what_was_only_observed_is_not_sent() {
+    let table = TableId::inet("t");
+    let unknown = Rule { statements: vec![Statement::Unknown { name: samples::name("limit") }], comment: None };
+    let foreign = BaseChain { kind: ChainKind::Foreign, hook: Hook::Input, priority: 0, device: None };
+    let changes = [
+        Change::AddRule { table: table.clone(), chain: samples::name("c"), rule: unknown },
+        Change::AddChain { table, chain: samples::name("c"), base: Some(foreign) },
+    ];
+    assert!(Batch::new(&changes, None).is_empty());
+}

@@ -52,6 +52,7 @@ fn prints_every_statement() {
             "meta iif 1 jump other",
             "meta nfproto ipv4 ip saddr != @nets",
             "meta nfproto ipv4 ip daddr 10.0.0.1 th sport 53 drop",
+            "meta nfproto ipv4 ip saddr & 255.255.255.0 != 10.2.0.0",
             "meta nfproto ipv6 ip6 saddr fd00::1 drop",
         ]
     );

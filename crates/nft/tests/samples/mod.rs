@@ -241,6 +241,14 @@ pub(crate) fn varied() -> Ruleset {
         rule(vec![is(Iif, &1u32.to_ne_bytes()), Statement::Verdict(Verdict::Jump(name("other")))]),
         rule(vec![ipv4.clone(), Statement::InSet { value: field(Ip4Saddr), set: name("nets"), invert: true }]),
         rule(vec![ipv4.clone(), is(Ip4Daddr, &[10, 0, 0, 1]), is(Sport, &[0, 53]), Statement::Verdict(Verdict::Drop)]),
+        rule(vec![
+            ipv4.clone(),
+            Statement::Match {
+                value: Value::And(Box::new(field(Ip4Saddr)), bytes(&[255, 255, 255, 0])),
+                operator: Operator::NotEqual,
+                constant: bytes(&[10, 2, 0, 0]),
+            },
+        ]),
         rule(vec![ipv6.clone(), is(Ip6Saddr, &FD00_1), Statement::Verdict(Verdict::Drop)]),
     ];
     let nats = vec![
