@@ -3,7 +3,7 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test image run boot test-long bench bless clean
+.PHONY: help deps build check test image run boot bench bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
@@ -32,9 +32,6 @@ run: deps ## build the image, boot it in QEMU, send HTTP through it, say what ha
 
 boot: image ## boot the image in QEMU with its console on this terminal
 	$(CARGO) run -q --release -p headgate-image -- boot
-
-test-long: deps ## the suites that take longer: kill and reload storm under load (as root)
-	$(CARGO) run -q --release -p headgate-tests --bin storm
 
 bench: deps ## how long 10,000 farms take: parse, plan, build, commit, one change (as root)
 	$(CARGO) run -q --release -p headgate-tests --example load_farms -- 10000 4

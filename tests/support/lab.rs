@@ -1,0 +1,189 @@
+//! The lab: a client, the box and its backends as three network namespaces, with the paper's two networks between them.
+//!
+//! ```text
+//!   client 172.16.1.10 ──── service 172.16.1.254  box  172.16.2.1 backend ──── 172.16.2.11, .12, .13
+//!   2001:db8:1::10/64       2001:db8:1::fe              2001:db8:2::1          2001:db8:2::11, ::12, ::13
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use headgate_image::netns::{Namespace, veth};
+use tempfile::TempDir;
+
+use crate::binaries;
+
+/// The three namespaces and the files of the box.
+#[derive(Debug)]
+pub struct Lab {
+    /// Where requests come from.
+    pub client: Namespace,
+    /// The load balancer.
+    pub gate: Namespace,
+    /// Where the backends are; their default route is the box.
+    pub backends: Namespace,
+    root: TempDir,
+    daemon: Option<Child>,
+}
+
+/// The backends' numbers: backend N is 172.16.2.N and 2001:db8:2::N.
+pub const BACKENDS: [u8; 3] = [11, 12, 13];
+
+impl Lab {
+    /// Builds the three namespaces; nothing of Headgate runs yet.
+    pub fn new(label: &str) -> Result<Self> {
+        let client = Namespace::create(&format!("{label}-c"))?;
+        let gate = Namespace::create(&format!("{label}-g"))?;
+        let backends = Namespace::create(&format!("{label}-b"))?;
+        veth((&client, "eth0"), (&gate, "service"))?;
+        veth((&gate, "backend"), (&backends, "eth0"))?;
+        for (space, device, addresses) in [
+            (&client, "eth0", &["172.16.1.10/24", "2001:db8:1::10/64"][..]),
+            (&gate, "service", &["172.16.1.254/24", "2001:db8:1::fe/64"]),
+            (&gate, "backend", &["172.16.2.1/24", "2001:db8:2::1/64"]),
+        ] {
+            for address in addresses {
+                space.ip(&["address", "add", address, "dev", device, "nodad"])?;
+            }
+        }
+        for number in BACKENDS {
+            for address in [format!("172.16.2.{number}/24"), format!("2001:db8:2::{number}/64")] {
+                backends.ip(&["address", "add", &address, "dev", "eth0", "nodad"])?;
+            }
+        }
+        for (space, via4, via6) in
+            [(&client, "172.16.1.254", "2001:db8:1::fe"), (&backends, "172.16.2.1", "2001:db8:2::1")]
+        {
+            space.ip(&["route", "add", "default", "via", via4])?;
+            space.ip(&["-6", "route", "add", "default", "via", via6])?;
+        }
+        let root = tempfile::Builder::new().prefix("headgate-lab-").tempdir()?;
+        std::fs::create_dir_all(root.path().join("etc/headgate/conf.d"))?;
+        Ok(Self { client, gate, backends, root, daemon: None })
+    }
+
+    /// The box's `--root`.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// Replaces `/etc/headgate/headgate.toml` of the box.
+    pub fn configure(&self, text: &str) -> Result<()> {
+        let path = self.root().join("etc/headgate/headgate.toml");
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
+    }
+
+    fn program(&self, name: &str) -> Command {
+        let mut command = self.gate.command(binaries::directory().join(name));
+        command.arg("--root").arg(self.root());
+        command
+    }
+
+    /// `headgated --root … ARGUMENTS`, to its end.
+    pub fn headgated(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.program("headgated").args(arguments).output()?)
+    }
+
+    /// `headgate --root … ARGUMENTS`, to its end.
+    pub fn headgate(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.program("headgate").args(arguments).output()?)
+    }
+
+    /// As [`Self::headgate`], but anything else than exit code 0 is an error with what it said.
+    pub fn headgate_ok(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.headgate(arguments)?;
+        ensure!(output.status.success(), "headgate {arguments:?}: {}", said(&output));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Applies `text` with `headgated --once`; the daemon does not stay.
+    pub fn once(&self, text: &str) -> Result<()> {
+        self.configure(text)?;
+        let output = self.headgated(&["--once"])?;
+        ensure!(output.status.success(), "headgated --once: {}", said(&output));
+        Ok(())
+    }
+
+    /// Starts the daemon and waits until it answers on its socket.
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.daemon.is_none(), "the daemon runs already");
+        let log = std::fs::File::options().create(true).append(true).open(self.log())?;
+        self.daemon = Some(self.program("headgated").stdout(log.try_clone()?).stderr(log).spawn()?);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            // 4: the daemon cannot be reached. Everything else is an answer.
+            let output = self.headgate(&["status"])?;
+            if output.status.code() != Some(4) {
+                return Ok(());
+            }
+            if let Some(status) = self.daemon.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+                self.daemon = None;
+                bail!("headgated ended with {status}:\n{}", std::fs::read_to_string(self.log())?);
+            }
+            ensure!(Instant::now() < deadline, "headgated does not answer: {}", said(&output));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Where the daemon's log goes.
+    pub fn log(&self) -> PathBuf {
+        self.root().join("headgated.log")
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
+        let daemon = self.daemon.as_ref().context("no daemon runs")?;
+        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.id().cast_signed()), signal)?)
+    }
+
+    /// Ends the daemon with SIGKILL, as a crash would.
+    pub fn crash(&mut self) -> Result<()> {
+        let mut daemon = self.daemon.take().context("no daemon runs")?;
+        daemon.kill()?;
+        daemon.wait()?;
+        Ok(())
+    }
+
+    /// Ends the daemon with SIGTERM and waits for it.
+    pub fn stop(&mut self) -> Result<()> {
+        self.signal(nix::sys::signal::Signal::SIGTERM)?;
+        let mut daemon = self.daemon.take().context("no daemon runs")?;
+        let status = daemon.wait()?;
+        ensure!(status.success(), "headgated ended with {status}");
+        Ok(())
+    }
+
+    /// What nft(8) lists in the box.
+    pub fn nft(&self, arguments: &str) -> Result<String> {
+        self.gate.run(&format!("nft {arguments}"))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.crash();
+        if std::thread::panicking()
+            && let Ok(log) = std::fs::read_to_string(self.log())
+        {
+            eprintln!("--- headgated said:\n{log}---");
+        }
+    }
+}
+
+/// Backend `number`'s address and port.
+pub fn backend(number: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::from([172, 16, 2, number]), port)
+}
+
+/// Backend `number`'s IPv6 address and port: the number is read as hexadecimal digits, as in 2001:db8:2::11.
+pub fn backend6(number: u8, port: u16) -> SocketAddr {
+    format!("[2001:db8:2::{number}]:{port}").parse().expect("a decimal number is hexadecimal digits too")
+}
+
+/// Both outputs of a program that ended, for messages.
+pub fn said(output: &Output) -> String {
+    format!("{}\n{}{}", output.status, String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}

@@ -1,0 +1,353 @@
+//! Real packets through farms: each test has its own three namespaces, the product's own `headgated` and the real kernel.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+
+use headgate_tests::lab::{BACKENDS, Lab, backend, backend6};
+use headgate_tests::server::{Connection, Server, ask_udp};
+
+/// Names of servers and how often each answered.
+type Counts = BTreeMap<String, usize>;
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// One server on each backend, both families, named b11, b12, b13.
+fn servers(lab: &Lab, port: u16) -> Vec<Server> {
+    BACKENDS
+        .into_iter()
+        .flat_map(|number| [(number, backend(number, port)), (number, backend6(number, port))])
+        .map(|(number, address)| Server::start(&lab.backends, &format!("b{number}"), address).unwrap())
+        .collect()
+}
+
+/// Connects `times` times; who answered how often, and the one client address that all of them saw.
+fn connect(lab: &Lab, to: &str, times: usize) -> (Counts, IpAddr) {
+    let mut counts = Counts::new();
+    let mut seen = None;
+    for _ in 0..times {
+        let answer = Connection::open(&lab.client, at(to)).unwrap().unwrap_or_else(|e| panic!("{to}: {e}")).answer;
+        *counts.entry(answer.server).or_default() += 1;
+        assert_eq!(*seen.get_or_insert(answer.client), answer.client, "the servers saw different clients");
+    }
+    (counts, seen.unwrap())
+}
+
+/// As [`connect`], by UDP.
+fn datagrams(lab: &Lab, to: &str, times: usize) -> (Counts, IpAddr) {
+    let mut counts = Counts::new();
+    let mut seen = None;
+    for _ in 0..times {
+        let answer = ask_udp(&lab.client, at(to)).unwrap().unwrap_or_else(|e| panic!("{to}: {e}"));
+        *counts.entry(answer.server).or_default() += 1;
+        assert_eq!(*seen.get_or_insert(answer.client), answer.client, "the servers saw different clients");
+    }
+    (counts, seen.unwrap())
+}
+
+fn refused(lab: &Lab, to: &str) -> ErrorKind {
+    Connection::open(&lab.client, at(to)).unwrap().expect_err("a connection where none should be").kind()
+}
+
+fn counts<const N: usize>(pairs: [(&str, usize); N]) -> Counts {
+    pairs.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+fn farm(mode: &str, listen: &str, extra: &str, backends: &str) -> String {
+    format!("[farms.web]\nmode = {mode:?}\nlisten = {listen}\n{extra}\n{backends}")
+}
+
+const TWO: &str = r#"
+[farms.web.backends.b11]
+address = "172.16.2.11:8080"
+[farms.web.backends.b12]
+address = "172.16.2.12:8080"
+"#;
+
+const TWO_6: &str = r#"
+[farms.web.backends.c11]
+address = "[2001:db8:2::11]:8080"
+[farms.web.backends.c12]
+address = "[2001:db8:2::12]:8080"
+"#;
+
+#[test]
+fn snat_balances_both_families_and_protocols_and_hides_the_client() {
+    let lab = Lab::new("snat").unwrap();
+    let _servers = servers(&lab, 8080);
+    let listen = r#"["172.16.1.1:80/tcp", "172.16.1.1:80/udp", "[2001:db8:1::1]:80/tcp", "[2001:db8:1::1]:80/udp"]"#;
+    lab.once(&farm("snat", listen, "", &[TWO, TWO_6].concat())).unwrap();
+    let even = counts([("b11", 6), ("b12", 6)]);
+    assert_eq!(connect(&lab, "172.16.1.1:80", 12), (even.clone(), "172.16.2.1".parse().unwrap()));
+    assert_eq!(connect(&lab, "[2001:db8:1::1]:80", 12), (even.clone(), "2001:db8:2::1".parse().unwrap()));
+    assert_eq!(datagrams(&lab, "172.16.1.1:80", 12), (even.clone(), "172.16.2.1".parse().unwrap()));
+    assert_eq!(datagrams(&lab, "[2001:db8:1::1]:80", 12), (even, "2001:db8:2::1".parse().unwrap()));
+}
+
+#[test]
+fn dnat_keeps_the_clients_address() {
+    let lab = Lab::new("dnat").unwrap();
+    let _servers = servers(&lab, 8080);
+    let listen = r#"["172.16.1.1:80/tcp", "172.16.1.1:80/udp", "[2001:db8:1::1]:80/tcp", "[2001:db8:1::1]:80/udp"]"#;
+    lab.once(&farm("dnat", listen, "", &[TWO, TWO_6].concat())).unwrap();
+    let even = counts([("b11", 6), ("b12", 6)]);
+    assert_eq!(connect(&lab, "172.16.1.1:80", 12), (even.clone(), "172.16.1.10".parse().unwrap()));
+    assert_eq!(connect(&lab, "[2001:db8:1::1]:80", 12), (even.clone(), "2001:db8:1::10".parse().unwrap()));
+    assert_eq!(datagrams(&lab, "172.16.1.1:80", 12), (even.clone(), "172.16.1.10".parse().unwrap()));
+    assert_eq!(datagrams(&lab, "[2001:db8:1::1]:80", 12), (even, "2001:db8:1::10".parse().unwrap()));
+}
+
+#[test]
+fn ranges_and_wildcards_keep_the_port_and_the_narrower_listener_wins() {
+    let lab = Lab::new("ranges").unwrap();
+    let _servers = [
+        Server::start(&lab.backends, "range", backend(11, 8005)).unwrap(),
+        Server::start(&lab.backends, "exact", backend(12, 8005)).unwrap(),
+        Server::start(&lab.backends, "star", backend(13, 9000)).unwrap(),
+        Server::start(&lab.backends, "range6", backend6(11, 8005)).unwrap(),
+        Server::start(&lab.backends, "star6", backend6(13, 9000)).unwrap(),
+    ];
+    lab.once(
+        r#"
+[farms.exact]
+listen = "172.16.1.1:8006"
+backends.e.address = "172.16.2.12:8005"
+[farms.range]
+listen = ["172.16.1.1:8000-8010", "172.16.1.1:8000-8010/udp", "[2001:db8:1::1]:8000-8010"]
+backends.r.address = "172.16.2.11"
+backends.r6.address = "2001:db8:2::11"
+[farms.star]
+listen = ["172.16.1.1:*", "172.16.1.1:*/udp", "[2001:db8:1::1]:*"]
+backends.s.address = "172.16.2.13"
+backends.s6.address = "2001:db8:2::13"
+"#,
+    )
+    .unwrap();
+    let one = |name| counts([(name, 1)]);
+    assert_eq!(connect(&lab, "172.16.1.1:8006", 1).0, one("exact"));
+    assert_eq!(connect(&lab, "172.16.1.1:8005", 1).0, one("range"));
+    assert_eq!(datagrams(&lab, "172.16.1.1:8005", 1).0, one("range"));
+    assert_eq!(connect(&lab, "[2001:db8:1::1]:8005", 1).0, one("range6"));
+    assert_eq!(connect(&lab, "172.16.1.1:9000", 1).0, one("star"));
+    assert_eq!(datagrams(&lab, "172.16.1.1:9000", 1).0, one("star"));
+    assert_eq!(connect(&lab, "[2001:db8:1::1]:9000", 1).0, one("star6"));
+}
+
+#[test]
+fn round_robin_honours_weights_exactly_and_smoothly() {
+    let lab = Lab::new("weights").unwrap();
+    let _servers = servers(&lab, 8080);
+    let backends = r#"
+[farms.web.backends.b11]
+address = "172.16.2.11:8080"
+weight = 5
+[farms.web.backends.b12]
+address = "172.16.2.12:8080"
+weight = 2
+[farms.web.backends.b13]
+address = "172.16.2.13:8080"
+weight = 1
+"#;
+    lab.once(&farm("snat", r#""172.16.1.1:80""#, "", backends)).unwrap();
+    let mut order = Vec::new();
+    for _ in 0..16 {
+        order.push(Connection::open(&lab.client, at("172.16.1.1:80")).unwrap().unwrap().answer.server);
+    }
+    let of = |name: &str| order.iter().filter(|server| *server == name).count();
+    assert_eq!((of("b11"), of("b12"), of("b13")), (10, 4, 2), "{order:?}");
+    let longest = order.chunk_by(|a, b| a == b).map(<[String]>::len).max().unwrap();
+    assert!(longest < 5, "five in a row: {order:?}");
+}
+
+#[test]
+fn random_reaches_every_backend_by_weight() {
+    let lab = Lab::new("random").unwrap();
+    let _servers = servers(&lab, 8080);
+    let backends = TWO.replace("12:8080\"", "12:8080\"\nweight = 3");
+    lab.once(&farm("dnat", r#""172.16.1.1:80/udp""#, "scheduler = \"random\"", &backends)).unwrap();
+    let (counts, _) = datagrams(&lab, "172.16.1.1:80", 200);
+    // 200 draws at 3/4 have a standard deviation of 6.1; this is five of them to each side.
+    assert!((119..=181).contains(&counts["b12"]), "{counts:?}");
+    assert_eq!(counts["b11"] + counts["b12"], 200);
+}
+
+#[test]
+fn states_of_backends_and_farms() {
+    let lab = Lab::new("states").unwrap();
+    let _servers = servers(&lab, 8080);
+    let listen = r#"["172.16.1.1:80", "172.16.1.1:80/udp", "[2001:db8:1::1]:80"]"#;
+    let with = |extra: &str, state: &str| {
+        let both = [TWO, TWO_6].concat();
+        let both = ["12:8080\"", "12]:8080\""]
+            .into_iter()
+            .fold(both, |text, end| text.replace(end, &format!("{end}\n{state}")));
+        farm("snat", listen, extra, &both)
+    };
+    lab.once(&with("", "")).unwrap();
+    let mut old: Vec<Connection> =
+        (0..4).map(|_| Connection::open(&lab.client, at("172.16.1.1:80")).unwrap().unwrap()).collect();
+
+    for gone in ["state = \"drain\"", "weight = 0"] {
+        lab.once(&with("", gone)).unwrap();
+        assert_eq!(connect(&lab, "172.16.1.1:80", 4).0, counts([("b11", 4)]), "{gone}");
+        assert_eq!(connect(&lab, "[2001:db8:1::1]:80", 4).0, counts([("b11", 4)]), "{gone}");
+        for connection in &mut old {
+            connection.echo("still here").unwrap();
+        }
+    }
+    lab.once(&with("state = \"down\"", "")).unwrap();
+    assert_eq!(refused(&lab, "172.16.1.1:80"), ErrorKind::ConnectionRefused);
+    assert_eq!(refused(&lab, "[2001:db8:1::1]:80"), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        ask_udp(&lab.client, at("172.16.1.1:80")).unwrap().unwrap_err().kind(),
+        ErrorKind::ConnectionRefused,
+        "UDP gets an ICMP port unreachable"
+    );
+    for connection in &mut old {
+        connection.echo("a farm that is down keeps its established flows").unwrap();
+    }
+    lab.once(&with("state = \"down\"\non-empty = \"drop\"", "")).unwrap();
+    assert_eq!(refused(&lab, "172.16.1.1:80"), ErrorKind::TimedOut);
+    lab.once(&with("state = \"off\"", "")).unwrap();
+    assert_eq!(refused(&lab, "172.16.1.1:80"), ErrorKind::TimedOut, "nobody carries the address of a farm that is off");
+    lab.once(&with("", "")).unwrap();
+    assert_eq!(connect(&lab, "172.16.1.1:80", 4).0, counts([("b11", 2), ("b12", 2)]), "back at once, by itself");
+}
+
+#[test]
+fn the_box_itself_and_a_backend_reach_the_address() {
+    let lab = Lab::new("hairpin").unwrap();
+    let _servers = servers(&lab, 8080);
+    for mode in ["snat", "dnat"] {
+        let listen = r#"["172.16.1.1:80", "[2001:db8:1::1]:80", "172.16.1.1:80/udp"]"#;
+        lab.once(&farm(mode, listen, "", &[TWO, TWO_6].concat())).unwrap();
+        for space in [&lab.gate, &lab.backends] {
+            for to in ["172.16.1.1:80", "[2001:db8:1::1]:80"] {
+                let mut seen = Counts::new();
+                for _ in 0..4 {
+                    let connection = Connection::open(space, at(to)).unwrap();
+                    let mut connection = connection.unwrap_or_else(|e| panic!("{mode} {} {to}: {e}", space.name()));
+                    connection.echo("hello").unwrap();
+                    *seen.entry(connection.answer.server).or_default() += 1;
+                }
+                assert_eq!(seen, counts([("b11", 2), ("b12", 2)]), "{mode} {} {to}", space.name());
+            }
+            ask_udp(space, at("172.16.1.1:80")).unwrap().unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_address_comes_and_goes_with_the_farm_and_is_announced() {
+    let lab = Lab::new("vip").unwrap();
+    let _servers = servers(&lab, 8080);
+    // A client that remembers somebody else's MAC for the address learns the new one from the announcement.
+    lab.client
+        .ip(&["neigh", "add", "172.16.1.1", "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "stale"])
+        .unwrap();
+    let both = farm("snat", r#"["172.16.1.1:80", "[2001:db8:1::1]:80"]"#, "", &[TWO, TWO_6].concat());
+    lab.once(&both).unwrap();
+    let addresses = lab.gate.ip(&["-br", "address", "show", "dev", "service"]).unwrap();
+    assert!(addresses.contains("172.16.1.1/32") && addresses.contains("2001:db8:1::1/128"), "{addresses}");
+    let mac = lab.gate.run("cat /sys/class/net/service/address").unwrap();
+    let neighbour = lab.client.ip(&["neigh", "show", "172.16.1.1"]).unwrap();
+    assert!(neighbour.contains(mac.trim()), "announced {mac}, the client has {neighbour}");
+
+    lab.once(&farm("snat", r#""172.16.1.2:80""#, "", TWO)).unwrap();
+    let addresses = lab.gate.ip(&["-br", "address", "show", "dev", "service"]).unwrap();
+    assert!(addresses.contains("172.16.1.2/32") && addresses.contains("172.16.1.254/24"), "{addresses}");
+    assert!(!addresses.contains("172.16.1.1/32") && !addresses.contains("2001:db8:1::1/128"), "{addresses}");
+
+    let output = lab.headgated(&["--flush"]).unwrap();
+    assert!(output.status.success());
+    let addresses = lab.gate.ip(&["-br", "address", "show", "dev", "service"]).unwrap();
+    assert!(addresses.contains("172.16.1.254/24") && !addresses.contains("172.16.1.2/32"), "{addresses}");
+    assert_eq!(lab.nft("list tables").unwrap().trim(), "");
+}
+
+#[test]
+fn established_connections_survive_every_change_and_what_is_foreign_stays() {
+    let mut lab = Lab::new("keep").unwrap();
+    let _servers = servers(&lab, 8080);
+    lab.gate.run("nft add table inet foreign").unwrap();
+    lab.gate.run("nft add chain inet foreign c").unwrap();
+    lab.gate.run("nft add rule inet foreign c ct mark 1199570945 counter").unwrap();
+    let foreign = lab.nft("list table inet foreign").unwrap();
+    let one = farm("snat", r#"["172.16.1.1:80", "[2001:db8:1::1]:80"]"#, "", &[TWO, TWO_6].concat());
+    let two = one.replace("[farms.web.backends.b12]", "[farms.web.backends.b13]").replace(".12:8080", ".13:8080");
+    lab.configure(&one).unwrap();
+    lab.start().unwrap();
+    let mut connections: Vec<Connection> = ["172.16.1.1:80", "[2001:db8:1::1]:80"]
+        .iter()
+        .cycle()
+        .take(8)
+        .map(|to| Connection::open(&lab.client, at(to)).unwrap().unwrap())
+        .collect();
+    let mut alive = |what: &str| {
+        for connection in &mut connections {
+            connection.echo("alive").unwrap_or_else(|e| panic!("after {what}: {e}"));
+        }
+    };
+    lab.configure(&two).unwrap();
+    lab.headgate_ok(&["apply"]).unwrap();
+    alive("another backend");
+    lab.headgate_ok(&["backend", "drain", "web", "b11"]).unwrap();
+    alive("drain");
+    lab.configure(&one).unwrap();
+    lab.signal(nix::sys::signal::Signal::SIGHUP).unwrap();
+    lab.crash().unwrap();
+    alive("kill -9");
+    lab.start().unwrap();
+    alive("restart");
+    lab.stop().unwrap();
+    alive("stop");
+    lab.once(&one).unwrap();
+    alive("--once");
+    // Another firewall's tool takes our table away: the guard keeps connection tracking hooked until it is back.
+    lab.gate.run("nft delete table inet headgate").unwrap();
+    lab.once(&one).unwrap();
+    alive("the table was deleted");
+    assert_eq!(lab.nft("list table inet foreign").unwrap(), foreign);
+}
+
+#[test]
+fn a_second_apply_writes_nothing() {
+    let lab = Lab::new("idle").unwrap();
+    let both = farm("snat", r#"["172.16.1.1:80", "[2001:db8:1::1]:80"]"#, "", &[TWO, TWO_6].concat());
+    lab.once(&both).unwrap();
+    let generation =
+        |lab: &Lab| lab.gate.within(|| headgate_nft::Socket::open().unwrap().generation().unwrap()).unwrap();
+    let before = generation(&lab);
+    lab.once(&both).unwrap();
+    assert_eq!(generation(&lab), before, "an unchanged configuration reached the kernel");
+    let plan = lab.headgate(&["plan"]).unwrap();
+    assert_eq!(plan.status.code(), Some(0), "{}", headgate_tests::lab::said(&plan));
+}
+
+#[test]
+fn a_change_of_one_backend_is_a_change_of_a_few_elements() {
+    let mut lab = Lab::new("few").unwrap();
+    let farms: String = (1..=50)
+        .map(|n| {
+            format!(
+                "[farms.f{n}]\nlisten = \"172.16.1.1:{}\"\nbackends.a.address = \"172.16.2.11:8080\"\nbackends.b.address = \"172.16.2.12:8080\"\n",
+                1000 + n
+            )
+        })
+        .collect();
+    lab.configure(&farms).unwrap();
+    lab.start().unwrap();
+    let monitor = lab.gate.command("nft").arg("monitor").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    lab.headgate_ok(&["backend", "weight", "f7", "b", "3"]).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let pid = nix::unistd::Pid::from_raw(monitor.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let seen = String::from_utf8(monitor.wait_with_output().unwrap().stdout).unwrap();
+    let events = seen.lines().filter(|line| line.starts_with("add ") || line.starts_with("delete ")).count();
+    assert!((1..=12).contains(&events), "{events} events:\n{seen}");
+    assert!(!seen.contains("f8"), "another farm was touched:\n{seen}");
+}
