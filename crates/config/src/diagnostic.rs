@@ -1,7 +1,8 @@
 //! What is wrong with a configuration, where, and what would be right: for a terminal, as JSON, and without a line of the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -189,7 +190,7 @@ fn digits(line: u32) -> usize {
 }
 
 /// Where a diagnostic points before its line and column are known. Ordered: files as a whole before places in files.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum At {
     /// A file that could not be read.
     File(Arc<PathBuf>),
@@ -208,6 +209,8 @@ struct Rest {
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
     found: BTreeMap<(At, String), Rest>,
+    /// Hashes of all that was ever found: what was pushed out must not be counted again.
+    seen: HashSet<u64>,
     more: usize,
     errors: usize,
 }
@@ -270,7 +273,9 @@ impl Report {
 impl Collector {
     pub(crate) fn push(&mut self, report: Report) {
         let key = (report.at, report.message);
-        if self.found.contains_key(&key) {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        if !self.seen.insert(hasher.finish()) {
             return;
         }
         self.errors += usize::from(report.rest.severity == Severity::Error);

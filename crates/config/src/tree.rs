@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub(crate) type Key = Arc<str>;
 
 /// Where in which file. Ordered by file (in the order of merging), then by position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Span {
     /// Index into the files of the run.
     pub(crate) file: u16,

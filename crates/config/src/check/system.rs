@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use super::fields::Fields;
 use super::{Checker, hardware};
 use crate::diagnostic::Report;
-use crate::model::{Allow, Api, Config, InterfaceAddress, Metrics, Origin, SysctlValue, System};
+use crate::model::{Allow, Api, Config, FarmState, InterfaceAddress, Metrics, Mode, Origin, SysctlValue, System};
 use crate::schema::socket;
 use crate::tree::Span;
-use crate::types::parse_address;
+use crate::types::{Listen, Ports, Protocol, parse_address};
 
 pub(super) fn system(fields: Fields<'_>) -> System {
     let addresses =
@@ -74,6 +74,11 @@ pub(super) fn reachable(checker: &mut Checker<'_>, root: Fields<'_>, config: &Co
         let report = Report::error(metrics_span, format!("metrics and api both listen on {a}"));
         checker.push(report.note(api_span, "the API listens here").help("give one of them another port"));
     }
+    for (service, address, span) in [("api", api, api_span), ("metrics", metrics, metrics_span)] {
+        if let Some(address) = address {
+            taken(checker, root, service, address, span);
+        }
+    }
     // Without the filter everything is reachable.
     if config.system.protect == Some(false) {
         return;
@@ -81,6 +86,27 @@ pub(super) fn reachable(checker: &mut Checker<'_>, root: Fields<'_>, config: &Co
     for (service, address, span) in [("api", api, api_span), ("metrics", metrics, metrics_span)] {
         if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
             allowed(checker, config, service, address, span);
+        }
+    }
+}
+
+/// Warns when a farm takes the packets that are meant for `service`: its rules come before any socket of the box.
+fn taken(checker: &mut Checker<'_>, root: Fields<'_>, service: &str, address: SocketAddr, span: Span) {
+    let covers = |listen: &Listen| {
+        let protocol = matches!(listen.protocol, Protocol::Tcp | Protocol::Any);
+        let port = match listen.ports {
+            Ports::One(port) => port == address.port(),
+            Ports::Range(first, last) => (first..=last).contains(&address.port()),
+            Ports::All => true,
+        };
+        listen.address == address.ip() && protocol && port
+    };
+    for (name, farm) in root.named("farms") {
+        let forwards = farm.word("mode") != Some(Mode::Local) && farm.word("state") != Some(FarmState::Off);
+        let listen = farm.list("listen", |text| text.parse::<Listen>().ok());
+        if let Some(&(_, place)) = listen.iter().find(|(listen, _)| forwards && covers(listen)) {
+            let report = Report::warning(span, format!("farm {name} takes {address} from {service}"));
+            checker.push(report.note(place, "the farm listens here").help("give one of them another port or address"));
         }
     }
 }

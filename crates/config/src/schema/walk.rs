@@ -1,6 +1,6 @@
 //! Holds a tree against the table of keys: unknown keys, wrong types, values that do not have their form or leave their bounds.
 
-use super::{Form, Key, Kind, RESERVED, find};
+use super::{Form, Key, Kind, RESERVED, ROOT, find, keys_of};
 use crate::diagnostic::{Collector, Report};
 use crate::tree::{Entry, Node, Table, Value};
 use crate::types::{Invalid, checked_name};
@@ -23,10 +23,37 @@ fn unknown(entry: &Entry, keys: &'static [Key], problems: &mut Collector) {
         "reserved for a later version".to_owned()
     } else if let Some(close) = closest(name, names.iter().copied()) {
         format!("did you mean {close}?")
+    } else if let Some(place) = home(name) {
+        format!("{name} is a key of {place}; the keys here are {}", names.join(", "))
     } else {
         format!("the keys here are {}", names.join(", "))
     };
     problems.push(report.help(help));
+}
+
+/// The table of the configuration that has a key of this name, when it is just one.
+fn home(name: &str) -> Option<String> {
+    let mut homes = Vec::new();
+    homes_below(ROOT, name, &mut Vec::new(), &mut homes);
+    match homes.as_slice() {
+        [home] => Some(home.clone()),
+        _ => None,
+    }
+}
+
+fn homes_below(keys: &'static [Key], name: &str, path: &mut Vec<&'static str>, homes: &mut Vec<String>) {
+    for key in keys.iter().filter(|key| key.name != "defaults") {
+        if key.name == name && !path.is_empty() {
+            homes.push(format!("[{}]", path.join(".")));
+        }
+        let length = path.len();
+        path.push(key.name);
+        if matches!(key.kind, Kind::Named(..)) {
+            path.push("NAME");
+        }
+        homes_below(keys_of(&key.kind), name, path, homes);
+        path.truncate(length);
+    }
 }
 
 pub(super) fn value(node: &Node, kind: &'static Kind, name: &str, problems: &mut Collector) {
