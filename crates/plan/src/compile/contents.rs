@@ -111,13 +111,27 @@ impl Contents {
         Table { sets, chains: self.chains.into_iter().collect(), ..Table::default() }
     }
 
+    /// The way of a new flow: the hook jumps to `dispatch`, which goes to the chain of a farm; that one only sets the ct
+    /// mark to a slot, and its end is the end of the jump, so the hook goes on to `assign`. What is nobody's is accepted
+    /// at the end of `dispatch`: it never comes to `assign`, whatever mark others have set on it.
+    ///
+    /// A farm's chain that named `assign` itself would be shorter to read and cost one change of a backend 4 ms instead of
+    /// 0.07 at 10,000 farms: a rule with a verdict makes the kernel validate all chains (`nft_table_validate`).
     fn hook_chains(&self) -> Vec<(Arc<str>, Chain)> {
-        let lookups: Vec<Rule> =
-            self.families().iter().flat_map(|(version, family)| lookups(*version, family)).collect();
-        let mut chains: Vec<(Arc<str>, Chain)> = [names::PREROUTING, names::OUTPUT]
-            .map(|name| (name.into(), Chain { base: names::base_chain(name), rules: lookups.clone() }))
-            .into();
-        chains.push((names::ASSIGN.into(), Chain { base: None, rules: self.assign_rules() }));
+        let families = self.families();
+        let mut dispatch: Vec<Rule> = families.iter().flat_map(|(version, family)| lookups(*version, family)).collect();
+        dispatch.push(rule([Statement::Verdict(Verdict::Accept)]));
+        let hook = |name: &str| {
+            let jump = rule([Statement::Verdict(Verdict::Jump(names::DISPATCH.into()))]);
+            let goto = rule([Statement::Verdict(Verdict::Goto(names::ASSIGN.into()))]);
+            (name.into(), Chain { base: names::base_chain(name), rules: vec![jump, goto] })
+        };
+        let mut chains = vec![
+            hook(names::PREROUTING),
+            hook(names::OUTPUT),
+            (names::DISPATCH.into(), Chain { base: None, rules: dispatch }),
+            (names::ASSIGN.into(), Chain { base: None, rules: self.assign_rules() }),
+        ];
         let sources = self.source_rules();
         if !sources.is_empty() {
             let name = names::POSTROUTING;

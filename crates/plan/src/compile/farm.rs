@@ -174,7 +174,7 @@ fn schedule(contents: &mut Contents, farm: &Farm, version: IpVersion, able: &[&B
     let random = farm.scheduler == Scheduler::Random;
     let value = Value::Numgen(Numgen { random, modulus, offset: names::slot(id, version, 0) });
     let pick = Statement::Set { target: Target::CtMark, value };
-    Some(rule([pick, Statement::Verdict(Verdict::Goto(names::ASSIGN.into()))]))
+    Some(rule([pick]))
 }
 
 /// The backends that take new flows now: usable, and of the lowest priority number that has any.

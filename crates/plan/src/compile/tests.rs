@@ -126,10 +126,11 @@ fn sctp_and_all_protocols_have_rules() {
         Farm { listen: vec![listen(Ports::One(80), Protocol::Sctp), listen(Ports::All, Protocol::Any)], ..web() };
     let desired = compiled(&config(vec![farm]), &Ids::default());
     assert_eq!(
-        chain(&desired, "prerouting"),
+        chain(&desired, "dispatch"),
         [
             "meta nfproto ipv4 ip daddr . meta l4proto . th dport vmap @services4",
             "meta nfproto ipv4 ip daddr vmap @protocols4",
+            "accept",
         ]
     );
 }
