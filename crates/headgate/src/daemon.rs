@@ -228,7 +228,7 @@ fn headline(error: &Option<EngineError>) -> String {
 /// The slot works when the kernel did what it was told. A configuration that is invalid, or asks for a link that is not
 /// there, says nothing against the firmware; the fallback of the next boot would meet it again.
 fn is_firmware_good(started: &Started) -> bool {
-    started.applied.is_some() || started.error.as_ref().is_none_or(|error| error.code().exit() == Exit::ConfigInvalid)
+    started.applied || started.error.as_ref().is_none_or(|error| error.code().exit() == Exit::ConfigInvalid)
 }
 
 async fn mark_good() {

@@ -127,6 +127,12 @@ fn a_bad_configuration_at_start_runs_the_last_good_one() {
     assert_eq!(ns.ruleset(), ruleset);
     let status = ns.headgate(&["status"]).exits(5);
     assert!(status.out.contains("fault: the configuration is invalid"), "{status:?}");
+    // What runs can still be changed, and that does not make the files right.
+    ns.headgate(&["farm", "set", "web", "on-empty=drop"]).exits(0);
+    ns.headgate(&["backend", "drain", "web", "b1"]).exits(0);
+    ns.headgate(&["backend", "up", "web", "b1"]).exits(0);
+    let status = ns.headgate(&["status"]).exits(5);
+    assert!(status.out.contains("fault: the configuration is invalid"), "{status:?}");
 }
 
 #[test]
@@ -474,7 +480,7 @@ fn flows_are_listed_counted_and_cut() {
     ns.far_address("be", "172.16.2.11/24");
     ns.far_address("be", "172.16.2.12/24");
     let _daemon = ns.start();
-    let listeners = ns.at_far(|| ["172.16.2.11:8080", "172.16.2.12:8080"].map(|address| TcpListener::bind(address)));
+    let listeners = ns.at_far(|| ["172.16.2.11:8080", "172.16.2.12:8080"].map(TcpListener::bind));
     let listeners = listeners.map(|listener| listener.expect("the address is there"));
     let service = "172.16.1.1:80".parse().expect("an address");
     // One cycle of the scheduler: weights 1 and 3.

@@ -60,8 +60,10 @@ pub struct Engine {
     running: Option<Running>,
     /// Why what runs is not what the files say; for `status`.
     fault: Option<String>,
-    /// Things that failed without an effect on what runs.
+    /// What of the state could not be read at the beginning.
     notes: Vec<String>,
+    /// Why there is no generation of what runs.
+    unkept: Option<String>,
     services: watch::Sender<Services>,
 }
 
@@ -168,8 +170,8 @@ impl From<ReconcileError> for EngineError {
 /// How the daemon began.
 #[derive(Debug)]
 pub struct Started {
-    /// What was applied: the files, or else the last good generation.
-    pub applied: Option<Applied>,
+    /// Something was applied: the files, or else the last good generation.
+    pub applied: bool,
     /// Why it was not the files.
     pub error: Option<EngineError>,
 }
@@ -225,6 +227,7 @@ impl Engine {
             running: None,
             fault: None,
             notes,
+            unkept: None,
             services,
         })
     }
@@ -244,11 +247,11 @@ impl Engine {
     pub fn start(&mut self) -> Started {
         let applied = self.load_files(Reason::Start).and_then(|candidate| self.run(candidate, Reason::Start));
         let error = match applied {
-            Ok(applied) => return Started { applied: Some(applied), error: None },
+            Ok(_) => return Started { applied: true, error: None },
             Err(error) => error,
         };
         tracing::error!(error = %self.blame(&error), "the files are not applied");
-        let Some(good) = self.store.last_good() else { return Started { applied: None, error: Some(error) } };
+        let Some(good) = self.store.last_good() else { return Started { applied: false, error: Some(error) } };
         let number = good.number;
         let fallback = self.load_generation(good).and_then(|candidate| self.run(candidate, Reason::Start));
         match &fallback {
@@ -264,7 +267,7 @@ impl Engine {
                 self.blame(&error);
             }
         }
-        Started { applied: fallback.ok(), error: Some(error) }
+        Started { applied: fallback.is_ok(), error: Some(error) }
     }
 
     /// Loads the files again, after SIGHUP.
@@ -331,15 +334,17 @@ impl Engine {
             steps: lines(&reconciled.done),
             warnings: candidate.warnings.iter().chain(&reconciled.desired.warnings).cloned().collect(),
         };
-        if let Err(error) = self.record(&candidate, reason) {
+        self.unkept = self.record(&candidate, reason).err().map(|error| {
             let note = format!("this configuration runs, but is not kept: {}", crate::explain(&error));
             tracing::error!("{note}");
             applied.warnings.push(note.clone());
-            self.notes = vec![note];
-        }
+            note
+        });
         applied.generation = self.store.running();
         self.restore_knobs(&reconciled);
-        self.adopt(candidate, reconciled);
+        self.adopt(candidate, reconciled, reason);
+        // Only now is all that this took dropped.
+        release_memory();
         log_applied(&applied);
         Ok(applied)
     }
@@ -368,7 +373,7 @@ impl Engine {
         }
     }
 
-    fn adopt(&mut self, candidate: Candidate, reconciled: Reconciled) {
+    fn adopt(&mut self, candidate: Candidate, reconciled: Reconciled, reason: Reason) {
         let mut desired = reconciled.desired;
         desired.state = State::default();
         let knobs = reconciled.done.into_iter().filter_map(|(step, outcome)| match step {
@@ -384,10 +389,12 @@ impl Engine {
         }
         self.services.send_replace(candidate.config.services.clone());
         self.untouched = candidate.untouched;
-        self.fault = None;
+        // A generation that stands in for files that are wrong does not make them right.
+        if candidate.base == Base::Files || reason == Reason::Rollback {
+            self.fault = None;
+        }
         let generation = self.store.running();
         self.running = Some(Running { config: candidate.config, base: candidate.base, desired, knobs, generation });
-        release_memory();
     }
 
     fn blame(&mut self, error: &EngineError) -> String {

@@ -30,7 +30,7 @@ impl Engine {
                 generation: None,
                 last_error: Some(fault.as_deref().unwrap_or("no configuration runs yet")),
             });
-            status.warnings.extend(self.notes.iter().cloned());
+            status.warnings.extend(self.notes.iter().chain(&self.unkept).cloned());
             return Ok(status);
         };
         let flows = self.counts();
@@ -45,7 +45,7 @@ impl Engine {
             generation: running.generation,
             last_error: fault.as_deref(),
         });
-        status.warnings.extend(self.notes.iter().cloned());
+        status.warnings.extend(self.notes.iter().chain(&self.unkept).cloned());
         status.warnings.extend(self.differences());
         super::release_memory();
         Ok(status)
