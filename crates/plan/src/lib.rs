@@ -4,6 +4,10 @@
 //! machine into the [`State`](state::State) that is wanted. The host observes the same type. [`Plan::between`](step::Plan)
 //! is their difference: an ordered list of [`Step`](step::Step)s that people can read and the host can carry out or take
 //! back. `check`, `plan`, `explain`, `apply`, `status` and boot are this one path, stopped at different points.
+//!
+//! What must not move from one plan to the next is not written down anywhere: [`Ids`](ids::Ids) reads it back from the
+//! kernel. Weights become slots in [`slots`](compile::slots), so that the packet path needs no arithmetic; one farm's
+//! change is compiled alone by [`Context`](compile::Context); [`Status`](status::Status) is the state in people's words.
 
 pub mod affinity;
 pub mod compile;
