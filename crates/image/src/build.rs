@@ -148,13 +148,12 @@ fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>> {
 /// One line that changes when any input of the image does.
 fn inputs(source: &Source, options: &Options, store: &Store, programs: &Path, drop_ins: &[PathBuf]) -> Result<String> {
     let mut files = Vec::new();
-    for directory in ["image", "rootfs-overlay", "hwprofiles"] {
+    // The builder itself is an input, too: as source, because a debug and a release build of it make the same image.
+    for directory in ["image", "rootfs-overlay", "hwprofiles", "crates/image/src", "crates/init/src"] {
         files.extend(walk(&source.join(directory))?);
     }
     files.extend(binaries::PROGRAMS.map(|(program, _)| programs.join(program)));
     files.extend_from_slice(drop_ins);
-    // The builder itself is an input, too.
-    files.push(std::env::current_exe()?);
     let mut hash = Sha256::new();
     hash.update(format!("{} {}\n", options.version, tool::epoch()));
     for file in files {

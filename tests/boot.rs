@@ -1,0 +1,167 @@
+//! The image as a whole: what is in it, and what it does when it boots, once by BIOS and once by UEFI.
+//!
+//! Needs root (networks), QEMU with igb, OVMF and what `headgate-image build` needs; without them it fails and says so.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use headgate_image::build;
+use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
+use headgate_image::layout::{Content, Layout};
+use headgate_image::progress::Progress;
+use headgate_image::qemu::{Firmware, Machine, Options, Writes};
+use headgate_image::source::Source;
+use headgate_image::stop::Stop;
+use headgate_image::tool::{run, tool};
+use headgate_init::grubenv::Block;
+
+/// Eight processors are translated by two; a machine that does other work too needs most of it.
+const BOOT: Duration = Duration::from_secs(240);
+const COMMAND: Duration = Duration::from_secs(60);
+
+/// One boot at a time: two would only share the same two cores.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    // A test that failed has left nothing behind that could disturb the next.
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The image, built when it has to be.
+fn image() -> (Source, PathBuf) {
+    let source = Source::find().unwrap();
+    let options = build::Options::standard(&source);
+    build::build(&source, &options, &Progress::new()).unwrap();
+    (source, options.output)
+}
+
+/// Follows the boot up to the console's prompt.
+fn follow(machine: &mut Machine) {
+    for milestone in ["headgate-grub slot A", "slot A mounted", "ready", "headgate> "] {
+        machine.expect(milestone, BOOT).unwrap();
+    }
+    eprintln!("power-on to the console's prompt: {:.1} s", machine.uptime().as_secs_f64());
+}
+
+/// Whatever is typed, the console answers with a refusal and its prompt, and never runs it.
+fn try_to_get_a_shell(machine: &mut Machine) {
+    for line in
+        ["sh", "/bin/sh", "!sh", "status; id", "status $(id)", "status | sh", "busybox sh", "config show --root /data"]
+    {
+        let (output, status) = machine.console(line, COMMAND).unwrap();
+        assert_ne!(status, 0, "{line:?} was not refused: {output}");
+        machine.expect("headgate> ", COMMAND).unwrap();
+    }
+    // Leaving leads to a new console, not to what is behind it.
+    machine.send("exit").unwrap();
+    machine.expect("headgate> ", COMMAND).unwrap();
+    let transcript = machine.transcript();
+    for sign in ["uid=0", "BusyBox v", "login:", "~ #"] {
+        assert!(!transcript.contains(sign), "{sign:?} on the console:\n{transcript}");
+    }
+}
+
+#[test]
+fn the_image_has_the_layout_and_no_way_in() {
+    let _turn = turn();
+    let (source, image) = image();
+    let layout: Layout = source.read_toml("image/layout.toml").unwrap();
+    run(tool("sfdisk").args(["--verify"]).arg(&image)).unwrap();
+
+    let table: serde_json::Value = serde_json::from_slice(&run(tool("sfdisk").arg("-J").arg(&image)).unwrap()).unwrap();
+    let written = table["partitiontable"]["partitions"].as_array().unwrap();
+    let names: Vec<&str> = written.iter().map(|partition| partition["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["bios-grub", "esp", "env", "slot-a", "slot-b", "data"]);
+
+    let slot = layout.place(Content::Slot).unwrap();
+    let list = run(tool("unsquashfs").args(["-l", "-o", &slot.offset.to_string()]).arg(&image)).unwrap();
+    let list = String::from_utf8_lossy(&list);
+    let has = |path: &str| list.lines().any(|line| line == format!("squashfs-root/{path}"));
+    for path in
+        ["boot/vmlinuz", "boot/initrd", "usr/sbin/headgated", "usr/bin/headgate", "usr/sbin/modprobe", "usr/sbin/init"]
+    {
+        assert!(has(path), "{path} is not in the slot");
+    }
+    for path in ["sh", "ash", "bash", "getty", "login", "su", "telnetd", "dropbear"] {
+        for directory in ["usr/bin", "usr/sbin"] {
+            assert!(!has(&format!("{directory}/{path}")), "{directory}/{path} is in the slot");
+        }
+    }
+    assert!(!list.contains("libc.so"), "the programs are static, and so the root has no libc");
+    let passwords =
+        run(tool("unsquashfs").args(["-cat", "-o", &slot.offset.to_string()]).arg(&image).arg("etc/passwd")).unwrap();
+    assert_eq!(String::from_utf8_lossy(&passwords), "root:*:0:0:root:/run:/bin/false\n");
+    assert!(!has("etc/shadow"));
+
+    let data = layout.place(Content::Data).unwrap();
+    assert_eq!(data.offset + data.size + (1 << 20), std::fs::metadata(&image).unwrap().len());
+}
+
+#[test]
+fn by_bios_it_serves_and_marks_its_slot_good() {
+    let _turn = turn();
+    let (source, image) = image();
+    let directory = tempfile::tempdir_in(source.join("build")).unwrap();
+    // Written to, so not the image that others use.
+    let copy = directory.path().join("headgate.img");
+    run(tool("cp").args(["--sparse=always"]).arg(&image).arg(&copy)).unwrap();
+    let (networks, links) = Networks::create().unwrap();
+    let drop_ins = vec![write_drop_in(directory.path(), "10-demo.toml", DROP_IN).unwrap()];
+    let options = Options { links, drop_ins, writes: Writes::Kept, ..Options::trial(&copy) };
+    let mut machine = Machine::start(options, &Stop::never()).unwrap();
+    follow(&mut machine);
+    networks.wait_until_served(BOOT, &Stop::never()).unwrap();
+    eprintln!("power-on to the first answer: {:.1} s", machine.uptime().as_secs_f64());
+
+    let answers = networks.ask(20).unwrap();
+    assert_eq!(answers.len(), 2, "both backends and nobody else answer: {answers:?}");
+    wait_for_status(&mut machine, 0);
+    assert!(machine.transcript().contains("drop-ins from fw-cfg: 10-demo.toml"), "{}", machine.transcript());
+    drop(machine);
+
+    let block = environment(&source, &copy);
+    assert_eq!((block.get("A_OK"), block.get("A_TRY")), (Some("1"), Some("0")), "{block:?}");
+}
+
+#[test]
+fn by_uefi_a_bad_drop_in_is_reported_and_there_is_no_shell() {
+    let _turn = turn();
+    let (_, image) = image();
+    let directory = tempfile::tempdir().unwrap();
+    let bad = DROP_IN.replace("mode = \"snat\"", "mode = \"santa\"");
+    let drop_ins = vec![write_drop_in(directory.path(), "20-bad.toml", &bad).unwrap()];
+    let options = Options { firmware: Firmware::Uefi, drop_ins, ..Options::trial(&image) };
+    let mut machine = Machine::start(options, &Stop::never()).unwrap();
+    follow(&mut machine);
+    let (output, status) = machine.console("check", COMMAND).unwrap();
+    // The console may not have the verb; the status must say it in any case.
+    let status_says = wait_for_status(&mut machine, 5);
+    assert!(
+        status_says.contains("20-bad.toml") || (status == 1 && output.contains("20-bad.toml")),
+        "nothing names the bad drop-in: {status_says}\n{output}"
+    );
+    try_to_get_a_shell(&mut machine);
+}
+
+/// Asks for the status until it ends with `wanted`.
+fn wait_for_status(machine: &mut Machine, wanted: i32) -> String {
+    let mut last = (String::new(), -1);
+    for _ in 0..40 {
+        last = machine.console("status", COMMAND).unwrap();
+        if last.1 == wanted {
+            return last.0;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    panic!("status did not end with {wanted} but with {}:\n{}", last.1, last.0);
+}
+
+/// GRUB's variables on a disk.
+fn environment(source: &Source, image: &Path) -> Block {
+    let layout: Layout = source.read_toml("image/layout.toml").unwrap();
+    let place = layout.place(Content::Env).unwrap();
+    let disk = std::fs::read(image).unwrap();
+    let env = &disk[usize::try_from(place.offset).unwrap()..][..usize::try_from(place.size).unwrap()];
+    Block::parse(&env[Block::find(env).unwrap()..]).unwrap()
+}
