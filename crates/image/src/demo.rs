@@ -13,13 +13,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::build;
 use crate::http;
 use crate::netns::Namespace;
 use crate::nginx::Nginx;
 use crate::progress::Progress;
-use crate::qemu::{Firmware, Link, Machine, Options};
-use crate::source::Source;
+use crate::qemu::{Link, Machine, Options};
 use crate::stop::Stop;
 use crate::tool::missing;
 
@@ -121,20 +119,15 @@ impl Networks {
     }
 }
 
-/// Builds what is to be built, boots it, tries it. An error when anything is not as it should be.
-pub fn run(source: &Source, firmware: Firmware, afterwards: Afterwards, stop: &Stop) -> Result<()> {
-    let progress = Progress::new();
+/// Boots an image between the networks (`options` says which one and how), and tries it. An error when anything is not as
+/// it should be.
+pub fn run(options: Options, afterwards: Afterwards, progress: &Progress, stop: &Stop) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "the demo makes network namespaces and taps: run it as root");
-    let image = build::Options::standard(source);
-    build::build(source, &image, &progress)?;
-    stop.check()?;
-
     let (networks, links) = Networks::create()?;
     let directory = tempfile::Builder::new().prefix("headgate-demo-").tempdir()?;
-    let drop_in = write_drop_in(directory.path(), "10-demo.toml", DROP_IN)?;
-    let mut machine =
-        Machine::start(Options { firmware, links, drop_ins: vec![drop_in], ..Options::trial(&image.output) }, stop)?;
-    let tried = attempt(&networks, &mut machine, &progress, stop);
+    let drop_ins = vec![write_drop_in(directory.path(), "10-demo.toml", DROP_IN)?];
+    let mut machine = Machine::start(Options { links, drop_ins, ..options }, stop)?;
+    let tried = attempt(&networks, &mut machine, progress, stop);
     if let Err(error) = &tried {
         eprintln!("\nThe serial port said, before {error:#}:\n{}", machine.transcript());
     }

@@ -84,6 +84,9 @@ struct Demo {
     /// Start by UEFI (OVMF) instead of BIOS (SeaBIOS)
     #[arg(long)]
     uefi: bool,
+    /// Try this image as it is, instead of building one
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -115,7 +118,18 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Demo(arguments) => {
             let afterwards = if arguments.keep { Afterwards::Console } else { Afterwards::End };
             let firmware = if arguments.uefi { Firmware::Uefi } else { Firmware::Bios };
-            demo::run(&source, firmware, afterwards, &Stop::on_signals()?)
+            let progress = Progress::new();
+            let stop = Stop::on_signals()?;
+            let image = match arguments.image {
+                Some(image) => image,
+                None => {
+                    let standard = build::Options::standard(&source);
+                    build::build(&source, &standard, &progress)?;
+                    standard.output
+                }
+            };
+            stop.check()?;
+            demo::run(Options { firmware, ..Options::trial(&image) }, afterwards, &progress, &stop)
         }
     }
 }

@@ -217,8 +217,8 @@ impl Machine {
         let status = self.expect("]", Duration::from_secs(5))?;
         let status = status.trim_end_matches(']').parse().with_context(|| format!("{status:?} is no exit status"))?;
         let output = said.trim_end_matches("[exit ").replace('\r', "");
-        // The first line is the terminal's echo of what was typed.
-        let output = output.split_once('\n').map_or("", |(_, output)| output);
+        // Before the output are the prompt and the terminal's echo of what was typed.
+        let output = output.split_once(&format!("{line}\n")).map_or(output.as_str(), |(_, output)| output);
         Ok((output.trim_end().to_owned(), status))
     }
 
