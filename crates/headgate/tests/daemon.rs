@@ -511,3 +511,19 @@ fn flows_are_listed_counted_and_cut() {
     assert_eq!(ns.headgate(&["connections", "web"]).exits(0).out.lines().count(), 2);
     drop(clients);
 }
+
+#[test]
+fn an_interface_that_comes_late_gets_its_addresses() {
+    let ns = Namespace::new(WEB);
+    let late = "[network.interfaces.late]\naddresses = [\"172.16.9.254/24\"]\n[farms.late]\nlisten = \
+                \"172.16.9.1:80\"\n[farms.late.backends.b]\naddress = \"172.16.2.11:80\"\n";
+    ns.tree.write("etc/headgate/conf.d/40-late.toml", late);
+    let _daemon = ns.start();
+    assert!(ns.addresses().contains("172.16.1.1/32") && !ns.addresses().contains("172.16.9."));
+    let status = ns.headgate(&["status"]).exits(5).out;
+    assert!(status.contains("late") && status.contains("degraded"), "{status}");
+    ns.run("ip", &["link", "add", "late", "type", "veth", "peer", "name", "late-peer"]).exits(0);
+    ns.run("ip", &["link", "set", "late-peer", "up"]).exits(0);
+    ns.wait_for("address", || ns.addresses().contains("172.16.9.1/32"));
+    ns.headgate(&["status"]).exits(0);
+}

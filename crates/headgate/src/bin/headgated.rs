@@ -10,7 +10,7 @@ use headgate::logging;
 
 /// Load the farms into the kernel, keep them there, and serve the command headgate
 ///
-/// Reads TOML below --root, makes nftables, addresses, routes and knobs follow it, keeps [services] running and listens on
+/// Reads TOML below --root, makes nftables, addresses, routes and knobs follow it, keeps `[services]` running and listens on
 /// /run/headgate/api.sock. SIGHUP loads the files again. SIGTERM stops the services and leaves the data plane in place.
 #[derive(Debug, Parser)]
 #[command(name = "headgated", version, max_term_width = 100)]
