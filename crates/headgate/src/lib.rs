@@ -11,6 +11,7 @@
 //! verify.
 
 pub mod api;
+pub mod arguments;
 pub mod cli;
 pub mod client;
 pub mod daemon;

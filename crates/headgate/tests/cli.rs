@@ -236,6 +236,7 @@ fn every_command_has_a_man_page() {
     let page = |name: &str| fs::read_to_string(directory.join(name)).unwrap_or_default();
     assert!(page("headgate.1").contains(".TH headgate 1"), "{}", page("headgate.1"));
     assert!(page("headgate-farm-add.1").contains("Address to answer on"));
+    assert!(page("headgated.8").contains(".TH headgated 8"), "{}", page("headgated.8"));
     assert!(fs::read_dir(&directory).unwrap().count() > 20);
     let refused = tree.headgate(&["man", "/proc/nonexistent"]).exits(3);
     assert!(refused.err.contains("/proc/nonexistent"), "{refused:?}");

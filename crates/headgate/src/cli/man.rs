@@ -8,16 +8,18 @@ use clap_mangen::Man;
 
 use super::args::Cli;
 use super::{Answer, CliError};
+use crate::arguments::Arguments;
 
 /// One page per command: `headgate-farm-add.1`.
 pub(super) fn pages(directory: &Path) -> Result<Answer, CliError> {
     fs::create_dir_all(directory).map_err(|error| CliError::Write(directory.to_owned(), error))?;
     let mut written = String::new();
     for (name, command) in commands() {
-        let file = directory.join(format!("{}.1", name.replace(' ', "-")));
         let title = name.replace(' ', "-");
+        let section = if title == "headgated" { "8" } else { "1" };
+        let file = directory.join(format!("{title}.{section}"));
         let mut page = Vec::new();
-        let rendered = Man::new(command).title(title).section("1").manual("Headgate").render(&mut page);
+        let rendered = Man::new(command).title(title).section(section).manual("Headgate").render(&mut page);
         rendered.and_then(|()| fs::write(&file, page)).map_err(|error| CliError::Write(file.clone(), error))?;
         written += &format!("{}\n", file.display());
     }
@@ -27,8 +29,8 @@ pub(super) fn pages(directory: &Path) -> Result<Answer, CliError> {
 /// `docs/commands.md`.
 pub(super) fn reference() -> String {
     let mut text = String::from(
-        "# Commands\n\nMade from `headgate --help` by `headgate reference`; a test compares the two. Every listing takes \
-         `--json`.\n",
+        "# Commands\n\nMade from the help texts of `headgate` and `headgated` by `headgate reference`; a test compares the \
+         two. Every listing takes `--json`.\n",
     );
     for (name, mut command) in commands() {
         let help = command.render_long_help().to_string();
@@ -40,10 +42,12 @@ pub(super) fn reference() -> String {
 
 /// Every visible command with its whole name, depth first. Usage lines and global options are filled in.
 fn commands() -> Vec<(String, Command)> {
-    let mut root = Cli::command().term_width(100);
-    root.build();
     let mut found = Vec::new();
-    collect(&root, "headgate", &mut found);
+    for (name, command) in [("headgate", Cli::command()), ("headgated", Arguments::command())] {
+        let mut command = command.term_width(100);
+        command.build();
+        collect(&command, name, &mut found);
+    }
     found
 }
 
