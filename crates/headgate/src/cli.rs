@@ -23,6 +23,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use headgate_plan::compile::Unsupported;
+
 use crate::client::{Client, ClientError};
 use crate::exit::Exit;
 use crate::files::FilesError;
@@ -93,7 +95,9 @@ impl CliError {
         let json = match &error {
             FilesError::Config(diagnostics) => serde_json::to_value(diagnostics),
             FilesError::Unsupported(list) => {
-                serde_json::to_value(list.iter().map(ToString::to_string).collect::<Vec<String>>())
+                let value =
+                    |(one, origin): &(Unsupported, _)| serde_json::json!({"message": one.to_string(), "place": origin});
+                Ok(list.iter().map(value).collect())
             }
         };
         let json = json.ok().filter(|_| output.json).map(|json| format!("{json:#}\n"));

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use headgate_config::model::Profile;
-use headgate_config::{Diagnostics, Loaded, load, load_files, load_profiles};
+use headgate_config::{Diagnostics, Loaded, Origin, load, load_files, load_profiles};
 use headgate_plan::compile::{Unsupported, compile};
 use headgate_plan::facts::Facts;
 use headgate_plan::ids::Ids;
@@ -18,9 +18,9 @@ pub enum FilesError {
     /// They are wrong.
     #[error("the configuration is invalid")]
     Config(Diagnostics),
-    /// They ask for what this version cannot do.
+    /// They ask for what this version cannot do; with where they do.
     #[error("the configuration asks for what this version cannot do")]
-    Unsupported(Vec<Unsupported>),
+    Unsupported(Vec<(Unsupported, Option<Origin>)>),
 }
 
 impl FilesError {
@@ -28,9 +28,14 @@ impl FilesError {
     pub fn full(&self) -> String {
         match self {
             FilesError::Config(diagnostics) => diagnostics.to_string(),
-            FilesError::Unsupported(list) => list.iter().map(|one| format!("error: {one}\n")).collect(),
+            FilesError::Unsupported(list) => list.iter().map(place).collect(),
         }
     }
+}
+
+fn place((unsupported, origin): &(Unsupported, Option<Origin>)) -> String {
+    let place = origin.as_ref().map(|origin| format!("  --> {origin}\n")).unwrap_or_default();
+    format!("error: {unsupported}\n{place}")
 }
 
 /// A configuration and the hardware profiles that it can choose from.
@@ -72,5 +77,11 @@ fn profiles(root: &Path) -> Result<Vec<Profile>, FilesError> {
 /// What cannot be done does not depend on the machine, so an empty one will do.
 fn supported(files: &Files) -> Result<(), FilesError> {
     let compiled = compile(&files.loaded.config, &files.profiles, &Facts::default(), &Ids::default());
-    compiled.map(|_| ()).map_err(FilesError::Unsupported)
+    compiled.map(|_| ()).map_err(|list| {
+        let origin = |one: Unsupported| {
+            let origin = files.loaded.document.origin(&one.path);
+            (one, origin)
+        };
+        FilesError::Unsupported(list.into_iter().map(origin).collect())
+    })
 }

@@ -96,7 +96,7 @@ const HOSTILE: &[(&str, &str, &str)] = &[
     ("timeout longer than interval", "F:health = { type = \"tcp\", interval = \"1s\", timeout = \"2s\" }", "timeout"),
     ("name with a slash", "[farms.\"../x\"]\nlisten = \"10.0.0.1:80\"", "name"),
     ("name with an escape sequence", "[farms.\"\\u001b[31mred\"]\nlisten = \"10.0.0.1:80\"", "name"),
-    ("not supported yet", "F:mode = \"stateless\"", "not supported yet"),
+    ("not supported yet", "F:mode = \"stateless\"", "headgate.toml:3:8"),
 ];
 
 fn hostile(text: &str) -> String {
