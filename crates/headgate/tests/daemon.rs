@@ -527,3 +527,50 @@ fn an_interface_that_comes_late_gets_its_addresses() {
     ns.wait_for("address", || ns.addresses().contains("172.16.9.1/32"));
     ns.headgate(&["status"]).exits(0);
 }
+
+#[test]
+fn established_connections_survive_whatever_happens_to_the_daemon() {
+    let ns = Namespace::new(WEB);
+    ns.far_address("cl", "172.16.1.50/24");
+    ns.far_address("be", "172.16.2.11/24");
+    ns.far_address("be", "172.16.2.12/24");
+    let daemon = ns.start();
+    ns.headgate(&["backend", "down", "web", "b1"]).exits(0);
+    let listener = ns.at_far(|| TcpListener::bind("172.16.2.12:8080")).expect("the address is there");
+    let service = "172.16.1.1:80".parse().expect("an address");
+    let client = ns.at_far(|| TcpStream::connect_timeout(&service, Duration::from_secs(10)));
+    let mut client = client.expect("the farm answers");
+    let mut server = listener.accept().expect("the client").0;
+    for stream in [&client, &server] {
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket option");
+    }
+    let mut alive = |after: &str| {
+        let mut byte = [0];
+        let there = client.write_all(b"x").and_then(|()| server.read_exact(&mut byte));
+        let back = server.write_all(b"y").and_then(|()| client.read_exact(&mut byte));
+        there.and(back).unwrap_or_else(|error| panic!("{after}: {error}"));
+    };
+    alive("before anything");
+    ns.headgate(&["backend", "drain", "web", "b2"]).exits(0);
+    alive("drained");
+    ns.headgate(&["farm", "set", "web", "state=down"]).exits(0);
+    alive("farm down");
+    ns.headgate(&["farm", "set", "web", "state=up"]).exits(0);
+    ns.headgate(&["backend", "up", "web", "b1"]).exits(0);
+    ns.headgate(&["farm", "add", "more", "--listen", "172.16.1.2:81", "--backend", "172.16.2.11"]).exits(0);
+    ns.headgate(&["farm", "remove", "more"]).exits(0);
+    alive("another farm came and went");
+    daemon.reload("applied");
+    alive("reloaded");
+    daemon.kill();
+    alive("killed");
+    let daemon = ns.start();
+    alive("started again");
+    daemon.terminate();
+    alive("terminated");
+    ns.headgated(&["--once"]).exits(0);
+    alive("applied once");
+    ns.tree.write("etc/headgate/conf.d/10-farms.toml", WEB.replace("b2", "other"));
+    ns.headgated(&["--once"]).exits(0);
+    alive("its backend has another name");
+}
