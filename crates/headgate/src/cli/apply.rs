@@ -5,7 +5,7 @@ use hyper::Method;
 use super::args::{Change, Output};
 use super::table::printable;
 use super::{Answer, CliError};
-use crate::api::{Applied, Keep};
+use crate::api::Applied;
 use crate::client::Client;
 
 /// More steps than this are counted, not listed: the first start with 10,000 virtual addresses.
@@ -27,11 +27,7 @@ pub(super) fn answer(output: Output, applied: Applied) -> Result<Answer, CliErro
 
 /// The path of a change with where it is kept.
 pub(super) fn target(path: &str, change: Change) -> String {
-    let keep = if change.persist { Keep::Persist } else { Keep::UntilReboot };
-    match keep {
-        Keep::UntilReboot => path.to_owned(),
-        Keep::Persist => format!("{path}?persist=true"),
-    }
+    if change.persist { format!("{path}?persist=true") } else { path.to_owned() }
 }
 
 fn render(applied: &Applied) -> String {

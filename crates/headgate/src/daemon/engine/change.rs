@@ -52,6 +52,12 @@ impl Steering {
         Some(steering)
     }
 
+    fn values(self) -> Values {
+        let state = self.state.map(|state| ("state".to_owned(), Value::from(state_word(state))));
+        let weight = self.weight.map(|weight| ("weight".to_owned(), Value::from(weight)));
+        state.into_iter().chain(weight).collect()
+    }
+
     fn steer(self, backend: &mut Backend) {
         backend.state = self.state.unwrap_or(backend.state);
         backend.weight = self.weight.unwrap_or(backend.weight);
@@ -114,10 +120,7 @@ impl Engine {
             return Ok(None);
         };
         let mut overrides = self.overrides.clone();
-        let values = [("state", Value::from(state_word(state))), ("weight", Value::from(weight))];
-        let asked = |key: &str| if key == "state" { steering.state.is_some() } else { steering.weight.is_some() };
-        let values = values.into_iter().filter(|(key, _)| asked(key)).map(|(key, value)| (key.to_owned(), value));
-        overrides.set(target, &values.collect())?;
+        overrides.set(target, &steering.values())?;
         overrides.drop_same(target, plain);
         // First the file: a disk that is full leaves the kernel alone.
         let before = std::mem::replace(&mut self.overrides, overrides);
