@@ -107,8 +107,12 @@ fn by_bios_it_serves_and_marks_its_slot_good() {
     let copy = directory.path().join("headgate.img");
     run(tool("cp").args(["--sparse=always"]).arg(&image).arg(&copy)).unwrap();
     let (networks, links) = Networks::create().unwrap();
-    let drop_ins = vec![write_drop_in(directory.path(), "10-demo.toml", DROP_IN).unwrap()];
-    let options = Options { links, drop_ins, writes: Writes::Kept, ..Options::trial(&copy) };
+    // As somebody would who has just flashed a disk: a file in the folder of the EFI system partition.
+    let drop_in = write_drop_in(directory.path(), "10-demo.toml", DROP_IN).unwrap();
+    let layout: Layout = source.read_toml("image/layout.toml").unwrap();
+    let esp = format!("{}@@{}", copy.display(), layout.place(Content::Esp).unwrap().offset);
+    run(tool("mcopy").args(["-i", &esp]).arg(&drop_in).arg("::headgate/conf.d/")).unwrap();
+    let options = Options { links, writes: Writes::Kept, ..Options::trial(&copy) };
     let mut machine = Machine::start(options, &Stop::never()).unwrap();
     follow(&mut machine);
     networks.wait_until_served(BOOT, &Stop::never()).unwrap();
@@ -117,7 +121,7 @@ fn by_bios_it_serves_and_marks_its_slot_good() {
     let answers = networks.ask(20).unwrap();
     assert_eq!(answers.len(), 2, "both backends and nobody else answer: {answers:?}");
     wait_for_status(&mut machine, 0);
-    assert!(machine.transcript().contains("drop-ins from fw-cfg: 10-demo.toml"), "{}", machine.transcript());
+    assert!(machine.transcript().contains("drop-ins from esp: 10-demo.toml"), "{}", machine.transcript());
     drop(machine);
 
     let block = environment(&source, &copy);
