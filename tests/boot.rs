@@ -1,6 +1,7 @@
 //! The image as a whole: what is in it, and what it does when it boots, once by BIOS and once by UEFI.
 //!
 //! Needs root (networks), QEMU with igb, OVMF and what `headgate-image build` needs; without them it fails and says so.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};

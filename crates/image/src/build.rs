@@ -57,13 +57,7 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
     };
     binaries::check(&programs)?;
     let mut store = Store::open(source, options.refresh)?;
-    let [kernel, busybox, grub_bios, grub_uefi] = progress.step("packages", || {
-        let kernel = store.unpacked(&packages.kernel)?;
-        let busybox = store.unpacked(&packages.busybox)?;
-        let grub = (store.unpacked(&packages.grub_bios)?, store.unpacked(&packages.grub_uefi)?);
-        let shown: Vec<String> = store.pins().values().map(|pin| format!("{} {}", pin.package, pin.version)).collect();
-        Ok(([kernel, busybox, grub.0, grub.1], shown.join(", ")))
-    })?;
+    let [kernel, busybox, grub_bios, grub_uefi] = unpack(&mut store, &packages, progress)?;
 
     let inputs = inputs(source, options, &store, &programs, &drop_ins)?;
     let notes = options.output.with_extension("img.inputs");
@@ -72,10 +66,7 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
         return Ok(());
     }
 
-    let parent = options.output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    // Beside the image: a rename then publishes it whole.
-    let work = tempfile::Builder::new().prefix(".headgate-image-").tempdir_in(parent)?;
+    let work = work_directory(&options.output)?;
     let kernel = progress.step("kernel", || {
         let kernel = Kernel::open(source, &kernel)?;
         let release = kernel.release().to_owned();
@@ -113,6 +104,25 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
         std::fs::write(&notes, &inputs)?;
         Ok(((), format!("{}, {}", options.output.display(), size(layout.disk_size()))))
     })
+}
+
+/// The packages' files: kernel, BusyBox, GRUB for BIOS, GRUB for UEFI.
+fn unpack(store: &mut Store, packages: &Packages, progress: &Progress) -> Result<[PathBuf; 4]> {
+    progress.step("packages", || {
+        let kernel = store.unpacked(&packages.kernel)?;
+        let busybox = store.unpacked(&packages.busybox)?;
+        let grub = (store.unpacked(&packages.grub_bios)?, store.unpacked(&packages.grub_uefi)?);
+        let shown: Vec<String> = store.pins().values().map(|pin| format!("{} {}", pin.package, pin.version)).collect();
+        Ok(([kernel, busybox, grub.0, grub.1], shown.join(", ")))
+    })
+}
+
+/// Beside the image: a rename then publishes it whole.
+fn work_directory(output: &Path) -> Result<tempfile::TempDir> {
+    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    let work = tempfile::Builder::new().prefix(".headgate-image-").tempdir_in(parent);
+    work.with_context(|| format!("cannot write to {}", parent.display()))
 }
 
 fn sized(path: PathBuf) -> Result<(PathBuf, String)> {
