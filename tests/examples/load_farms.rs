@@ -47,18 +47,18 @@ fn stages(root: &Path) -> Result<()> {
     let mut host = Host::open(Root::new(root))?;
     let facts = host.facts()?;
     let loaded = || headgate_config::load(root).map_err(|diagnostics| anyhow::anyhow!("{diagnostics}"));
+    // First, while this process is as small as one that does nothing else.
+    let planned = || {
+        let config = loaded()?.config;
+        let desired = desired(&config, &facts)?;
+        Ok((headgate_nft::change::between(&Ruleset::default(), &desired.state.ruleset), desired, config))
+    };
+    drop(planned()?);
+    println!("  {:<34} {:>9.1} MB", "parse, check, plan: peak memory", peak_megabytes()?);
+    report("parse, check and plan", median(planned)?);
     let config = loaded()?.config;
-    report("parse and check", median(&loaded)?);
-    report("compile and plan", median(|| desired(&config, &facts))?);
-    report(
-        "both together",
-        median(|| {
-            let config = loaded()?.config;
-            let desired = desired(&config, &facts)?;
-            Ok((headgate_nft::change::between(&Ruleset::default(), &desired.state.ruleset), config))
-        })?,
-    );
-    println!("  {:<34} {:>9.1} MB", "peak memory so far", peak_megabytes()?);
+    report("of it, parse and check", median(loaded)?);
+    report("of it, compile", median(|| desired(&config, &facts))?);
 
     let wanted = desired(&config, &facts)?;
     let tables: Vec<_> = wanted.state.ruleset.tables.keys().cloned().collect();
