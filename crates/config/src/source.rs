@@ -365,7 +365,8 @@ fn read(path: &Path) -> Result<String, Unreadable> {
         }
     };
     if metadata.is_dir() {
-        return Err(Unreadable::new("a directory where a file is expected").help("move it away, or give it a name without .toml"));
+        return Err(Unreadable::new("a directory where a file is expected")
+            .help("move it away, or give it a name without .toml"));
     }
     if !metadata.is_file() {
         return Err(Unreadable::new("not a regular file"));

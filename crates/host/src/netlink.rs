@@ -8,6 +8,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -23,8 +24,11 @@ use rtnetlink::sys::{Socket, SocketAddr};
 const REQUESTS_PER_DATAGRAM: usize = 256;
 /// The kernel builds dumps in pieces of at most 32 KiB (`netlink_dump`, net/netlink/af_netlink.c).
 pub(crate) const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
-/// How often a dump that was interrupted by a change is started again.
-const DUMP_ATTEMPTS: u32 = 8;
+/// How long a dump that changes interrupt is started again. A program that adds addresses one by one interrupts every dump
+/// that takes longer than one of them, until it is through; pauses let it get there.
+const DUMP_PATIENCE: Duration = Duration::from_secs(5);
+/// The longest pause between two attempts; the first is a thousandth of it, each next one twice as long.
+const DUMP_PAUSE: Duration = Duration::from_millis(100);
 /// `nlmsgerr`: the error code lies behind the header.
 const NLMSG_HEADER_BYTES: usize = 16;
 const NLMSG_ERROR: u16 = 2;
@@ -151,7 +155,9 @@ impl Netlink {
         mut start: impl FnMut() -> C,
         mut visit: impl FnMut(&mut C, Received<'_>) -> io::Result<()>,
     ) -> io::Result<C> {
-        for _ in 0..DUMP_ATTEMPTS {
+        let deadline = Instant::now() + DUMP_PATIENCE;
+        let mut pause = DUMP_PAUSE / 1000;
+        while Instant::now() < deadline {
             self.sequence = self.sequence.wrapping_add(1);
             let mut datagram = request.to_vec();
             datagram[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
@@ -161,8 +167,10 @@ impl Netlink {
             if self.read_dump(|message| visit(&mut collected, message))? {
                 return Ok(collected);
             }
+            std::thread::sleep(pause);
+            pause = DUMP_PAUSE.min(pause * 2);
         }
-        Err(io::Error::new(io::ErrorKind::Interrupted, "the kernel's tables changed during each of 8 dumps"))
+        Err(io::Error::new(io::ErrorKind::Interrupted, "others changed the kernel's tables during every dump for 5 s"))
     }
 
     /// Reads one dump to its end. `false`: it was interrupted by a change and may lack or repeat entries.

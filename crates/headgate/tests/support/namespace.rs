@@ -91,7 +91,17 @@ impl Namespace {
     }
 
     pub fn addresses(&self) -> String {
-        self.run("ip", &["-br", "address"]).exits(0).out
+        let list = self.run("ip", &["-br", "address"]).exits(0).out;
+        // The second column, the operational state, follows the carrier with a delay.
+        let stable = |line: &str| {
+            line.split_whitespace()
+                .enumerate()
+                .filter(|(column, _)| *column != 1)
+                .map(|(_, word)| word)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        list.lines().map(stable).collect::<Vec<_>>().join("\n")
     }
 
     /// Starts the daemon and waits until it answers.
