@@ -3,6 +3,7 @@
 //!
 //! The machine is `facts.toml` of the case, or that of all cases. Needs root for two of the tests: nft(8) must take the
 //! text, and the kernel must give back what it was given, both in a network namespace of their own.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
