@@ -33,7 +33,8 @@ impl FilesError {
     }
 }
 
-fn place((unsupported, origin): &(Unsupported, Option<Origin>)) -> String {
+/// One thing that cannot be done, as a diagnostic.
+pub(crate) fn place((unsupported, origin): &(Unsupported, Option<Origin>)) -> String {
     let place = origin.as_ref().map(|origin| format!("  --> {origin}\n")).unwrap_or_default();
     format!("error: {unsupported}\n{place}")
 }

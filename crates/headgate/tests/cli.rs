@@ -3,9 +3,8 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
 
-use support::{Ran, Tree, WEB};
+use support::{Tree, WEB, hostile};
 
 #[test]
 fn a_good_configuration_is_good() {
@@ -39,123 +38,20 @@ fn given_files_and_directories_are_checked_instead() {
     assert!(missing.err.contains("/nonexistent/x.toml"), "{missing:?}");
 }
 
-/// One mistake each, and a word that the message about it must have.
-const HOSTILE: &[(&str, &str, &str)] = &[
-    ("syntax", "[farms.web\nlisten = 1", "expected"),
-    ("key twice", "[site]\nsecret = \"a\"\nsecret = \"b\"", "secret"),
-    ("unknown table", "[frams.web]\nlisten = \"10.0.0.1:80\"", "frams"),
-    (
-        "unknown key",
-        "[farms.web]\nlisten = \"10.0.0.1:80\"\nlisen = 1\n[farms.web.backends.b]\naddress = \"10.0.0.2\"",
-        "lisen",
-    ),
-    ("number for a text", "[farms.web]\nlisten = 80", "listen"),
-    ("text for a table", "farms = \"web\"", "farms"),
-    ("array for a table", "[[farms]]\nname = \"web\"", "farms"),
-    ("weight too large", "B:weight = 65536", "65535"),
-    ("weight below zero", "B:weight = -1", "65535"),
-    ("weight with a fraction", "B:weight = 1.5", "weight"),
-    ("weight beyond 64 bits", "B:weight = 99999999999999999999", "99999999999999999999"),
-    ("state unknown", "B:state = \"gone\"", "gone"),
-    ("mode unknown", "F:mode = \"magic\"", "magic"),
-    ("address out of range", "F:listen = \"10.0.0.256:80\"", "10.0.0.256"),
-    ("port 0", "F:listen = \"10.0.0.1:0\"", "port"),
-    ("port too large", "F:listen = \"10.0.0.1:65536\"", "65536"),
-    ("range backwards", "F:listen = \"10.0.0.1:90-80\"", "90"),
-    ("protocol unknown", "F:listen = \"10.0.0.1:80/icmp\"", "icmp"),
-    ("listener empty", "F:listen = []", "listen"),
-    ("multicast", "F:listen = \"224.0.0.1:80\"", "multicast"),
-    ("unspecified", "F:listen = \"0.0.0.0:80\"", "0.0.0.0"),
-    (
-        "the same listener twice",
-        "[farms.a]\nlisten = \"10.0.0.1:80\"\n[farms.a.backends.b]\naddress = \"10.0.0.2\"\n[farms.b]\nlisten = \"10.0.0.1:80\"\n[farms.b.backends.b]\naddress = \"10.0.0.2\"",
-        "10.0.0.1:80",
-    ),
-    (
-        "ranges that overlap",
-        "[farms.a]\nlisten = \"10.0.0.1:80-90\"\n[farms.a.backends.b]\naddress = \"10.0.0.2\"\n[farms.b]\nlisten = \"10.0.0.1:90-99\"\n[farms.b.backends.b]\naddress = \"10.0.0.2\"",
-        "90",
-    ),
-    ("no backend", "[farms.web]\nlisten = \"10.0.0.1:80\"", "backend"),
-    ("no backend of the family", "F:listen = \"[2001:db8::1]:80\"", "IPv6"),
-    (
-        "a backend that is the VIP",
-        "[farms.web]\nlisten = \"10.0.0.1:80\"\n[farms.web.backends.b]\naddress = \"10.0.0.1:80\"",
-        "10.0.0.1",
-    ),
-    ("policy unknown", "F:policies = [\"nobody\"]", "nobody"),
-    (
-        "cycle of services",
-        "[services.a]\ncommand = [\"/bin/true\"]\nafter = [\"b\"]\n[services.b]\ncommand = [\"/bin/true\"]\nafter = [\"a\"]",
-        "wait for each other",
-    ),
-    ("service without a program", "[services.a]\ncommand = []", "command"),
-    ("sysctl that is not ours", "[sysctl]\n\"kernel.core_pattern\" = \"|/bin/sh\"", "kernel.core_pattern"),
-    ("VLAN too large", "[network.vlans.v]\nparent = \"eth0\"\nid = 4095", "4094"),
-    ("bad prefix", "[network.interfaces.eth0]\naddresses = [\"10.0.0.1/33\"]", "10.0.0.1/33"),
-    ("timeout longer than interval", "F:health = { type = \"tcp\", interval = \"1s\", timeout = \"2s\" }", "timeout"),
-    ("name with a slash", "[farms.\"../x\"]\nlisten = \"10.0.0.1:80\"", "name"),
-    ("name with an escape sequence", "[farms.\"\\u001b[31mred\"]\nlisten = \"10.0.0.1:80\"", "name"),
-    ("not supported yet", "F:mode = \"stateless\"", "headgate.toml:3:8"),
-];
-
-fn hostile(text: &str) -> String {
-    let around = |farm: &str, backend: &str| {
-        let listen = if farm.starts_with("listen") { "" } else { "listen = \"10.0.0.1:80\"\n" };
-        format!("[farms.web]\n{listen}{farm}\n[farms.web.backends.b1]\naddress = \"10.0.0.2:80\"\n{backend}\n")
-    };
-    match (text.strip_prefix("F:"), text.strip_prefix("B:")) {
-        (Some(farm), _) => around(farm, ""),
-        (_, Some(backend)) => around("", backend),
-        _ => text.to_owned(),
-    }
-}
-
-#[track_caller]
-fn refused(name: &str, ran: &Ran, word: &str) {
-    assert_eq!(ran.code, Some(1), "{name}: {ran:#?}");
-    assert!(ran.err.starts_with("error: "), "{name}: {ran:#?}");
-    assert!(ran.err.contains(word), "{name}: {word:?} is not in\n{}", ran.err);
-    let steers = |c: char| c.is_control() && c != '\n';
-    assert!(!ran.err.contains(steers) && !ran.out.contains(steers), "{name}: {ran:#?}");
-}
-
 #[test]
 fn hostile_configurations_are_refused_by_name() {
-    for (name, text, word) in HOSTILE {
+    for hostile in hostile::all() {
         let tree = Tree::new();
-        tree.write("etc/headgate/headgate.toml", hostile(text));
-        refused(name, &tree.headgate(&["check"]), word);
-        refused(name, &tree.headgated(&["--check"]), word);
-    }
-}
-
-#[test]
-fn hostile_files_are_refused_by_name() {
-    let file = |tree: &Tree| tree.path("etc/headgate/conf.d/10-x.toml");
-    type Make = fn(&Tree, &std::path::Path);
-    let cases: &[(&str, Make, &str)] = &[
-        ("10 MB", |_, path| fs::write(path, vec![b'#'; 10_000_000]).unwrap(), "10000000 bytes"),
-        ("not UTF-8", |_, path| fs::write(path, b"a = 1\nb = \"\xff\"\n").unwrap(), "UTF-8"),
-        ("NUL bytes", |_, path| fs::write(path, vec![0; 4096]).unwrap(), "invalid"),
-        ("a directory", |_, path| fs::create_dir(path).unwrap(), "directory"),
-        ("a broken link", |_, path| symlink("/nonexistent", path).unwrap(), "/nonexistent"),
-        ("a link to itself", |_, path| symlink(path, path).unwrap(), "cannot read"),
-        ("a pipe", |_, path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(), "regular file"),
-        ("nested too deep", |_, path| fs::write(path, format!("a = {}", "[".repeat(100_000))).unwrap(), ""),
-    ];
-    for (name, make, word) in cases {
-        let tree = Tree::new();
-        tree.write("etc/headgate/headgate.toml", WEB);
-        make(&tree, &file(&tree));
-        refused(name, &tree.headgate(&["check"]), word);
+        hostile.put(&tree.path("etc/headgate/conf.d/10-farms.toml"));
+        hostile.is_refused(&tree.headgate(&["check"]));
+        hostile.is_refused(&tree.headgated(&["--check"]));
     }
 }
 
 #[test]
 fn all_errors_of_all_files_come_in_one_run() {
     let tree = Tree::new();
-    tree.write("etc/headgate/headgate.toml", hostile("B:weight = 65536"));
+    tree.write("etc/headgate/headgate.toml", hostile::whole("B:weight = 65536"));
     tree.write("etc/headgate/conf.d/50-more.toml", "[farms.web]\nmode = \"magic\"\nlisen = 1\n");
     let ran = tree.headgate(&["check"]).exits(1);
     assert_eq!(ran.err.matches("error: ").count(), 3, "{}", ran.err);

@@ -4,6 +4,7 @@
 //! answer ([`Handle::call`]). One thing is done at a time, in the order in which it was asked for.
 
 mod change;
+mod error;
 mod flows;
 mod load;
 mod view;
@@ -12,22 +13,21 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 
 use headgate_config::Config;
-use headgate_config::diagnostic::Diagnostics;
 use headgate_config::model::Service;
 use headgate_config::types::{BackendName, FarmName, ServiceName};
-use headgate_host::root::RootError;
-use headgate_host::{Host, HostError, Lock, Root};
-use headgate_plan::compile::{Desired, Unsupported};
+use headgate_host::{Host, Lock, Root};
+use headgate_plan::compile::Desired;
 use headgate_plan::state::State;
 use headgate_plan::step::{Outcome, Step};
 use tokio::sync::{oneshot, watch};
 
 pub use self::change::Edit;
+pub use self::error::EngineError;
 use self::load::{Base, Candidate};
-use super::operator::{OperatorError, Overrides, PERSISTENT, RUNTIME, Target};
+use super::operator::{Overrides, PERSISTENT, RUNTIME};
 use super::store::{Store, StoreError, hash};
-use crate::api::{ApiError, Applied, ErrorCode, StepLine};
-use crate::reconcile::{ReconcileError, Reconciled, Until, Wanted, lines, reconcile};
+use crate::api::{ApiError, Applied, StepLine};
+use crate::reconcile::{Reconciled, Until, Wanted, lines, reconcile};
 
 /// Requests that wait; more than this are refused as busy.
 const QUEUE: usize = 256;
@@ -69,103 +69,6 @@ pub struct Engine {
 
 /// The processes that should run.
 pub type Services = BTreeMap<ServiceName, Service>;
-
-/// Why a request was not carried out. What ran before still runs.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum EngineError {
-    #[error("the configuration is invalid")]
-    Config(Diagnostics),
-    #[error("the configuration asks for what this version cannot do")]
-    Unsupported(Vec<Unsupported>),
-    #[error("{reason}; what ran before runs on")]
-    Refused { reason: String, steps: Vec<StepLine> },
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Operator(#[from] OperatorError),
-    #[error(transparent)]
-    File(#[from] RootError),
-    #[error(transparent)]
-    Conntrack(#[from] headgate_host::conntrack::ConntrackError),
-    #[error("there is no {0}")]
-    NotFound(String),
-    #[error("{0} exists already")]
-    Exists(Target),
-    #[error(
-        "generation {0} runs since a rollback: `headgate apply` loads the files again, and then --persist can change them"
-    )]
-    Returned(u64),
-    #[error(
-        "this configuration was returned from and is not loaded again until its files change; `headgate apply` loads it"
-    )]
-    NotAgain,
-    #[error("no configuration runs yet")]
-    NothingRuns,
-}
-
-impl EngineError {
-    /// The error as the API sends it.
-    pub fn api(&self) -> ApiError {
-        let details = match self {
-            // No line of a file: whoever may use the API need not be allowed to read the files.
-            EngineError::Config(diagnostics) => {
-                diagnostics.without_excerpts().to_string().lines().map(str::to_owned).collect()
-            }
-            EngineError::Unsupported(list) => list.iter().map(ToString::to_string).collect(),
-            EngineError::Refused { steps, .. } => steps.iter().map(told).collect(),
-            _ => Vec::new(),
-        };
-        ApiError { code: self.code(), message: crate::explain(self), details }
-    }
-
-    /// The error for whoever may read the files: with the lines that are wrong.
-    pub fn full(&self) -> String {
-        match self {
-            EngineError::Config(diagnostics) => diagnostics.to_string(),
-            _ => {
-                let ApiError { message, details, .. } = self.api();
-                std::iter::once(message).chain(details).map(|line| line + "\n").collect()
-            }
-        }
-    }
-
-    /// Its place among the errors of the API.
-    pub fn code(&self) -> ErrorCode {
-        match self {
-            EngineError::Config(_) | EngineError::Unsupported(_) => ErrorCode::ConfigInvalid,
-            EngineError::Refused { .. } | EngineError::Host(_) | EngineError::Conntrack(_) => ErrorCode::KernelRefused,
-            EngineError::Store(StoreError::NoGeneration(_) | StoreError::NoEarlier) | EngineError::NotFound(_) => {
-                ErrorCode::NotFound
-            }
-            EngineError::Store(_) | EngineError::File(_) => ErrorCode::StorageFailed,
-            EngineError::Operator(OperatorError::Value { .. }) => ErrorCode::BadRequest,
-            EngineError::Operator(_) => ErrorCode::ConfigInvalid,
-            EngineError::Exists(_) | EngineError::Returned(_) | EngineError::NotAgain | EngineError::NothingRuns => {
-                ErrorCode::Conflict
-            }
-        }
-    }
-}
-
-fn told(line: &StepLine) -> String {
-    format!("{}: {}", line.step, line.outcome.as_deref().unwrap_or("not tried"))
-}
-
-impl From<ReconcileError> for EngineError {
-    fn from(error: ReconcileError) -> Self {
-        let reason = error.to_string();
-        match error {
-            ReconcileError::Unsupported(list) => EngineError::Unsupported(list),
-            ReconcileError::Host(error) => EngineError::Host(error),
-            ReconcileError::Refused { steps, .. } | ReconcileError::Unsettled(steps) => {
-                EngineError::Refused { reason, steps }
-            }
-        }
-    }
-}
 
 /// How the daemon began.
 #[derive(Debug)]
@@ -328,7 +231,8 @@ impl Engine {
         let profiles = self.profiles()?;
         let known = self.running.as_ref().map(|running| running.desired.ids.clone());
         let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref() };
-        let reconciled = reconcile(&mut self.host, wanted, Until::Verified)?;
+        let reconciled = reconcile(&mut self.host, wanted, Until::Verified);
+        let reconciled = reconciled.map_err(|error| self.placed(error, &candidate))?;
         let mut applied = Applied {
             generation: None,
             steps: lines(&reconciled.done),

@@ -3,6 +3,7 @@
 // Each test crate uses its part.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod hostile;
 pub mod namespace;
 
 use std::fs;

@@ -58,12 +58,12 @@ impl Namespace {
 
     /// Does something at the other ends: sockets that are made there stay there.
     pub fn at_far<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let handle = std::fs::File::open(format!("/run/netns/{}", self.far())).expect("the namespace is there");
-        let there = || {
-            nix::sched::setns(&handle, nix::sched::CloneFlags::CLONE_NEWNET).expect("root may enter it");
-            work()
-        };
-        std::thread::scope(|scope| scope.spawn(there).join()).expect("it does not panic")
+        within(&self.far(), work)
+    }
+
+    /// nftables, as it is seen from here.
+    pub fn nftables(&self) -> headgate_nft::Socket {
+        within(&self.name, headgate_nft::Socket::open).expect("nftables answers")
     }
 
     /// A command in the namespace, with its own `/sys`.
@@ -92,11 +92,11 @@ impl Namespace {
 
     pub fn addresses(&self) -> String {
         let list = self.run("ip", &["-br", "address"]).exits(0).out;
-        // The second column, the operational state, follows the carrier with a delay.
+        // The second column, the operational state, follows the carrier with a delay, and so do link-local addresses.
         let stable = |line: &str| {
             line.split_whitespace()
                 .enumerate()
-                .filter(|(column, _)| *column != 1)
+                .filter(|(column, word)| *column != 1 && !word.starts_with("fe80:"))
                 .map(|(_, word)| word)
                 .collect::<Vec<_>>()
                 .join(" ")
@@ -132,6 +132,16 @@ impl Drop for Namespace {
             let _ = Command::new("ip").args(["netns", "delete", name]).status();
         }
     }
+}
+
+/// A thread of its own is elsewhere, not its process.
+fn within<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
+    let handle = std::fs::File::open(format!("/run/netns/{name}")).expect("the namespace is there");
+    let there = || {
+        nix::sched::setns(&handle, nix::sched::CloneFlags::CLONE_NEWNET).expect("root may enter it");
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(there).join()).expect("it does not panic")
 }
 
 #[track_caller]

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use headgate_config::model::{Config, Profile};
 use headgate_config::{Loaded, load_profiles, load_texts, load_with};
+use headgate_plan::compile::Unsupported;
 
 use super::{Engine, EngineError, Reason, Untouched, read_overrides};
 use crate::daemon::operator::RUNTIME;
 use crate::daemon::store::{Generation, SourceText, hash};
 use crate::files::PROFILES;
+use crate::reconcile::ReconcileError;
 
 /// What a configuration is made of, besides `runtime.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +116,20 @@ impl Engine {
         let runtime = self.root.file(RUNTIME)?;
         let texts = loaded.document.texts().filter(|(path, _)| *path != runtime);
         Ok(texts.map(|(path, text)| (path.to_owned(), text.to_owned())).collect())
+    }
+
+    /// The error with where the candidate asks for what this version cannot do. Where each value stands is not kept, so the
+    /// texts are read once more.
+    pub(super) fn placed(&self, error: ReconcileError, candidate: &Candidate) -> EngineError {
+        let ReconcileError::Unsupported(list) = error else { return error.into() };
+        let mut texts = candidate.files.clone();
+        texts.extend(self.root.file(RUNTIME).map(|runtime| (runtime, self.overrides.text())));
+        let loaded = load_texts(&texts).ok();
+        let origin = |one: Unsupported| {
+            let origin = loaded.as_ref().and_then(|loaded| loaded.document.origin(&one.path));
+            (one, origin)
+        };
+        EngineError::Unsupported(list.into_iter().map(origin).collect())
     }
 
     fn files_root(&self) -> Result<PathBuf, EngineError> {

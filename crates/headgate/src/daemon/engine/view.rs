@@ -83,7 +83,8 @@ impl Engine {
         let profiles = self.profiles()?;
         let known = self.running.as_ref().map(|running| running.desired.ids.clone());
         let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref() };
-        let reconciled = reconcile(&mut self.host, wanted, Until::Planned)?;
+        let reconciled = reconcile(&mut self.host, wanted, Until::Planned);
+        let reconciled = reconciled.map_err(|error| self.placed(error, &candidate))?;
         let warnings = candidate.warnings.iter().chain(&reconciled.desired.warnings).cloned().collect();
         Ok(Planned { steps: planned(&reconciled.plan, Detail::Summary), warnings })
     }

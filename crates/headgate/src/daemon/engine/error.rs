@@ -1,0 +1,114 @@
+//! Why the engine did not do what it was asked for.
+
+use headgate_config::Origin;
+use headgate_config::diagnostic::Diagnostics;
+use headgate_host::HostError;
+use headgate_host::root::RootError;
+use headgate_plan::compile::Unsupported;
+
+use crate::api::{ApiError, ErrorCode, StepLine};
+use crate::daemon::operator::{OperatorError, Target};
+use crate::daemon::store::StoreError;
+use crate::files::place;
+use crate::reconcile::ReconcileError;
+
+/// Why a request was not carried out. What ran before still runs.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum EngineError {
+    #[error("the configuration is invalid")]
+    Config(Diagnostics),
+    #[error("the configuration asks for what this version cannot do")]
+    Unsupported(Vec<(Unsupported, Option<Origin>)>),
+    #[error("{reason}; what ran before runs on")]
+    Refused { reason: String, steps: Vec<StepLine> },
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    #[error(transparent)]
+    File(#[from] RootError),
+    #[error(transparent)]
+    Conntrack(#[from] headgate_host::conntrack::ConntrackError),
+    #[error("there is no {0}")]
+    NotFound(String),
+    #[error("{0} exists already")]
+    Exists(Target),
+    #[error(
+        "generation {0} runs since a rollback: `headgate apply` loads the files again, and then --persist can change them"
+    )]
+    Returned(u64),
+    #[error(
+        "this configuration was returned from and is not loaded again until its files change; `headgate apply` loads it"
+    )]
+    NotAgain,
+    #[error("no configuration runs yet")]
+    NothingRuns,
+}
+
+impl EngineError {
+    /// The error as the API sends it.
+    pub fn api(&self) -> ApiError {
+        let details = match self {
+            // No line of a file: whoever may use the API need not be allowed to read the files.
+            EngineError::Config(diagnostics) => {
+                diagnostics.without_excerpts().to_string().lines().map(str::to_owned).collect()
+            }
+            EngineError::Unsupported(list) => {
+                list.iter().flat_map(|one| place(one).lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+            }
+            EngineError::Refused { steps, .. } => steps.iter().map(told).collect(),
+            _ => Vec::new(),
+        };
+        ApiError { code: self.code(), message: crate::explain(self), details }
+    }
+
+    /// The error for whoever may read the files: with the lines that are wrong.
+    pub fn full(&self) -> String {
+        match self {
+            EngineError::Config(diagnostics) => diagnostics.to_string(),
+            _ => {
+                let ApiError { message, details, .. } = self.api();
+                std::iter::once(message).chain(details).map(|line| line + "\n").collect()
+            }
+        }
+    }
+
+    /// Its place among the errors of the API.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            EngineError::Config(_) | EngineError::Unsupported(_) => ErrorCode::ConfigInvalid,
+            EngineError::Refused { .. } | EngineError::Host(_) | EngineError::Conntrack(_) => ErrorCode::KernelRefused,
+            EngineError::Store(StoreError::NoGeneration(_) | StoreError::NoEarlier) | EngineError::NotFound(_) => {
+                ErrorCode::NotFound
+            }
+            EngineError::Store(_) | EngineError::File(_) => ErrorCode::StorageFailed,
+            EngineError::Operator(OperatorError::Value { .. }) => ErrorCode::BadRequest,
+            EngineError::Operator(_) => ErrorCode::ConfigInvalid,
+            EngineError::Exists(_) | EngineError::Returned(_) | EngineError::NotAgain | EngineError::NothingRuns => {
+                ErrorCode::Conflict
+            }
+        }
+    }
+}
+
+fn told(line: &StepLine) -> String {
+    format!("{}: {}", line.step, line.outcome.as_deref().unwrap_or("not tried"))
+}
+
+impl From<ReconcileError> for EngineError {
+    fn from(error: ReconcileError) -> Self {
+        let reason = error.to_string();
+        match error {
+            ReconcileError::Unsupported(list) => {
+                EngineError::Unsupported(list.into_iter().map(|one| (one, None)).collect())
+            }
+            ReconcileError::Host(error) => EngineError::Host(error),
+            ReconcileError::Refused { steps, .. } | ReconcileError::Unsettled(steps) => {
+                EngineError::Refused { reason, steps }
+            }
+        }
+    }
+}
