@@ -83,22 +83,23 @@ pub enum ReconcileError {
 /// Any [`ReconcileError`].
 pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Reconciled, ReconcileError> {
     let mut so_far = Reconciled::default();
-    let mut ids = match wanted.ids {
-        Some(ids) => ids.clone(),
-        None => Ids::observe(&host.observe(&State::default())?.ruleset),
-    };
+    let mut ids = wanted.ids.cloned();
     for _ in 0..ROUNDS {
+        let ruleset = host.observe_ruleset()?;
+        let known = ids.take().unwrap_or_else(|| Ids::observe(&ruleset));
         so_far.facts = host.facts()?;
         so_far.desired =
-            compile(wanted.config, wanted.profiles, &so_far.facts, &ids).map_err(ReconcileError::Unsupported)?;
-        so_far.observed = host.observe(&so_far.desired.state)?;
+            compile(wanted.config, wanted.profiles, &so_far.facts, &known).map_err(ReconcileError::Unsupported)?;
+        so_far.observed = host.observe_beside(ruleset, &so_far.desired.state)?;
         so_far.plan = Plan::between(&so_far.desired, &so_far.observed);
         so_far.plan.steps.retain(|step| !is_settled(step, &so_far.done));
         if so_far.plan.is_empty() || until == Until::Planned {
             return Ok(so_far);
         }
-        ids = so_far.desired.ids.clone();
         let report = host.apply(std::mem::take(&mut so_far.plan));
+        // At 10,000 farms these are most of the memory: the next round makes its own.
+        ids = Some(std::mem::take(&mut so_far.desired).ids);
+        so_far.observed = State::default();
         match report.failure {
             None => so_far.done.extend(report.steps),
             Some(failure) if failure.stale => tracing::info!("nftables changed meanwhile; looking again"),

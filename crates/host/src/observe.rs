@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headgate_nft::{Change, TableId};
+use headgate_nft::{Change, Ruleset, TableId};
 use headgate_plan::compile::Desired;
 use headgate_plan::names;
 use headgate_plan::state::{Address, LinkState, State};
@@ -17,9 +17,27 @@ impl Host {
     /// # Errors
     /// [`HostError::Dump`], [`HostError::List`].
     pub fn observe(&mut self, wanted: &State) -> Result<State, HostError> {
+        let ruleset = self.observe_ruleset()?;
+        self.observe_beside(ruleset, wanted)
+    }
+
+    /// Our tables. The next plan is committed only if nobody has changed nftables since.
+    ///
+    /// # Errors
+    /// [`HostError::Dump`].
+    pub fn observe_ruleset(&mut self) -> Result<Ruleset, HostError> {
         let generation = self.nft.generation().map_err(HostError::Dump)?;
         let ruleset = self.nft.dump(&our_tables()).map_err(HostError::Dump)?;
         self.generation = Some(generation);
+        Ok(ruleset)
+    }
+
+    /// As [`observe`](Self::observe), with our tables as they have been [read](Self::observe_ruleset) already: at 10,000 farms that
+    /// is most of the work.
+    ///
+    /// # Errors
+    /// [`HostError::List`].
+    pub fn observe_beside(&mut self, ruleset: Ruleset, wanted: &State) -> Result<State, HostError> {
         let interfaces = link::list(&mut self.netlink).map_err(HostError::list("interfaces"))?;
         let addresses = address::list(&mut self.netlink).map_err(HostError::list("addresses"))?;
         let routes = route::list(&mut self.netlink).map_err(HostError::list("routes"))?;
