@@ -351,3 +351,25 @@ fn a_change_of_one_backend_is_a_change_of_a_few_elements() {
     assert!((1..=12).contains(&events), "{events} events:\n{seen}");
     assert!(!seen.contains("f8"), "another farm was touched:\n{seen}");
 }
+
+#[test]
+fn an_address_that_came_without_a_carrier_is_announced_when_there_is_one() {
+    let mut lab = Lab::new("late").unwrap();
+    lab.client.ip(&["link", "set", "eth0", "down"]).unwrap();
+    lab.configure(&farm("snat", r#""172.16.1.1:80""#, "", TWO)).unwrap();
+    lab.start().unwrap();
+    lab.client.ip(&["link", "set", "eth0", "up"]).unwrap();
+    lab.client
+        .ip(&["neigh", "add", "172.16.1.1", "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "stale"])
+        .unwrap();
+    let mac = lab.gate.run("cat /sys/class/net/service/address").unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let neighbour = lab.client.ip(&["neigh", "show", "172.16.1.1"]).unwrap();
+        if neighbour.contains(mac.trim()) {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "never announced: the client has {neighbour}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}

@@ -34,6 +34,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// A comparison is followed by a pause of this many times its length: watching takes at most 2 % of one CPU.
 const WATCH_PAUSE: u32 = 50;
 
+/// How often added addresses are announced again.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -165,6 +168,7 @@ async fn until_terminated(
     supervisor: &Mutex<Option<Supervisor>>,
 ) {
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    let mut announce = tokio::time::interval(ANNOUNCE_INTERVAL);
     let mut watchdog = notify::watchdog_interval().map(tokio::time::interval);
     services.mark_changed();
     loop {
@@ -183,6 +187,9 @@ async fn until_terminated(
                 let begin = Instant::now();
                 let _ = engine.call(Engine::watch).await;
                 watch.reset_after(WATCH_INTERVAL.max(begin.elapsed() * WATCH_PAUSE));
+            }
+            _ = announce.tick() => {
+                let _ = engine.call(Engine::announce_again).await;
             }
             () = tick(watchdog.as_mut()) => {
                 // The engine answers: the watchdog is fed by what it watches.

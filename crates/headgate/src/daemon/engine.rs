@@ -3,6 +3,7 @@
 //! Host calls block until the kernel has answered, so they have a thread of their own; the API sends it work and awaits the
 //! answer ([`Handle::call`]). One thing is done at a time, in the order in which it was asked for.
 
+mod announce;
 mod change;
 mod error;
 mod flows;
@@ -64,6 +65,7 @@ pub struct Engine {
     notes: Vec<String>,
     /// Why there is no generation of what runs.
     unkept: Option<String>,
+    announcements: announce::Announcements,
     services: watch::Sender<Services>,
 }
 
@@ -131,6 +133,7 @@ impl Engine {
             fault: None,
             notes,
             unkept: None,
+            announcements: announce::Announcements::default(),
             services,
         })
     }
@@ -246,6 +249,7 @@ impl Engine {
         });
         applied.generation = self.store.running();
         self.restore_knobs(&reconciled);
+        self.announcements.remember(&reconciled.done);
         self.adopt(candidate, reconciled, reason);
         // Only now is all that this took dropped.
         release_memory();

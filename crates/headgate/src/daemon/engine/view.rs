@@ -133,6 +133,7 @@ impl Engine {
         match reconcile(&mut self.host, wanted, Until::Verified) {
             Ok(repaired) => {
                 tracing::info!("repaired");
+                self.announcements.remember(&repaired.done);
                 running.desired = Desired { state: State::default(), ..repaired.desired };
             }
             Err(error) => tracing::error!(error = %crate::explain(&error), "not repaired"),
