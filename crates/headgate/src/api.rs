@@ -88,15 +88,18 @@ pub struct ApiError {
     pub code: ErrorCode,
     /// One sentence for people.
     pub message: String,
-    /// Further lines: diagnostics without any line of a file, failed steps.
+    /// Further lines: diagnostics without any line of a file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<String>,
+    /// What was tried, and taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepLine>,
 }
 
 impl ApiError {
     /// An error without details.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), details: Vec::new() }
+        Self { code, message: message.into(), details: Vec::new(), steps: Vec::new() }
     }
 }
 
@@ -121,6 +124,8 @@ pub enum Keep {
 /// One step that was carried out, or is going to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepLine {
+    /// `knob`, `link`, `add-address`, `add-route`, `ruleset`, `remove-route` or `remove-address`.
+    pub kind: String,
     /// As `headgate plan` prints it.
     pub step: String,
     /// What it consists of, one thing a line: chains, maps, how many elements.

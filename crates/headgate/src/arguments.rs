@@ -28,6 +28,10 @@ pub struct Arguments {
     /// Remove everything of ours from the kernel and exit
     #[arg(long)]
     pub flush: bool,
+    /// With --flush or --once: print every step, not only the first of many alike
+    // Not `--all` as of `headgate plan`: `--flush --all` would read as if there were a flush of less.
+    #[arg(long)]
+    pub all_steps: bool,
     /// How log lines look
     #[arg(long, value_enum, default_value_t)]
     pub log_format: Format,

@@ -25,10 +25,12 @@ use serde::Serialize;
 
 use headgate_plan::compile::Unsupported;
 
+use crate::api::ApiError;
 use crate::client::{Client, ClientError};
 use crate::exit::Exit;
 use crate::files::FilesError;
 use crate::reconcile::ReconcileError;
+use crate::steps::{Listing, told};
 use args::{Cli, Command, Output};
 
 /// What a command prints, and how it ends.
@@ -68,6 +70,9 @@ pub enum CliError {
     /// The daemon did not answer, or refused.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The daemon refused a change; with how much of what it tried is told.
+    #[error("{0}")]
+    Refused(ApiError, Listing),
     /// The files are no configuration.
     #[error("the configuration is invalid")]
     Files {
@@ -110,6 +115,7 @@ impl CliError {
             CliError::Files { .. } | CliError::Kernel(ReconcileError::Unsupported(_)) => Exit::ConfigInvalid,
             CliError::Kernel(_) => Exit::KernelRefused,
             CliError::Client(error) => error.exit(),
+            CliError::Refused(error, _) => error.code.exit(),
             CliError::Usage(_) => Exit::Usage,
             CliError::Json(_) | CliError::Write(..) => Exit::KernelRefused,
         }
@@ -127,6 +133,10 @@ impl CliError {
     pub fn details(&self) -> Vec<String> {
         match self {
             CliError::Client(ClientError::Api(error)) => error.details.clone(),
+            CliError::Refused(error, listing) => {
+                let steps = told(&error.steps, *listing);
+                error.details.iter().cloned().chain(steps.lines().map(str::to_owned)).collect()
+            }
             CliError::Files { error, .. } => vec![error.full().trim_end().to_owned()],
             CliError::Kernel(ReconcileError::Unsupported(list)) => list.iter().map(ToString::to_string).collect(),
             CliError::Client(ClientError::Unreachable { .. }) => vec![
@@ -153,7 +163,7 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Explain(explain) => explain::run(root, &explain),
         Command::Hw(command) => hw::run(root, &command),
         Command::Status(output) => status::run(&client, output),
-        Command::Apply(output) => apply::run(&client, output),
+        Command::Apply(steps) => apply::run(&client, steps),
         Command::Rollback(rollback) => rollback::run(&client, &rollback),
         Command::History(output) => history::run(&client, output),
         Command::Farm(command) => farm::run(&client, command),

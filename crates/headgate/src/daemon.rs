@@ -26,6 +26,7 @@ use self::server::{Api, ListenError};
 use self::supervise::{Network, SuperviseError, Supervisor};
 use crate::exit::Exit;
 use crate::files;
+use crate::steps::{Listing, told};
 
 /// What marks a slot of the appliance as good.
 const MARK_GOOD: [&str; 2] = ["/usr/sbin/headgate-init", "mark-good"];
@@ -84,31 +85,37 @@ pub enum Task {
 }
 
 /// Does it, and says what to print.
-pub fn perform(task: Task, root: &Path) -> (Exit, String) {
+pub fn perform(task: Task, root: &Path, listing: Listing) -> (Exit, String) {
     let done = match task {
         Task::Check => {
             let read = files::read(root);
             return read.map_or_else(|error| (Exit::ConfigInvalid, error.full()), |_| (Exit::Good, String::new()));
         }
         Task::Run => run(root).map(|()| (Exit::Good, String::new())),
-        Task::Once => once(root),
-        Task::Flush => flush(root).map(|text| (Exit::Good, text)),
+        Task::Once => once(root, listing),
+        Task::Flush => flush(root, listing).map(|text| (Exit::Good, text)),
     };
-    done.unwrap_or_else(|error| (Exit::KernelRefused, format!("headgated: {}\n", crate::explain(&error))))
+    done.unwrap_or_else(|error| {
+        let text = match &error {
+            DaemonError::Engine(error) => error.full(listing),
+            other => crate::explain(other) + "\n",
+        };
+        (Exit::KernelRefused, format!("headgated: {text}"))
+    })
 }
 
-fn once(root: &Path) -> Result<(Exit, String), DaemonError> {
+fn once(root: &Path, listing: Listing) -> Result<(Exit, String), DaemonError> {
     let Started { error, .. } = open(root)?.start();
     Ok(match error {
         // Since a rollback the files are not what should run.
         None | Some(EngineError::NotAgain) => (Exit::Good, String::new()),
-        Some(error) => (error.code().exit(), error.full()),
+        Some(error) => (error.code().exit(), error.full(listing)),
     })
 }
 
-fn flush(root: &Path) -> Result<String, DaemonError> {
+fn flush(root: &Path, listing: Listing) -> Result<String, DaemonError> {
     let steps = open(root)?.flush()?;
-    Ok(steps.into_iter().map(|line| line.step + "\n").collect())
+    Ok(told(&steps, listing))
 }
 
 /// A configuration that cannot be applied is no error: the daemon says so in `status`, and waits for a better one.
@@ -215,7 +222,7 @@ async fn reload(engine: &Handle) {
     let error = match engine.call(Engine::reload).await {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => {
-            tracing::error!(error = %error.full().trim_end(), "not reloaded; what ran before runs on");
+            tracing::error!(error = %error.full(Listing::Short).trim_end(), "not reloaded; what ran before runs on");
             Some(error)
         }
         Err(_) => None,

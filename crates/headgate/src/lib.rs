@@ -20,6 +20,7 @@ pub mod files;
 pub mod logging;
 pub mod reconcile;
 pub mod service;
+pub mod steps;
 
 /// An error with its causes, on one line: `cannot write /x: No space left on device`.
 pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {

@@ -127,7 +127,7 @@ fn is_settled(step: &Step, done: &[(Step, Outcome)]) -> bool {
 pub fn lines(steps: &[(Step, Outcome)]) -> Vec<StepLine> {
     let line = |(step, outcome): &(Step, Outcome)| {
         let view = step.view(Detail::Summary);
-        StepLine { step: view.text, details: view.details, outcome: Some(outcome_word(outcome)) }
+        StepLine { kind: view.kind, step: view.text, details: view.details, outcome: Some(outcome_word(outcome)) }
     };
     steps.iter().map(line).collect()
 }
@@ -135,7 +135,10 @@ pub fn lines(steps: &[(Step, Outcome)]) -> Vec<StepLine> {
 /// A plan as the API tells it.
 pub fn planned(plan: &Plan, detail: Detail) -> Vec<StepLine> {
     let views = plan.view(detail);
-    views.into_iter().map(|view| StepLine { step: view.text, details: view.details, outcome: None }).collect()
+    views
+        .into_iter()
+        .map(|view| StepLine { kind: view.kind, step: view.text, details: view.details, outcome: None })
+        .collect()
 }
 
 fn outcome_word(outcome: &Outcome) -> String {

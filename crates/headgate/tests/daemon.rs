@@ -184,6 +184,47 @@ fn what_the_kernel_refuses_is_taken_back() {
 }
 
 #[test]
+fn long_lists_of_steps_are_cut_short_for_people_only() {
+    let ns = Namespace::new(WEB);
+    let daemon = ns.start();
+    let listen: Vec<String> = (10..30).map(|host| format!("\"172.16.1.{host}:80\"")).collect();
+    let many =
+        format!("[farms.many]\nlisten = [{}]\n[farms.many.backends.b]\naddress = \"172.16.2.11\"\n", listen.join(", "));
+    let route = "[network.routes.uplink]\nto = \"default\"\nvia = \"198.51.100.1\"\n";
+    let lines = |text: &str, begin: &str| text.lines().filter(|line| line.starts_with(begin)).count();
+    let steps = |json: &str, of: &str| {
+        let json: serde_json::Value = serde_json::from_str(json).expect("JSON");
+        let kind = |step: &&serde_json::Value| step["kind"] == of;
+        json["steps"].as_array().map(|steps| steps.iter().filter(kind).count())
+    };
+
+    ns.tree.write("etc/headgate/conf.d/50-many.toml", format!("{many}{route}"));
+    let refused = ns.headgate(&["apply"]).exits(3);
+    assert_eq!(lines(&refused.err, "add address "), 3, "{refused:?}");
+    assert!(refused.err.contains("\n… and 17 more like it\nadd route "), "{refused:?}");
+    let refused = ns.headgate(&["apply", "--all"]).exits(3);
+    assert_eq!(lines(&refused.err, "add address "), 20, "{refused:?}");
+
+    ns.tree.write("etc/headgate/conf.d/50-many.toml", many);
+    let planned = ns.headgate(&["plan"]).exits(10).out;
+    assert_eq!(lines(&planned, "add address "), 3, "{planned}");
+    assert!(planned.contains("\n… and 17 more like it\nchange the ruleset: "), "{planned}");
+    assert_eq!(lines(&ns.headgate(&["plan", "--all"]).exits(10).out, "add address "), 20);
+    assert_eq!(steps(&ns.headgate(&["plan", "--json"]).exits(10).out, "add-address"), Some(20));
+    assert_eq!(steps(&ns.headgate(&["apply", "--json"]).exits(0).out, "add-address"), Some(20));
+    let back = ns.headgate(&["rollback"]).exits(0).out;
+    assert!(lines(&back, "remove address ") == 3 && back.contains("… and 17 more like it\n"), "{back}");
+    assert_eq!(lines(&ns.headgate(&["apply", "--all"]).exits(0).out, "add address "), 20);
+
+    daemon.terminate();
+    let flushed = ns.headgated(&["--flush"]).exits(0).err;
+    assert!(lines(&flushed, "remove address ") == 3 && flushed.contains(" more like it\n"), "{flushed}");
+    ns.headgated(&["--once"]).exits(0);
+    let flushed = ns.headgated(&["--flush", "--all-steps"]).exits(0).err;
+    assert!(lines(&flushed, "remove address ") >= 21 && !flushed.contains(" more like it\n"), "{flushed}");
+}
+
+#[test]
 fn one_backends_change_is_small_and_is_gone_after_a_reboot() {
     let ns = Namespace::new(WEB);
     let _daemon = ns.start();

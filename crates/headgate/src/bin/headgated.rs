@@ -7,6 +7,7 @@ use headgate::arguments::Arguments;
 use headgate::daemon::{self, Task};
 use headgate::exit::Exit;
 use headgate::logging;
+use headgate::steps::Listing;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -20,7 +21,8 @@ fn main() -> ExitCode {
         (_, _, true) => Task::Flush,
         _ => Task::Run,
     };
-    let (exit, text) = daemon::perform(task, &arguments.root);
+    let listing = if arguments.all_steps { Listing::All } else { Listing::Short };
+    let (exit, text) = daemon::perform(task, &arguments.root, listing);
     eprint!("{text}");
     exit.into()
 }

@@ -1,25 +1,36 @@
 //! `headgate apply`, and how every change is told.
 
 use hyper::Method;
+use serde::Serialize;
 
-use super::args::{Change, Output};
-use super::table::printable;
+use super::args::{Change, Steps};
 use super::{Answer, CliError};
 use crate::api::Applied;
-use crate::client::Client;
+use crate::client::{Client, ClientError};
+use crate::steps::{Listing, printable, told};
 
-/// More steps than this are counted, not listed: the first start with 10,000 virtual addresses.
-const STEPS_SHOWN: usize = 40;
-
-pub(super) fn run(client: &Client, output: Output) -> Result<Answer, CliError> {
-    let applied: Applied = client.call(Method::POST, "/v1/apply", &())?;
-    answer(output, applied)
+pub(super) fn run(client: &Client, steps: Steps) -> Result<Answer, CliError> {
+    change(client, Method::POST, "/v1/apply", &(), steps)
 }
 
-/// What a change did.
-pub(super) fn answer(output: Output, applied: Applied) -> Result<Answer, CliError> {
-    let mut answer = Answer::of(output, &applied, render)?;
-    if !output.json {
+/// Asks for a change, and says what it did.
+pub(super) fn change(
+    client: &Client,
+    method: Method,
+    target: &str,
+    body: &impl Serialize,
+    steps: Steps,
+) -> Result<Answer, CliError> {
+    match client.call(method, target, body) {
+        Ok(applied) => answer(applied, steps),
+        Err(ClientError::Api(error)) => Err(CliError::Refused(error, steps.listing())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn answer(applied: Applied, steps: Steps) -> Result<Answer, CliError> {
+    let mut answer = Answer::of(steps.output, &applied, |applied| render(applied, steps.listing()))?;
+    if !steps.output.json {
         answer.notes = applied.warnings.iter().map(|warning| format!("warning: {}", printable(warning))).collect();
     }
     Ok(answer)
@@ -30,18 +41,8 @@ pub(super) fn target(path: &str, change: Change) -> String {
     if change.persist { format!("{path}?persist=true") } else { path.to_owned() }
 }
 
-fn render(applied: &Applied) -> String {
-    let mut text = String::new();
-    for line in applied.steps.iter().take(STEPS_SHOWN) {
-        let step = printable(&line.step);
-        text += &match line.outcome.as_deref() {
-            None | Some("set") => format!("{step}\n"),
-            Some(outcome) => format!("{step}: {}\n", printable(outcome)),
-        };
-    }
-    if applied.steps.len() > STEPS_SHOWN {
-        text += &format!("and {} more\n", applied.steps.len() - STEPS_SHOWN);
-    }
+fn render(applied: &Applied, listing: Listing) -> String {
+    let mut text = told(&applied.steps, listing);
     if applied.steps.is_empty() {
         text += "nothing to do\n";
     }
@@ -55,10 +56,12 @@ fn render(applied: &Applied) -> String {
 mod tests {
     use super::*;
     use crate::api::StepLine;
+    use crate::cli::args::Output;
 
     #[test]
     fn a_change_is_told_step_by_step() {
         let step = |step: &str, outcome: Option<&str>| StepLine {
+            kind: "knob".into(),
             step: step.into(),
             details: Vec::new(),
             outcome: outcome.map(str::to_owned),
@@ -68,9 +71,10 @@ mod tests {
             steps: vec![step("add address 172.16.1.1/32 to eth0", Some("set")), step("set a to 1", Some("refused: x"))],
             warnings: vec!["careful".into()],
         };
-        let told = answer(Output { json: false }, applied).unwrap();
+        let steps = Steps { all: false, output: Output { json: false } };
+        let told = answer(applied, steps).unwrap();
         assert_eq!(told.text, "add address 172.16.1.1/32 to eth0\nset a to 1: refused: x\ngeneration 3 runs\n");
         assert_eq!(told.notes, ["warning: careful"]);
-        assert_eq!(answer(Output { json: false }, Applied::default()).unwrap().text, "nothing to do\n");
+        assert_eq!(answer(Applied::default(), steps).unwrap().text, "nothing to do\n");
     }
 }

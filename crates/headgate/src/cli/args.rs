@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
+use crate::steps::Listing;
+
 /// Operate a Headgate load balancer
 ///
 /// Headgate turns TOML files into kernel objects. `check`, `config`, `plan`, `explain` and `hw` read files and the kernel
@@ -64,7 +66,7 @@ pub enum Command {
     ///
     /// Also loads a configuration that `rollback` returned from. When anything is refused, everything is put back and the
     /// running configuration stays.
-    Apply(Output),
+    Apply(Steps),
     /// Go back to an earlier generation of the configuration
     ///
     /// The files under /etc stay as they are; they are not loaded again by SIGHUP or a restart until they change or
@@ -127,6 +129,21 @@ pub struct Output {
     pub json: bool,
 }
 
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Steps {
+    /// Print every step, not only the first of many alike; JSON always has all of them
+    #[arg(long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+impl Steps {
+    pub(super) fn listing(self) -> Listing {
+        if self.all { Listing::All } else { Listing::Short }
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct Check {
     /// Files, or directories of .toml files, instead of what the daemon would load
@@ -154,7 +171,7 @@ pub struct Plan {
     #[arg(long, short)]
     pub verbose: bool,
     #[command(flatten)]
-    pub output: Output,
+    pub steps: Steps,
 }
 
 #[derive(Debug, Args)]
@@ -163,7 +180,7 @@ pub struct Rollback {
     #[arg(value_name = "N")]
     pub number: Option<u64>,
     #[command(flatten)]
-    pub output: Output,
+    pub steps: Steps,
 }
 
 #[derive(Debug, Clone, Copy, Args)]

@@ -3,9 +3,9 @@
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::args::{BackendChange, BackendCommand, BackendName, Change};
+use super::args::{BackendChange, BackendCommand, BackendName, Change, Steps};
 use super::{Answer, CliError, apply, values};
-use crate::api::{Applied, Values};
+use crate::api::Values;
 use crate::client::{Client, segment};
 
 pub(super) fn run(client: &Client, command: BackendCommand) -> Result<Answer, CliError> {
@@ -37,6 +37,6 @@ fn send(
     values: &Values,
 ) -> Result<Answer, CliError> {
     let path = format!("/v1/farms/{}/backends/{}", segment(&name.farm), segment(&name.backend));
-    let applied: Applied = client.call(method, &apply::target(&path, change), values)?;
-    apply::answer(change.output, applied)
+    let steps = Steps { all: false, output: change.output };
+    apply::change(client, method, &apply::target(&path, change), values, steps)
 }

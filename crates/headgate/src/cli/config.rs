@@ -5,9 +5,9 @@ use std::path::Path;
 use headgate_config::{Fate, FileUse, load};
 
 use super::args::{ConfigCommand, Output};
-use super::table::printable;
 use super::{Answer, CliError};
 use crate::files::FilesError;
+use crate::steps::printable;
 
 pub(super) fn run(root: &Path, command: &ConfigCommand) -> Result<Answer, CliError> {
     let ConfigCommand::Show { origins, output } = command;

@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 
 use headgate_plan::status::{FarmHealth, FarmStatus, Standing};
 
-use super::args::{Change, FarmCommand};
+use super::args::{Change, FarmCommand, Steps};
 use super::table::Table;
 use super::{Answer, CliError, apply, values};
-use crate::api::{Applied, Values};
+use crate::api::Values;
 use crate::client::{Client, segment};
 
 pub(super) fn run(client: &Client, command: FarmCommand) -> Result<Answer, CliError> {
@@ -112,8 +112,8 @@ fn backends(arguments: &[String]) -> Result<Values, CliError> {
 
 fn send(client: &Client, method: Method, farm: &str, change: Change, values: &Values) -> Result<Answer, CliError> {
     let path = format!("/v1/farms/{}", segment(farm));
-    let applied: Applied = client.call(method, &apply::target(&path, change), values)?;
-    apply::answer(change.output, applied)
+    let steps = Steps { all: false, output: change.output };
+    apply::change(client, method, &apply::target(&path, change), values, steps)
 }
 
 #[cfg(test)]

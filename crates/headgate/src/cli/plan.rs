@@ -6,21 +6,21 @@ use headgate_host::{Host, Root};
 use headgate_plan::step::Detail;
 
 use super::args::{self, Output};
-use super::table::printable;
 use super::{Answer, CliError};
 use crate::api::Planned;
 use crate::exit::Exit;
 use crate::files::{self, Files};
 use crate::reconcile::{Reconciled, Until, Wanted, planned, reconcile};
+use crate::steps::{Listing, alike, listed, printable};
 
 pub(super) fn run(root: &Path, plan: &args::Plan) -> Result<Answer, CliError> {
-    let (files, looked) = look(root, plan.output)?;
+    let (files, looked) = look(root, plan.steps.output)?;
     let detail = if plan.verbose { Detail::Full } else { Detail::Summary };
     let mut warnings: Vec<String> = files.loaded.warnings.iter().map(|warning| warning.message.clone()).collect();
     warnings.extend(looked.desired.warnings.iter().cloned());
     let planned = Planned { steps: planned(&looked.plan, detail), warnings };
-    let mut answer = Answer::of(plan.output, &planned, render)?;
-    if !plan.output.json {
+    let mut answer = Answer::of(plan.steps.output, &planned, |planned| render(planned, plan.steps.listing()))?;
+    if !plan.steps.output.json {
         answer.notes = planned.warnings.iter().map(|warning| format!("warning: {}", printable(warning))).collect();
     }
     Ok(answer.exit(if planned.steps.is_empty() { Exit::Good } else { Exit::Changes }))
@@ -35,16 +35,12 @@ pub(super) fn look(root: &Path, output: Output) -> Result<(Files, Reconciled), C
     Ok((files, looked))
 }
 
-fn render(planned: &Planned) -> String {
+fn render(planned: &Planned, listing: Listing) -> String {
     if planned.steps.is_empty() {
         return "nothing to do\n".to_owned();
     }
-    let mut text = String::new();
-    for line in &planned.steps {
-        text += &format!("{}\n", printable(&line.step));
-        for detail in &line.details {
-            text += &format!("    {}\n", printable(detail));
-        }
-    }
-    text
+    listed(&planned.steps, listing, alike, |line| {
+        let details = line.details.iter().map(|detail| format!("    {}\n", printable(detail)));
+        std::iter::once(format!("{}\n", printable(&line.step))).chain(details).collect()
+    })
 }

@@ -9,5 +9,5 @@ use crate::client::Client;
 
 pub(super) fn run(client: &Client, rollback: &Rollback) -> Result<Answer, CliError> {
     let request = api::Rollback { to: rollback.number };
-    apply::answer(rollback.output, client.call(Method::POST, "/v1/rollback", &request)?)
+    apply::change(client, Method::POST, "/v1/rollback", &request, rollback.steps)
 }

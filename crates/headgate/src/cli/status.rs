@@ -3,10 +3,11 @@
 use headgate_plan::status::{FarmHealth, Standing, Status};
 
 use super::args::Output;
-use super::table::{Table, printable};
+use super::table::Table;
 use super::{Answer, CliError, farm};
 use crate::client::Client;
 use crate::exit::Exit;
+use crate::steps::{Listing, listed, printable};
 
 /// Farms that serve are counted beyond this many; those that do not are all listed.
 const SERVING_SHOWN: usize = 20;
@@ -25,9 +26,12 @@ fn render(status: &Status) -> String {
     if let Some(error) = &status.last_error {
         text += &format!("fault: {}\n", printable(error));
     }
-    for step in &status.drift {
-        text += &format!("drift: the kernel is not as it should be: {}\n", printable(&step.text));
-    }
+    text += &listed(
+        &status.drift,
+        Listing::Short,
+        |one, other| one.kind == other.kind,
+        |step| format!("drift: the kernel is not as it should be: {}\n", printable(&step.text)),
+    );
     for (path, why) in &status.refused {
         text += &format!("refused: /{path}: {}\n", printable(why));
     }

@@ -1,5 +1,7 @@
 //! Aligned columns.
 
+use crate::steps::printable;
+
 /// A table of text: a heading, rows, columns as wide as their widest cell.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -41,11 +43,6 @@ impl std::fmt::Display for Table {
         }
         Ok(())
     }
-}
-
-/// Text of files, devices and the kernel, without anything that would steer a terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

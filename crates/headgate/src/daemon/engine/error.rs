@@ -11,6 +11,7 @@ use crate::daemon::operator::{OperatorError, Target};
 use crate::daemon::store::StoreError;
 use crate::files::place;
 use crate::reconcile::ReconcileError;
+use crate::steps::{Listing, told};
 
 /// Why a request was not carried out. What ran before still runs.
 #[derive(Debug, thiserror::Error)]
@@ -59,19 +60,23 @@ impl EngineError {
             EngineError::Unsupported(list) => {
                 list.iter().flat_map(|one| place(one).lines().map(str::to_owned).collect::<Vec<_>>()).collect()
             }
-            EngineError::Refused { steps, .. } => steps.iter().map(told).collect(),
             _ => Vec::new(),
         };
-        ApiError { code: self.code(), message: crate::explain(self), details }
+        let steps = match self {
+            EngineError::Refused { steps, .. } => steps.clone(),
+            _ => Vec::new(),
+        };
+        ApiError { code: self.code(), message: crate::explain(self), details, steps }
     }
 
-    /// The error for whoever may read the files: with the lines that are wrong.
-    pub fn full(&self) -> String {
+    /// The error for whoever may read the files: with the lines that are wrong, and the steps that were tried.
+    pub fn full(&self, listing: Listing) -> String {
         match self {
             EngineError::Config(diagnostics) => diagnostics.to_string(),
             _ => {
-                let ApiError { message, details, .. } = self.api();
-                std::iter::once(message).chain(details).map(|line| line + "\n").collect()
+                let ApiError { message, details, steps, .. } = self.api();
+                let lines: String = std::iter::once(message).chain(details).map(|line| line + "\n").collect();
+                lines + &told(&steps, listing)
             }
         }
     }
@@ -92,10 +97,6 @@ impl EngineError {
             }
         }
     }
-}
-
-fn told(line: &StepLine) -> String {
-    format!("{}: {}", line.step, line.outcome.as_deref().unwrap_or("not tried"))
 }
 
 impl From<ReconcileError> for EngineError {
