@@ -98,9 +98,9 @@ pub fn perform(task: Task, root: &Path, listing: Listing) -> (Exit, String) {
     done.unwrap_or_else(|error| {
         let text = match &error {
             DaemonError::Engine(error) => error.full(listing),
-            other => crate::explain(other) + "\n",
+            other => format!("error: {}\n", crate::explain(other)),
         };
-        (Exit::KernelRefused, format!("headgated: {text}"))
+        (Exit::KernelRefused, text)
     })
 }
 

@@ -178,7 +178,8 @@ fn what_the_kernel_refuses_is_taken_back() {
                  \"172.16.1.7:80\"\n[farms.more.backends.b]\naddress = \"172.16.2.11\"\n";
     ns.tree.write("etc/headgate/conf.d/50-route.toml", route);
     let refused = ns.headgate(&["apply"]).exits(3);
-    assert!(refused.err.contains("198.51.100.1") && refused.err.contains("what ran before runs on"), "{refused:?}");
+    assert!(refused.err.starts_with("error: add route default via 198.51.100.1"), "{refused:?}");
+    assert!(refused.err.contains("what ran before runs on"), "{refused:?}");
     assert_eq!((ns.ruleset(), ns.addresses()), (ruleset, addresses));
     assert!(ns.headgate(&["status"]).exits(5).out.contains("fault: "));
 }
@@ -205,7 +206,7 @@ fn long_lists_of_steps_are_cut_short_for_people_only() {
     let refused = ns.headgate(&["apply", "--all"]).exits(3);
     assert_eq!(lines(&refused.err, "add address "), 20, "{refused:?}");
 
-    ns.tree.write("etc/headgate/conf.d/50-many.toml", many);
+    ns.tree.write("etc/headgate/conf.d/50-many.toml", &many);
     let planned = ns.headgate(&["plan"]).exits(10).out;
     assert_eq!(lines(&planned, "add address "), 3, "{planned}");
     assert!(planned.contains("\n… and 17 more like it\nchange the ruleset: "), "{planned}");
@@ -222,6 +223,11 @@ fn long_lists_of_steps_are_cut_short_for_people_only() {
     ns.headgated(&["--once"]).exits(0);
     let flushed = ns.headgated(&["--flush", "--all-steps"]).exits(0).err;
     assert!(lines(&flushed, "remove address ") >= 21 && !flushed.contains(" more like it\n"), "{flushed}");
+
+    ns.tree.write("etc/headgate/conf.d/50-many.toml", format!("{many}{route}"));
+    let once = ns.headgated(&["--once"]).exits(3).err;
+    let told = &once[once.find("error: add route default").expect("the error")..];
+    assert!(lines(told, "add address ") == 3 && told.contains(" more like it\n"), "{once}");
 }
 
 #[test]
@@ -244,7 +250,8 @@ fn one_backends_change_is_small_and_is_gone_after_a_reboot() {
     assert_eq!(ns.tree.read("run/headgate/runtime.toml"), "");
     assert_eq!(ns.ruleset(), ruleset);
     ns.headgate(&["backend", "drain", "web", "nobody"]).exits(2);
-    ns.headgate(&["backend", "drain", "nobody", "b1"]).exits(2);
+    let unknown = ns.headgate(&["backend", "drain", "nobody", "b1"]).exits(2);
+    assert_eq!(unknown.err, "error: there is no farm nobody\n");
     ns.headgate(&["backend", "drain", "../x", "b1"]).exits(2);
 }
 
@@ -353,7 +360,7 @@ fn only_one_daemon_runs_and_the_socket_of_a_dead_one_is_replaced() {
     let pid = daemon.pid();
     for arguments in [&[][..], &["--once"], &["--flush"]] {
         let second = ns.headgated(arguments).exits(3);
-        assert!(second.err.contains(&format!("headgated runs already, process {pid}")), "{second:?}");
+        assert!(second.err.starts_with(&format!("error: headgated runs already, process {pid}")), "{second:?}");
     }
     ns.headgate(&["status"]).exits(0);
     daemon.kill();

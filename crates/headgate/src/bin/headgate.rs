@@ -16,17 +16,14 @@ fn main() -> ExitCode {
             match io::stdout().lock().write_all(answer.text.as_bytes()) {
                 // Whoever reads has seen enough: `headgate history | head`.
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                    eprintln!("headgate: cannot print: {error}");
+                    eprintln!("error: cannot print: {error}");
                     Exit::KernelRefused.into()
                 }
                 _ => answer.exit.into(),
             }
         }
         Err(error) => {
-            for line in error.details() {
-                eprintln!("{line}");
-            }
-            eprintln!("headgate: {}", headgate::explain(&error));
+            eprint!("{}", error.report());
             print!("{}", error.text().unwrap_or_default());
             error.exit().into()
         }

@@ -12,7 +12,7 @@ use headgate::steps::Listing;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Err(error) = logging::init(arguments.log_format, arguments.log_level.as_deref()) {
-        eprintln!("headgated: {}", headgate::explain(&error));
+        eprintln!("error: {}", headgate::explain(&error));
         return Exit::Usage.into();
     }
     let task = match (arguments.check, arguments.once, arguments.flush) {

@@ -73,11 +73,9 @@ impl EngineError {
     pub fn full(&self, listing: Listing) -> String {
         match self {
             EngineError::Config(diagnostics) => diagnostics.to_string(),
-            _ => {
-                let ApiError { message, details, steps, .. } = self.api();
-                let lines: String = std::iter::once(message).chain(details).map(|line| line + "\n").collect();
-                lines + &told(&steps, listing)
-            }
+            EngineError::Unsupported(list) => list.iter().map(place).collect(),
+            EngineError::Refused { steps, .. } => format!("error: {}\n{}", crate::explain(self), told(steps, listing)),
+            _ => format!("error: {}\n", crate::explain(self)),
         }
     }
 
