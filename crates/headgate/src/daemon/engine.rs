@@ -14,10 +14,11 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 
 use headgate_config::Config;
-use headgate_config::model::Service;
+use headgate_config::model::{Service, Word};
 use headgate_config::types::{BackendName, FarmName, ServiceName};
 use headgate_host::{Host, Lock, Root};
 use headgate_plan::compile::Desired;
+use headgate_plan::facts::Facts;
 use headgate_plan::state::State;
 use headgate_plan::step::{Outcome, Step};
 use tokio::sync::{oneshot, watch};
@@ -30,6 +31,8 @@ use super::store::{Store, StoreError, hash};
 use crate::api::{ApiError, Applied, StepLine};
 use crate::reconcile::{Reconciled, Until, Wanted, lines, reconcile};
 
+/// Where `headgate-init` reads whether media are trusted.
+const TRUST_MEDIA: &str = "var/lib/headgate/trust-media";
 /// Requests that wait; more than this are refused as busy.
 const QUEUE: usize = 256;
 
@@ -250,6 +253,7 @@ impl Engine {
         applied.generation = self.store.running();
         self.restore_knobs(&reconciled);
         self.announcements.remember(&reconciled.done);
+        self.leave_trust(&candidate.config, &reconciled.facts);
         self.adopt(candidate, reconciled, reason);
         // Only now is all that this took dropped.
         release_memory();
@@ -266,6 +270,17 @@ impl Engine {
                 self.store.returned_to(number, on_disk)
             }
             (Base::Generation(_), _) => Ok(()),
+        }
+    }
+
+    /// Leaves the word of `[system] trust-media` where the next boot of the appliance reads it, before any configuration.
+    fn leave_trust(&mut self, config: &Config, facts: &Facts) {
+        let word = config.system.trust_media.word();
+        if !facts.appliance || self.root.read_file(TRUST_MEDIA).is_ok_and(|found| found.trim() == word) {
+            return;
+        }
+        if let Err(error) = self.root.write_file(TRUST_MEDIA, word.as_bytes()) {
+            tracing::error!(error = %crate::explain(&error), "the next boot takes drop-ins as it did this time");
         }
     }
 

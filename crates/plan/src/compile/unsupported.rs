@@ -7,8 +7,8 @@ use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
 use headgate_config::model::{
-    AcceptRa, Allow, Api, Backend, Farm, Health, HealthCheck, Helper, Interface, InterfaceAddress, LimitAction, Limits,
-    LogEvent, Metrics, Mode, Network, OnFail, Persistence, Scheduler, System, TrafficCount,
+    AcceptRa, Allow, Api, Backend, Farm, Health, HealthCheck, Interface, InterfaceAddress, LimitAction, Limits,
+    Metrics, Mode, Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
 };
 use headgate_config::types::Rate;
 
@@ -58,14 +58,8 @@ impl Uses {
 
     fn farm(&mut self, farm: &Farm) {
         let at = format_args!("farms.{}.", farm.name);
-        let mode = match farm.mode {
-            Mode::Snat | Mode::Dnat => None,
-            Mode::Dsr => Some("dsr"),
-            Mode::Stateless => Some("stateless"),
-            Mode::Local => Some("local"),
-        };
-        if let Some(mode) = mode {
-            self.add(at, "mode", text(mode));
+        if !matches!(farm.mode, Mode::Snat | Mode::Dnat) {
+            self.add(at, "mode", text(farm.mode.word()));
         }
         let scheduler = match &farm.scheduler {
             Scheduler::RoundRobin | Scheduler::Random => None,
@@ -90,13 +84,13 @@ impl Uses {
             self.add(at, "mark", format!("{mark:#x}"));
         }
         if let Some(helper) = farm.helper {
-            self.add(at, "helper", text(helper_name(helper)));
+            self.add(at, "helper", text(helper.word()));
         }
         if !farm.policies.is_empty() {
             self.add(at, "policies", list(&farm.policies));
         }
         if !farm.log.is_empty() {
-            self.add(at, "log", list(farm.log.iter().map(|&event| log_name(event))));
+            self.add(at, "log", list(farm.log.iter().map(|event| event.word())));
         }
         if let Some(queue) = farm.queue {
             self.add(at, "queue", queue.to_string());
@@ -126,16 +120,7 @@ impl Uses {
     }
 
     fn persistence(&mut self, farm: fmt::Arguments<'_>, persistence: &Persistence) {
-        let fields = persistence.key.iter().map(|field| {
-            // The variants are spelt as the keys are, but in camel case.
-            format!("{field:?}").chars().fold(String::new(), |mut kebab, c| {
-                if c.is_ascii_uppercase() && !kebab.is_empty() {
-                    kebab.push('-');
-                }
-                kebab.push(c.to_ascii_lowercase());
-                kebab
-            })
-        });
+        let fields = persistence.key.iter().map(|field| field.word());
         self.add(farm, "persistence.key", list(fields));
     }
 
@@ -162,13 +147,8 @@ impl Uses {
         if let Some(ban) = limits.ban {
             self.add(at, "ban", duration(ban));
         }
-        let action = match limits.action {
-            LimitAction::Drop => None,
-            LimitAction::Reject => Some("reject"),
-            LimitAction::Log => Some("log"),
-        };
-        if let Some(action) = action {
-            self.add(at, "action", text(action));
+        if limits.action != LimitAction::default() {
+            self.add(at, "action", text(limits.action.word()));
         }
     }
 
@@ -184,7 +164,7 @@ impl Uses {
         };
         self.add(farm, "health.type", text(kind));
         if health.on_fail == OnFail::Reset {
-            self.add(farm, "health.on-fail", text("reset"));
+            self.add(farm, "health.on-fail", text(health.on_fail.word()));
         }
     }
 
@@ -239,7 +219,7 @@ impl Uses {
             self.add(at, "addresses", list(addresses));
         }
         if interface.accept_ra == AcceptRa::Yes {
-            self.add(at, "accept-ra", text("yes"));
+            self.add(at, "accept-ra", text(interface.accept_ra.word()));
         }
         if let Some(allow) = &interface.allow
             && !matches!(allow.as_slice(), [one] if one.service == "ping" && one.from.is_empty())
@@ -268,7 +248,7 @@ impl Uses {
             self.add(at, ".listen", text(listen));
         }
         if metrics.traffic == TrafficCount::Bytes {
-            self.add(at, ".traffic", text("bytes"));
+            self.add(at, ".traffic", text(metrics.traffic.word()));
         }
         if metrics.listen.is_none() && metrics.traffic == TrafficCount::Flows {
             self.add(at, "", "{}".to_owned());
@@ -281,23 +261,6 @@ fn allow_text(allow: &Allow) -> String {
         return text(&allow.service);
     }
     format!("{{ service = {}, from = {} }}", text(&allow.service), list(&allow.from))
-}
-
-fn helper_name(helper: Helper) -> &'static str {
-    match helper {
-        Helper::Ftp => "ftp",
-        Helper::Pptp => "pptp",
-        Helper::Sip => "sip",
-        Helper::Snmp => "snmp",
-        Helper::Tftp => "tftp",
-    }
-}
-
-fn log_name(event: LogEvent) -> &'static str {
-    match event {
-        LogEvent::New => "new",
-        LogEvent::Denied => "denied",
-    }
 }
 
 fn rate_text(rate: Rate) -> String {

@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use headgate_config::model::{Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, Mode, System, Vlan};
+use headgate_config::model::{
+    Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, Helper, LogEvent, Mode, System, Vlan,
+};
 use headgate_config::types::{BackendName, PolicyName, Role};
 
 use super::*;
