@@ -109,7 +109,8 @@ fn by_bios_it_serves_and_marks_its_slot_good() {
     run(tool("cp").args(["--sparse=always"]).arg(&image).arg(&copy)).unwrap();
     let (networks, links) = Networks::create().unwrap();
     // As somebody would who has just flashed a disk: a file in the folder of the EFI system partition.
-    let drop_in = write_drop_in(directory.path(), "10-demo.toml", DROP_IN).unwrap();
+    let text = format!("{DROP_IN}\n[system]\ntrust-media = \"always\"\n");
+    let drop_in = write_drop_in(directory.path(), "10-demo.toml", &text).unwrap();
     let layout: Layout = source.read_toml("image/layout.toml").unwrap();
     let esp = format!("{}@@{}", copy.display(), layout.place(Content::Esp).unwrap().offset);
     run(tool("mcopy").args(["-i", &esp]).arg(&drop_in).arg("::headgate/conf.d/")).unwrap();
@@ -127,6 +128,9 @@ fn by_bios_it_serves_and_marks_its_slot_good() {
 
     let block = environment(&source, &copy);
     assert_eq!((block.get("A_OK"), block.get("A_TRY")), (Some("1"), Some("0")), "{block:?}");
+    let data = format!("{}?offset={}", copy.display(), layout.place(Content::Data).unwrap().offset);
+    let trust = run(tool("debugfs").args(["-R", "cat state/trust-media"]).arg(data)).unwrap();
+    assert_eq!(String::from_utf8_lossy(&trust), "always", "the next boot would not know whether to trust media");
 }
 
 #[test]

@@ -22,6 +22,7 @@ const PACKAGES: [(&str, &str); 15] = [
     ("grub-mkimage", "grub-common"),
     ("mcopy", "mtools"),
     ("mke2fs", "e2fsprogs"),
+    ("debugfs", "e2fsprogs"),
     ("mkfs.vfat", "dosfstools"),
     ("mksquashfs", "squashfs-tools"),
     ("qemu-system-x86_64", "qemu-system-x86, from bookworm-backports: `make deps`"),
