@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 const EPOCH: i64 = 1_700_000_000;
 
 /// Which Debian package brings which program.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 16] = [
     ("apt-cache", "apt"),
     ("apt-get", "apt"),
     ("cargo", "cargo, or rustup"),
