@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
 use headgate_tests::lab::{BACKENDS, Lab, backend, backend6};
-use headgate_tests::server::{Connection, Server, ask_udp};
+use headgate_tests::server::{Connection, Server, Talk, ask_udp};
 
 /// Names of servers and how often each answered.
 type Counts = BTreeMap<String, usize>;
@@ -372,4 +372,122 @@ fn an_address_that_came_without_a_carrier_is_announced_when_there_is_one() {
         assert!(std::time::Instant::now() < deadline, "never announced: the client has {neighbour}");
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
+}
+
+/// A UDP flow in each family and a TCP connection, to each of the two backends.
+struct Flows {
+    udp: Vec<(String, Talk)>,
+    tcp: Vec<Connection>,
+}
+
+const BOTH_PROTOCOLS: &str =
+    r#"["172.16.1.1:80/tcp", "172.16.1.1:80/udp", "[2001:db8:1::1]:80/tcp", "[2001:db8:1::1]:80/udp"]"#;
+
+impl Flows {
+    fn open(lab: &Lab) -> Self {
+        let mut flows = Self { udp: Vec::new(), tcp: Vec::new() };
+        for to in ["172.16.1.1:80", "[2001:db8:1::1]:80"] {
+            for _ in 0..2 {
+                let talk = Talk::open(&lab.client, at(to)).unwrap();
+                flows.udp.push((talk.ask().unwrap().server, talk));
+            }
+            for _ in 0..2 {
+                flows.tcp.push(Connection::open(&lab.client, at(to)).unwrap().unwrap());
+            }
+            let reached: std::collections::BTreeSet<&String> = flows.udp.iter().map(|(server, _)| server).collect();
+            assert_eq!(reached.len(), 2, "one flow to each backend: {:?}", flows.udp);
+        }
+        flows
+    }
+
+    /// No flow moved, or those to `gone` alone and only UDP.
+    fn expect(&mut self, what: &str, gone: Option<&str>) {
+        for (before, talk) in &mut self.udp {
+            let now = talk.ask().unwrap_or_else(|e| panic!("{what}: the flow to {before}: {e}")).server;
+            match gone == Some(before.as_str()) {
+                true => assert_ne!(now, *before, "{what}"),
+                false => assert_eq!(now, *before, "{what}"),
+            }
+            *before = now;
+        }
+        for connection in &mut self.tcp {
+            connection.echo("still here").unwrap_or_else(|e| panic!("{what}: {:?}: {e}", connection.answer));
+        }
+    }
+}
+
+#[test]
+fn udp_leaves_a_backend_that_goes_down_at_once_and_tcp_stays() {
+    let mut lab = Lab::new("down").unwrap();
+    let _servers = servers(&lab, 8080);
+    lab.configure(&farm("snat", BOTH_PROTOCOLS, "", &[TWO, TWO_6].concat())).unwrap();
+    lab.start().unwrap();
+    let mut flows = Flows::open(&lab);
+    let entries = lab.headgate_ok(&["connections", "web"]).unwrap();
+    assert_eq!(entries.matches("udp").count(), 4, "{entries}");
+    lab.headgate_ok(&["apply"]).unwrap();
+    lab.signal(nix::sys::signal::Signal::SIGHUP).unwrap();
+    let entries = lab.headgate_ok(&["connections", "web"]).unwrap();
+    assert_eq!(entries.matches("udp").count(), 4, "nothing changed: {entries}");
+    for arguments in [["backend", "drain", "web", "b12"], ["backend", "drain", "web", "c12"]] {
+        lab.headgate_ok(&arguments).unwrap();
+    }
+    flows.expect("drain", None);
+    for arguments in [["backend", "down", "web", "b12"], ["backend", "down", "web", "c12"]] {
+        lab.headgate_ok(&arguments).unwrap();
+    }
+    let entries = lab.headgate_ok(&["connections", "web", "b12"]).unwrap();
+    assert_eq!((entries.matches("udp").count(), entries.matches("tcp").count()), (0, 1), "{entries}");
+    flows.expect("down after drain", Some("b12"));
+    lab.headgate_ok(&["backend", "up", "web", "b12"]).unwrap();
+    lab.headgate_ok(&["apply"]).unwrap();
+    flows.expect("up", None);
+}
+
+#[test]
+fn udp_leaves_what_another_configuration_takes_away() {
+    let mut lab = Lab::new("away").unwrap();
+    let _servers = servers(&lab, 8080);
+    let both = farm("dnat", BOTH_PROTOCOLS, "", &[TWO, TWO_6].concat());
+    let change = |of4: &str, of6: &str| {
+        let text = both.replace("address = \"172.16.2.12:8080\"", of4);
+        text.replace("address = \"[2001:db8:2::12]:8080\"", of6)
+    };
+    let down = change(
+        "address = \"172.16.2.12:8080\"\nstate = \"down\"",
+        "address = \"[2001:db8:2::12]:8080\"\nstate = \"down\"",
+    );
+    let moved = change("address = \"172.16.2.13:8080\"", "address = \"[2001:db8:2::13]:8080\"");
+    let fewer = farm("dnat", BOTH_PROTOCOLS, "", &[TWO, TWO_6].concat().replace("12]", "13]").replace(".12:", ".13:"))
+        .replace("b12", "b13")
+        .replace("c12", "c13");
+    for (what, after) in [("down", &down), ("moved", &moved), ("removed", &fewer)] {
+        lab.once(&both).unwrap();
+        let mut flows = Flows::open(&lab);
+        lab.once(&both).unwrap();
+        flows.expect("nothing", None);
+        lab.once(after).unwrap();
+        flows.expect(what, Some("b12"));
+        lab.once(after).unwrap();
+        flows.expect("nothing again", None);
+    }
+    lab.once(&both).unwrap();
+    lab.start().unwrap();
+    let mut flows = Flows::open(&lab);
+    lab.crash().unwrap();
+    lab.configure(&down).unwrap();
+    lab.start().unwrap();
+    flows.expect("start after a crash", Some("b12"));
+    lab.configure(&both).unwrap();
+    lab.headgate_ok(&["apply"]).unwrap();
+    let mut flows = Flows::open(&lab);
+    lab.headgate_ok(&["rollback"]).unwrap();
+    flows.expect("rollback", Some("b12"));
+    lab.headgate_ok(&["apply"]).unwrap();
+    let flows = Flows::open(&lab);
+    lab.configure(&both.replace("mode =", "state = \"off\"\nmode =")).unwrap();
+    lab.headgate_ok(&["apply"]).unwrap();
+    let entries = lab.headgate_ok(&["connections"]).unwrap();
+    assert_eq!(entries.matches("udp").count(), 0, "{entries}");
+    assert!(entries.matches("established").count() >= flows.tcp.len(), "{entries}");
 }

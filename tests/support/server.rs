@@ -136,14 +136,31 @@ impl Connection {
 
 /// Asks by UDP from a new socket, so from a new source port.
 pub fn ask_udp(space: &Namespace, to: SocketAddr) -> Result<io::Result<Answer>> {
-    space.within(|| {
-        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.connect(to)?;
+    Ok(Talk::open(space, to)?.ask())
+}
+
+/// A UDP socket that keeps its source port, so that all it sends is one flow.
+#[derive(Debug)]
+pub struct Talk(UdpSocket);
+
+impl Talk {
+    /// Opens the socket; nothing is sent.
+    pub fn open(space: &Namespace, to: SocketAddr) -> Result<Self> {
+        let socket = space.within(|| -> io::Result<UdpSocket> {
+            let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.connect(to)?;
+            Ok(socket)
+        })??;
         socket.set_read_timeout(Some(PATIENCE))?;
-        socket.send(b"who are you\n")?;
+        Ok(Self(socket))
+    }
+
+    /// Asks who is there.
+    pub fn ask(&self) -> io::Result<Answer> {
+        self.0.send(b"who are you\n")?;
         let mut buffer = [0; 2048];
-        let length = socket.recv(&mut buffer)?;
+        let length = self.0.recv(&mut buffer)?;
         parse(&String::from_utf8_lossy(&buffer[..length]))
-    })
+    }
 }

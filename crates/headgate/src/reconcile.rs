@@ -3,11 +3,15 @@
 //! Start, reload, `headgate apply`, `rollback` and `headgated --once` run it to the end; `headgate plan`, `explain`, `hw
 //! show` and the drift of `status` stop before anything is written.
 
+use std::collections::BTreeSet;
+
 use headgate_config::Config;
 use headgate_config::model::Profile;
+use headgate_host::conntrack::Conntrack;
 use headgate_host::{Host, HostError};
 use headgate_plan::compile::{Desired, Unsupported, compile};
 use headgate_plan::facts::Facts;
+use headgate_plan::flows;
 use headgate_plan::ids::Ids;
 use headgate_plan::state::State;
 use headgate_plan::step::{Detail, Outcome, Plan, Step};
@@ -51,6 +55,8 @@ pub struct Reconciled {
     pub plan: Plan,
     /// What was done, in order.
     pub done: Vec<(Step, Outcome)>,
+    /// Sentences for people about what is done, but not as well as it should be.
+    pub warnings: Vec<String>,
 }
 
 /// Why the kernel is not as wanted. It is as before, unless the reason says otherwise.
@@ -96,12 +102,16 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         if so_far.plan.is_empty() || until == Until::Planned {
             return Ok(so_far);
         }
+        let lost = lost(&so_far);
         let report = host.apply(std::mem::take(&mut so_far.plan));
         // At 10,000 farms these are most of the memory: the next round makes its own.
         ids = Some(std::mem::take(&mut so_far.desired).ids);
         so_far.observed = State::default();
         match report.failure {
-            None => so_far.done.extend(report.steps),
+            None => {
+                so_far.done.extend(report.steps);
+                so_far.warnings.extend(cut_lost(&lost));
+            }
             Some(failure) if failure.stale => tracing::info!("nftables changed meanwhile; looking again"),
             Some(failure) => {
                 let steps = lines(&report.steps);
@@ -111,6 +121,33 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         }
     }
     Err(ReconcileError::Unsettled(lines(&so_far.done)))
+}
+
+/// The ct marks whose flows have to go once the plan is carried out.
+fn lost(so_far: &Reconciled) -> BTreeSet<u32> {
+    let changes = so_far.plan.steps.iter().any(|step| matches!(step, Step::Ruleset(_)));
+    match changes {
+        true => flows::lost(&so_far.observed.ruleset, &so_far.desired.state.ruleset),
+        false => BTreeSet::new(),
+    }
+}
+
+/// Deletes what is not TCP of the flows with these ct marks; a warning when that fails. Only behind the commit of the ruleset:
+/// before, their next packets would find the same backends again.
+pub fn cut_lost(marks: &BTreeSet<u32>) -> Option<String> {
+    if marks.is_empty() {
+        return None;
+    }
+    match Conntrack::open().and_then(|mut conntrack| conntrack.delete_all_but_tcp(marks)) {
+        Ok(flows) => {
+            tracing::info!(backends = marks.len(), flows, "flows that are not TCP left backends that are down or gone");
+            None
+        }
+        Err(error) => Some(format!(
+            "flows that are not TCP stay with backends that are down or gone until they are idle: {}",
+            crate::explain(&error)
+        )),
+    }
 }
 
 /// The kernel has said its word about this step: trying again would say the same.

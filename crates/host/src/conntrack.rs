@@ -4,7 +4,7 @@
 //! packet path 6,000 instructions a new flow. The kernel selects by ct mark, so that flows of others are neither sent to us nor
 //! touched. A dump walks the whole table whatever it selects (10 ms for 262,144 buckets).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -29,6 +29,8 @@ const CTA_STATUS: u16 = 3;
 const CTA_PROTOINFO: u16 = 4;
 const CTA_TIMEOUT: u16 = 7;
 const CTA_MARK: u16 = 8;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
 const CTA_MARK_MASK: u16 = 21;
 const CTA_FILTER: u16 = 25;
 const CTA_TUPLE_IP: u16 = 1;
@@ -45,6 +47,9 @@ const AF_INET6: u8 = 10;
 const NLA_F_NESTED: u16 = 1 << 15;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const IPS_ASSURED: u32 = 1 << 2;
+
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
 
 /// The bits of a ct mark that tell our flows from others': the tag and none of its flags (bits 20 to 23).
 const TAG_MASK: u32 = 0xff00_0000;
@@ -200,19 +205,81 @@ impl Conntrack {
             }
         };
         for request in requests {
-            match self.netlink.request_raw(&request) {
-                Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {}
-                other => other.map_err(ConntrackError::request("delete"))?,
-            }
+            self.delete_by(&request)?;
         }
         Ok(())
     }
+
+    /// Ends the flows with these ct marks that are not TCP, and says how many there were: their next packet finds a
+    /// backend like a new flow's.
+    ///
+    /// One walk through the table however many marks: [`Self::delete`] walks it twice for each mark and protocol, and
+    /// cannot say "not TCP".
+    ///
+    /// # Errors
+    /// Any [`ConntrackError`].
+    pub fn delete_all_but_tcp(&mut self, marks: &BTreeSet<u32>) -> Result<usize, ConntrackError> {
+        let select = match marks.first() {
+            None => return Ok(0),
+            Some(&mark) if marks.len() == 1 => Select::Mark(mark),
+            Some(_) => Select::Ours,
+        };
+        let found = self.netlink.dump_raw(&request(GET, select, None), Vec::new, |found, message| {
+            found.extend(deletion(message.body(), marks)?);
+            Ok(())
+        });
+        let found = found.map_err(ConntrackError::request("list"))?;
+        for request in &found {
+            self.delete_by(request)?;
+        }
+        Ok(found.len())
+    }
+
+    fn delete_by(&mut self, request: &[u8]) -> Result<(), ConntrackError> {
+        match self.netlink.request_raw(request) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => Ok(()),
+            other => other.map_err(ConntrackError::request("delete")),
+        }
+    }
+}
+
+/// The header of a message and of what precedes its attributes; [`finish`] fills in the length.
+fn begin(kind: u16) -> Vec<u8> {
+    let mut message = vec![0; 16 + NFGENMSG_BYTES];
+    message[4..6].copy_from_slice(&kind.to_ne_bytes());
+    message
+}
+
+fn finish(mut message: Vec<u8>) -> Vec<u8> {
+    let length = u32::try_from(message.len()).expect("a request has less than 300 bytes");
+    message[..4].copy_from_slice(&length.to_ne_bytes());
+    message
+}
+
+/// The deletion of the entry that `body`, an answer to a dump, describes, when it has one of the `marks` and is not TCP.
+/// Its tuple goes back as it came, so that this holds for every protocol.
+fn deletion(body: &[u8], marks: &BTreeSet<u32>) -> io::Result<Option<Vec<u8>>> {
+    let mut message = begin(DELETE);
+    let (mut mark, mut is_tcp, mut has_tuple) = (0, false, false);
+    for (kind, value) in Attributes::of(body)? {
+        match kind {
+            CTA_MARK => mark = be32(value)? & (TAG_MASK | MARK_ID_MASK),
+            CTA_TUPLE_ORIG => {
+                (is_tcp, has_tuple) = (decode_tuple(value)?.0 == TCP, true);
+                put(&mut message, CTA_TUPLE_ORIG | NLA_F_NESTED, value);
+            }
+            // The id is of this very entry: one that took its place meanwhile stays.
+            CTA_ZONE | CTA_ID => put(&mut message, kind, value),
+            _ => {}
+        }
+    }
+    message[16] = *body.first().ok_or_else(truncated)?;
+    Ok((has_tuple && !is_tcp && marks.contains(&mark)).then(|| finish(message)))
 }
 
 /// A message with a ct mark to compare, and a family and protocol when they are given.
 fn request(kind: u16, select: Select, protocol: Option<(u8, u8)>) -> Vec<u8> {
-    let mut message = vec![0; 16 + NFGENMSG_BYTES];
-    message[4..6].copy_from_slice(&kind.to_ne_bytes());
+    let mut message = begin(kind);
     let (mark, mask) = select.mark_and_mask();
     put(&mut message, CTA_MARK, &mark.to_be_bytes());
     put(&mut message, CTA_MARK_MASK, &mask.to_be_bytes());
@@ -230,9 +297,7 @@ fn request(kind: u16, select: Select, protocol: Option<(u8, u8)>) -> Vec<u8> {
         put(&mut filter, CTA_FILTER_REPLY_FLAGS, &0u32.to_ne_bytes());
         put(&mut message, CTA_FILTER | NLA_F_NESTED, &filter);
     }
-    let length = u32::try_from(message.len()).expect("a request has less than 200 bytes");
-    message[..4].copy_from_slice(&length.to_ne_bytes());
-    message
+    finish(message)
 }
 
 /// Appends an attribute and pads it to 4 bytes.

@@ -168,6 +168,11 @@ impl Context {
         Some(headgate_nft::change::between(&old, &new))
     }
 
+    /// The ct marks whose flows have to go when one farm turns into its next version; see [`crate::flows`].
+    pub fn flows_lost(&self, old: &Farm, new: &Farm, ids: &Ids) -> BTreeSet<u32> {
+        crate::flows::lost(&self.farm_fragment(old, ids).ruleset, &self.farm_fragment(new, ids).ruleset)
+    }
+
     /// Whether each backend of a farm takes flows, in the order of their names.
     pub fn standings(&self, farm: &Farm) -> Vec<Standing> {
         farm::standings(farm, &self.routing)

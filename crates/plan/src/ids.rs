@@ -165,7 +165,8 @@ const SIZE_MIN: u32 = 1024;
 /// How many times too large a map may be before it is declared again.
 const SIZE_SLACK: u32 = 16;
 
-fn id_of_mark(mark: u32) -> Option<u32> {
+/// The backend's id in a mark of ours; `None` for any other mark.
+pub(crate) fn id_of_mark(mark: u32) -> Option<u32> {
     let id = mark & names::MARK_ID_MASK;
     (mark & !names::MARK_ID_MASK == names::MARK_TAG && id != 0).then_some(id)
 }

@@ -12,6 +12,7 @@
 pub mod affinity;
 pub mod compile;
 pub mod facts;
+pub mod flows;
 pub mod hardware;
 pub mod ids;
 pub mod knob;

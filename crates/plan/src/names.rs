@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use headgate_config::model::BackendState;
 use headgate_config::types::{BackendName, FarmName};
 use headgate_nft::{BaseChain, ChainKind, Hook};
 
@@ -147,11 +148,19 @@ pub fn farm_of_chain(chain: &str) -> Option<(IpVersion, FarmName)> {
     })
 }
 
-/// The comment on a backend's element, by which its id is known again after a restart: `FARM/BACKEND`. Neither name can
-/// contain a slash, and both together fit the 256 bytes of `NFT_USERDATA_MAXLEN`.
-pub fn backend_comment(farm: &FarmName, backend: &BackendName) -> Arc<str> {
+/// What the comment on the element of a backend that is down begins with. One byte: with two names of 63 bytes and the
+/// slash it fits the 128 bytes that nft(8) takes.
+const DOWN: char = '!';
+
+/// The comment on a backend's element, by which its id is known again after a restart: `FARM/BACKEND`, and
+/// `!FARM/BACKEND` of one that is down: going down is then a change of the ruleset, which is seen also when nobody
+/// remembers the state before ([`crate::flows`]). Neither name can contain a slash or an exclamation mark.
+pub fn backend_comment(farm: &FarmName, backend: &BackendName, state: BackendState) -> Arc<str> {
     let (farm, backend) = (farm.as_str(), backend.as_str());
-    let mut comment = String::with_capacity(farm.len() + 1 + backend.len());
+    let mut comment = String::with_capacity(2 + farm.len() + backend.len());
+    if state == BackendState::Down {
+        comment.push(DOWN);
+    }
     comment.push_str(farm);
     comment.push('/');
     comment.push_str(backend);
@@ -160,8 +169,18 @@ pub fn backend_comment(farm: &FarmName, backend: &BackendName) -> Arc<str> {
 
 /// What [`backend_comment`] wrote; `None` for anything else.
 pub fn backend_of_comment(comment: &str) -> Option<(FarmName, BackendName)> {
-    let (farm, backend) = comment.split_once('/')?;
+    let (farm, backend) = comment_of_up(comment).split_once('/')?;
     Some((FarmName::new(farm).ok()?, BackendName::new(backend).ok()?))
+}
+
+/// Whether [`backend_comment`] wrote this for a backend that is down.
+pub fn is_down_comment(comment: &str) -> bool {
+    comment.starts_with(DOWN)
+}
+
+/// The comment without the word on the state.
+pub fn comment_of_up(comment: &str) -> &str {
+    comment.strip_prefix(DOWN).unwrap_or(comment)
 }
 
 /// The slot of a farm's schedule: what `numgen` yields and the key of [`SLOTS`].

@@ -242,7 +242,11 @@ impl Engine {
         let mut applied = Applied {
             generation: None,
             steps: lines(&reconciled.done),
-            warnings: candidate.warnings.iter().chain(&reconciled.desired.warnings).cloned().collect(),
+            warnings: [&candidate.warnings, &reconciled.desired.warnings, &reconciled.warnings]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect(),
         };
         self.unkept = self.record(&candidate, reason).err().map(|error| {
             let note = format!("this configuration runs, but is not kept: {}", crate::explain(&error));

@@ -65,3 +65,24 @@ fn one_mark_is_compared_without_its_flags() {
     assert_eq!(Select::Mark(MARK_TAG | 7).mark_and_mask(), (MARK_TAG | 7, 0xff0f_ffff));
     assert_eq!(Select::Ours.mark_and_mask(), (MARK_TAG, 0xff00_0000));
 }
+
+#[test]
+fn the_deletion_of_an_entry_names_its_tuple_and_spares_tcp_and_other_marks() {
+    let tcp = entry();
+    let position = tcp.windows(5).position(|bytes| bytes == [5, 0, 1, 0, 6]).expect("a protocol") + 4;
+    let mut udp = tcp.clone();
+    udp[position] = 17;
+    put(&mut udp, CTA_ID, &[1, 2, 3, 4]);
+    udp[0] = AF_INET;
+    let marks = BTreeSet::from([MARK_TAG | 7]);
+    assert_eq!(deletion(&tcp, &marks).expect("well formed"), None);
+    assert_eq!(deletion(&udp, &BTreeSet::from([MARK_TAG | 8])).expect("well formed"), None);
+    let message = deletion(&udp, &marks).expect("well formed").expect("to be deleted");
+    assert_eq!(message[..4], u32::try_from(message.len()).expect("short").to_ne_bytes());
+    assert_eq!((&message[4..6], message[16]), (&DELETE.to_ne_bytes()[..], AF_INET));
+    let kinds: Vec<u16> = Attributes::of(&message[16..]).expect("well formed").map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, [CTA_TUPLE_ORIG, CTA_ID]);
+    for length in 0..udp.len() {
+        let _ = deletion(&udp[..length], &marks);
+    }
+}

@@ -102,7 +102,7 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
         }
         None => &mut family.hosts,
     };
-    let comment = Some(names::backend_comment(&farm.name, &backend.name));
+    let comment = Some(names::backend_comment(&farm.name, &backend.name, backend.state));
     elements.push((exactly(mark_bytes(mark)), Element { data: Some(Data::Value(data)), comment }));
 
     if farm.mode == Mode::Dnat {

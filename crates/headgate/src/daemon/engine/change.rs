@@ -15,7 +15,7 @@ use super::{Engine, EngineError, PERSISTENT, RUNTIME, Reason};
 use crate::api::{Applied, Keep, Values};
 use crate::daemon::operator::{Overrides, Target, state_word};
 use crate::daemon::store::SourceText;
-use crate::reconcile::lines;
+use crate::reconcile::{cut_lost, lines};
 
 /// What is to become of a farm or a backend.
 #[derive(Debug, Clone)]
@@ -119,6 +119,7 @@ impl Engine {
         let Some(changes) = running.desired.context.farm_change(&old, &new, &running.desired.ids) else {
             return Ok(None);
         };
+        let lost = running.desired.context.flows_lost(&old, &new, &running.desired.ids);
         let mut overrides = self.overrides.clone();
         overrides.set(target, &steering.values())?;
         overrides.drop_same(target, plain);
@@ -141,11 +142,15 @@ impl Engine {
         let running = self.running.as_mut().expect("it ran at the beginning of this function");
         running.config.farms.insert(target.farm.clone(), Arc::new(new));
         tracing::info!(farm = %target.farm, backend = %name, state = state_word(state), weight, "backend changed");
+        let warnings: Vec<String> = cut_lost(&lost).into_iter().collect();
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
         let done: Vec<(Step, Outcome)> = match changes.is_empty() {
             true => Vec::new(),
             false => vec![(Step::Ruleset(changes), Outcome::Set)],
         };
-        Ok(Some(Applied { generation: running.generation, steps: lines(&done), warnings: Vec::new() }))
+        Ok(Some(Applied { generation: running.generation, steps: lines(&done), warnings }))
     }
 
     fn write_runtime(&self) -> Result<(), EngineError> {

@@ -133,6 +133,9 @@ impl Engine {
         match reconcile(&mut self.host, wanted, Until::Verified) {
             Ok(repaired) => {
                 tracing::info!("repaired");
+                for warning in &repaired.warnings {
+                    tracing::warn!("{warning}");
+                }
                 self.announcements.remember(&repaired.done);
                 running.desired = Desired { state: State::default(), ..repaired.desired };
             }

@@ -1,0 +1,110 @@
+use headgate_config::Config;
+use headgate_config::model::{Backend, BackendState, Farm, FarmState};
+
+use super::*;
+use crate::compile::{Desired, compile};
+use crate::ids::Ids;
+use crate::samples::{address, backend, config, facts, farm, tcp, web};
+
+fn compiled(config: &Config, ids: &Ids) -> Desired {
+    compile(config, &[], &facts(), ids).unwrap()
+}
+
+fn edited(change: impl FnOnce(&mut Backend)) -> Farm {
+    let mut farm = web();
+    change(farm.backends.values_mut().next_back().unwrap());
+    farm
+}
+
+/// Names of the backends that lose flows when `before` becomes `after`, with no memory but the kernel's.
+fn losers(before: Vec<Farm>, after: Vec<Farm>) -> Vec<String> {
+    let old = compiled(&config(before), &Ids::default());
+    let new = compiled(&config(after), &Ids::observe(&old.state.ruleset));
+    let marks = lost(&old.state.ruleset, &new.state.ruleset);
+    let names = old.ids.marks().filter(|(_, _, mark)| marks.contains(mark));
+    names.map(|(farm, backend, _)| format!("{farm}/{backend}")).collect()
+}
+
+fn state(state: BackendState) -> Farm {
+    edited(|backend| backend.state = state)
+}
+
+#[test]
+fn what_goes_down_loses_its_flows_from_wherever_it_comes() {
+    use BackendState::{Down, Drain, Up};
+    for from in [Up, Drain] {
+        assert_eq!(losers(vec![state(from)], vec![state(Down)]), ["web/b2"], "{from:?}");
+    }
+    let spare = edited(|backend| backend.priority = 2);
+    let mut down = spare.clone();
+    down.backends.values_mut().next_back().unwrap().state = Down;
+    assert_eq!(losers(vec![spare], vec![down]), ["web/b2"], "a spare has no slot to lose, and may have flows");
+    for (from, to) in [(Down, Down), (Down, Up), (Down, Drain), (Up, Drain), (Drain, Up)] {
+        assert!(losers(vec![state(from)], vec![state(to)]).is_empty(), "{from:?} {to:?}");
+    }
+}
+
+#[test]
+fn weights_other_backends_and_farms_that_are_down_lose_nothing() {
+    let more = farm("more", vec![tcp("172.16.1.9", 80)], vec![backend("m1", "172.16.2.13", 80)]);
+    for after in [
+        vec![web()],
+        vec![edited(|backend| backend.weight = 0)],
+        vec![edited(|backend| backend.priority = 9)],
+        vec![Farm { state: FarmState::Down, ..web() }],
+        vec![web(), more],
+    ] {
+        assert!(losers(vec![web()], after).is_empty());
+    }
+}
+
+#[test]
+fn what_goes_or_moves_loses_its_flows() {
+    let mut fewer = web();
+    fewer.backends.pop_last();
+    assert_eq!(losers(vec![web()], vec![fewer]), ["web/b2"]);
+    let moves: [fn(&mut Backend); 3] = [
+        |backend| backend.address.address = address("172.16.2.99"),
+        |backend| backend.address.port = Some(9),
+        |backend| backend.address.port = None,
+    ];
+    for change in moves {
+        assert_eq!(losers(vec![web()], vec![edited(change)]), ["web/b2"]);
+    }
+    let off = Farm { state: FarmState::Off, ..web() };
+    assert_eq!(losers(vec![web()], vec![off]), ["web/b1", "web/b2"]);
+    assert_eq!(losers(vec![web()], vec![]), ["web/b1", "web/b2"]);
+}
+
+#[test]
+fn one_farms_change_decides_as_the_whole_does() {
+    let desired = compiled(&config(vec![web()]), &Ids::default());
+    let of = |new: &Farm| desired.context.flows_lost(&web(), new, &desired.ids);
+    let mark = desired.ids.marks().last().unwrap().2;
+    assert_eq!(of(&state(BackendState::Down)), BTreeSet::from([mark]));
+    assert!(of(&state(BackendState::Drain)).is_empty());
+    assert!(of(&edited(|backend| backend.weight = 7)).is_empty());
+}
+
+#[test]
+fn what_is_not_ours_and_what_is_not_there_loses_nothing() {
+    let down = compiled(&config(vec![state(BackendState::Down)]), &Ids::default()).state.ruleset;
+    assert!(lost(&Ruleset::default(), &down).is_empty(), "somebody took the table away");
+    let mut bare = compiled(&config(vec![web()]), &Ids::default()).state.ruleset;
+    let table = bare.tables.get_mut(&TableId::inet(names::TABLE)).unwrap();
+    for element in table.sets.get_mut("targets4").unwrap().elements.values_mut() {
+        element.comment = None;
+    }
+    assert!(lost(&bare, &Ruleset::default()).is_empty());
+}
+
+#[test]
+fn the_longest_names_fit_a_comment_with_the_word_on_the_state() {
+    let name = "n".repeat(headgate_config::types::NAME_MAX);
+    let [farm, backend] = [name.as_str(); 2];
+    let farm = headgate_config::types::FarmName::new(farm).unwrap();
+    let backend = headgate_config::types::BackendName::new(backend).unwrap();
+    let comment = names::backend_comment(&farm, &backend, BackendState::Down);
+    assert_eq!(headgate_nft::model::comment(&comment), *comment);
+    assert_eq!(names::backend_of_comment(&comment), Some((farm, backend)));
+}
