@@ -484,6 +484,17 @@ fn udp_leaves_what_another_configuration_takes_away() {
     lab.headgate_ok(&["rollback"]).unwrap();
     flows.expect("rollback", Some("b12"));
     lab.headgate_ok(&["apply"]).unwrap();
+    let mut flows = Flows::open(&lab);
+    lab.configure(&down).unwrap();
+    lab.signal(nix::sys::signal::Signal::SIGHUP).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while lab.headgate_ok(&["connections", "web", "b12"]).unwrap().contains("udp") {
+        assert!(std::time::Instant::now() < deadline, "the entries stay after SIGHUP");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    flows.expect("SIGHUP", Some("b12"));
+    lab.configure(&both).unwrap();
+    lab.headgate_ok(&["apply"]).unwrap();
     let flows = Flows::open(&lab);
     lab.configure(&both.replace("mode =", "state = \"off\"\nmode =")).unwrap();
     lab.headgate_ok(&["apply"]).unwrap();
