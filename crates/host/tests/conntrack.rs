@@ -1,7 +1,9 @@
 //! Flows of a real kernel: counted, listed and ended by mark. Needs root and nft.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use headgate_host::conntrack::{Conntrack, Select};
@@ -89,6 +91,26 @@ fn flows_are_counted_listed_and_ended_by_mark() {
         assert_eq!(conntrack.counts().expect("a dump"), [].into());
         let left = conntrack.flows(Select::Mark(7), 10).expect("a dump");
         assert_eq!(left.total, 1, "a flow of others: {left:?}");
+    });
+}
+
+#[test]
+fn all_but_tcp_is_ended_of_the_marks_that_are_meant_and_of_no_others() {
+    balancer().run(|| {
+        let _first = (tcp("127.1.0.1:80"), udp("127.1.0.1:53"), udp("127.1.0.1:53"));
+        let _second = (tcp("127.1.0.2:80"), udp("127.1.0.2:53"));
+        let _foreign = udp("127.1.0.3:53");
+        let ping = Command::new("ping").args(["-c1", "-W2", "127.1.0.1"]).output().expect("ping(8)");
+        assert!(ping.status.success(), "{ping:?}");
+        let mut conntrack = Conntrack::open().expect("a socket");
+        assert_eq!(conntrack.counts().expect("a dump"), [(FIRST, 4), (SECOND, 2)].into());
+        assert_eq!(conntrack.delete_all_but_tcp(&BTreeSet::new()).expect("nothing to do"), 0);
+        assert_eq!(conntrack.delete_all_but_tcp(&[FIRST].into()).expect("three are there"), 3, "one of them is ICMP");
+        assert_eq!(conntrack.counts().expect("a dump"), [(FIRST, 1), (SECOND, 2)].into());
+        assert_eq!(conntrack.delete_all_but_tcp(&[FIRST, SECOND].into()).expect("one is there"), 1);
+        assert_eq!(conntrack.delete_all_but_tcp(&[FIRST, SECOND].into()).expect("none is left"), 0);
+        assert_eq!(conntrack.counts().expect("a dump"), [(FIRST, 1), (SECOND, 1)].into(), "TCP stays");
+        assert_eq!(conntrack.flows(Select::Mark(7), 10).expect("a dump").total, 1, "a flow of others");
     });
 }
 
