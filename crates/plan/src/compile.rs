@@ -9,6 +9,7 @@ pub mod slots;
 
 mod contents;
 mod farm;
+mod hash;
 mod network;
 mod unsupported;
 
@@ -23,6 +24,7 @@ use self::contents::{Contents, Sets};
 use self::farm::Ground;
 pub use self::farm::Standing;
 use self::hardware::Tuned;
+use self::hash::Site;
 use self::network::Layout;
 use self::routing::Routing;
 pub use self::unsupported::Unsupported;
@@ -59,6 +61,7 @@ pub struct Desired {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Context {
     routing: Routing,
+    site: Site,
 }
 
 /// One farm's part of the ruleset.
@@ -95,7 +98,8 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
     if facts.appliance && config.system.protect.is_none() {
         warnings.push("traffic to the box itself is not filtered: system.protect is not supported yet".to_owned());
     }
-    let ruleset = ruleset(config, Ground { routing: &routing, ids: &ids }, &mut warnings);
+    let site = Site::new(config.site_secret.as_deref());
+    let ruleset = ruleset(config, Ground { routing: &routing, ids: &ids, site }, &mut warnings);
     let knobs: Vec<Knob> = host_name(config).into_iter().chain(tuned.knobs).collect();
     let state = State {
         ruleset,
@@ -113,7 +117,7 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         roles: layout.roles,
         unplaced: layout.unplaced,
         ids,
-        context: Context { routing },
+        context: Context { routing, site },
     })
 }
 
@@ -180,7 +184,7 @@ impl Context {
 
     fn contents(&self, farm: &Farm, ids: &Ids) -> Contents {
         let mut contents = Contents::default();
-        farm::add(&mut contents, farm, Ground { routing: &self.routing, ids });
+        farm::add(&mut contents, farm, Ground { routing: &self.routing, ids, site: self.site });
         contents
     }
 }

@@ -172,10 +172,13 @@ pub(crate) fn id_of_mark(mark: u32) -> Option<u32> {
 }
 
 fn farm_id_of_chain(chain: &Chain) -> Option<u16> {
-    let Statement::Set { value: Value::Numgen(numgen), .. } = chain.rules.first()?.statements.first()? else {
-        return None;
+    let Statement::Set { value, .. } = chain.rules.first()?.statements.first()? else { return None };
+    let offset = match value {
+        Value::Numgen(numgen) => numgen.offset,
+        Value::Jhash { offset, .. } => *offset,
+        _ => return None,
     };
-    u16::try_from(numgen.offset >> 16).ok().filter(|&id| id != 0)
+    u16::try_from(offset >> 16).ok().filter(|&id| id != 0)
 }
 
 /// The first number behind `last`, from 1 to `max` and around, that is not in `used`; it is then.

@@ -9,6 +9,7 @@ use headgate_config::types::{BackendName, Listen, Ports};
 use headgate_nft::{Bytes, Chain, Data, Element, Key, Numgen, Reject, Rule, Statement, Target, Value, Verdict};
 
 use super::contents::{Contents, address_bytes, exactly, is_tcp, mark_bytes, push_field, rule, yields};
+use super::hash::{self, Site};
 use super::routing::Routing;
 use super::slots;
 use crate::ids::Ids;
@@ -19,6 +20,7 @@ use crate::names::{self, IpVersion};
 pub(super) struct Ground<'a> {
     pub(super) routing: &'a Routing,
     pub(super) ids: &'a Ids,
+    pub(super) site: Site,
 }
 
 /// Whether a backend takes flows.
@@ -79,7 +81,7 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
             for listen in listens {
                 add_listener(contents, listen, &chain);
             }
-            let rules = match schedule(contents, farm, version, &able, ground.ids) {
+            let rules = match schedule(contents, farm, version, &able, ground) {
                 Some(rule) => vec![rule],
                 None => refusal(farm.on_empty),
             };
@@ -158,23 +160,47 @@ fn add_listener(contents: &mut Contents, listen: &Listen, chain: &Arc<str>) {
 }
 
 /// Adds the slots of a farm in one family; the rule that picks one. `None` when nobody can serve.
-fn schedule(contents: &mut Contents, farm: &Farm, version: IpVersion, able: &[&Backend], ids: &Ids) -> Option<Rule> {
+fn schedule(
+    contents: &mut Contents,
+    farm: &Farm,
+    version: IpVersion,
+    able: &[&Backend],
+    ground: Ground<'_>,
+) -> Option<Rule> {
     let serving = serving(farm, version, able);
-    let id = ids.farm(&farm.name).filter(|_| !serving.is_empty())?;
-    let weights: Vec<u16> = serving.iter().map(|backend| backend.weight).collect();
-    let order = slots::order(&weights);
-    warn_of_starved(contents, farm, &serving, &order);
+    let id = ground.ids.farm(&farm.name).filter(|_| !serving.is_empty())?;
+    let table = table(farm, &serving, ground.site);
+    warn_of_starved(contents, farm, &serving, &table);
     let mut modulus = 0;
-    for (slot, &index) in (0u32..).zip(&order) {
-        let mark = ids.mark(&farm.name, &serving[index as usize].name)?;
+    for (slot, &index) in (0u32..).zip(&table) {
+        let mark = ground.ids.mark(&farm.name, &serving[index as usize].name)?;
         let key = exactly(mark_bytes(names::slot(id, version, slot)));
         contents.slots.push((key, yields(mark_bytes(mark))));
         modulus = slot + 1;
     }
-    let random = farm.scheduler == Scheduler::Random;
-    let value = Value::Numgen(Numgen { random, modulus, offset: names::slot(id, version, 0) });
-    let pick = Statement::Set { target: Target::CtMark, value };
-    Some(rule([pick]))
+    let offset = names::slot(id, version, 0);
+    let value = match &farm.scheduler {
+        Scheduler::Hash { fields, .. } | Scheduler::Maglev { fields, .. } => {
+            let key = Box::new(hash::key(fields, version)?);
+            Value::Jhash { key, modulus, seed: ground.site.seed(farm.name.as_str()), offset }
+        }
+        scheduler => Value::Numgen(Numgen { random: *scheduler == Scheduler::Random, modulus, offset }),
+    };
+    Some(rule([Statement::Set { target: Target::CtMark, value }]))
+}
+
+/// Slot → index of the backend.
+fn table(farm: &Farm, serving: &[&Backend], site: Site) -> Vec<u32> {
+    let weights = || serving.iter().map(|backend| backend.weight).collect::<Vec<u16>>();
+    match farm.scheduler {
+        Scheduler::Hash { slots, .. } => hash::even(&weights(), slots as usize),
+        Scheduler::Maglev { slots, .. } => {
+            let key = |backend: &&Backend| site.backend_key(farm.name.as_str(), backend.name.as_str());
+            let backends: Vec<(u64, u16)> = serving.iter().map(|backend| (key(backend), backend.weight)).collect();
+            hash::consistent(&backends, slots as usize)
+        }
+        _ => slots::order(&weights()),
+    }
 }
 
 /// The backends that take new flows now: usable, and of the lowest priority number that has any.
@@ -194,21 +220,18 @@ fn is_usable(backend: &Backend) -> bool {
 }
 
 /// A weight can be so small beside the others that it deserves no slot.
-fn warn_of_starved(contents: &mut Contents, farm: &Farm, serving: &[&Backend], order: &[u32]) {
-    if order.len() < slots::CYCLE_MAX {
-        return;
-    }
+fn warn_of_starved(contents: &mut Contents, farm: &Farm, serving: &[&Backend], table: &[u32]) {
     let mut has_slot = vec![false; serving.len()];
-    for &index in order {
+    for &index in table {
         has_slot[index as usize] = true;
     }
     for (backend, _) in serving.iter().zip(has_slot).filter(|(_, has_slot)| !has_slot) {
         contents.warnings.push(format!(
-            "farm {}: backend {} takes no flows: its weight of {} is less than 1/{} of all",
+            "farm {}: backend {} takes no flows: its weight of {} is too small for one of {} slots",
             farm.name,
             backend.name,
             backend.weight,
-            slots::CYCLE_MAX
+            table.len()
         ));
     }
 }

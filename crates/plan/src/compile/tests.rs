@@ -51,7 +51,10 @@ fn a_backend_without_route_takes_no_flows_and_is_told() {
 fn a_backend_of_no_consequence_is_told() {
     let tiny = edit(&web(), "b1", |backend| backend.weight = 65535);
     let desired = compiled(&config(vec![tiny]), &Ids::default());
-    assert_eq!(desired.warnings, ["farm web: backend b2 takes no flows: its weight of 1 is less than 1/4096 of all"]);
+    assert_eq!(
+        desired.warnings,
+        ["farm web: backend b2 takes no flows: its weight of 1 is too small for one of 4096 slots"]
+    );
 }
 
 #[test]

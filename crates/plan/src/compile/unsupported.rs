@@ -7,13 +7,14 @@ use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
 use headgate_config::model::{
-    AcceptRa, Allow, Api, Backend, Farm, Health, HealthCheck, Interface, InterfaceAddress, LimitAction, Limits,
-    Metrics, Mode, Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
+    AcceptRa, Allow, Api, Backend, Farm, HashField, Health, HealthCheck, Interface, InterfaceAddress, LimitAction,
+    Limits, Metrics, Mode, Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
 };
 use headgate_config::types::Rate;
 
+use super::hash;
 use crate::ids::{BACKENDS_MAX, FARMS_MAX};
-use crate::names::IpVersion;
+use crate::names::{IpVersion, SLOTS_MAX};
 
 /// A key that this version cannot carry out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error, serde::Serialize)]
@@ -61,14 +62,12 @@ impl Uses {
         if !matches!(farm.mode, Mode::Snat | Mode::Dnat) {
             self.add(at, "mode", text(farm.mode.word()));
         }
-        let scheduler = match &farm.scheduler {
-            Scheduler::RoundRobin | Scheduler::Random => None,
-            Scheduler::Hash { .. } => Some("hash"),
-            Scheduler::Maglev { .. } => Some("maglev"),
-            Scheduler::LeastConnections => Some("least-connections"),
-        };
-        if let Some(scheduler) = scheduler {
-            self.add(at, "scheduler", text(scheduler));
+        match &farm.scheduler {
+            Scheduler::RoundRobin | Scheduler::Random => {}
+            Scheduler::Hash { fields, slots } | Scheduler::Maglev { fields, slots } => {
+                self.hashes(at, fields, *slots);
+            }
+            Scheduler::LeastConnections => self.add(at, "scheduler", text("least-connections")),
         }
         for version in IpVersion::ALL {
             let pool: Vec<_> =
@@ -106,6 +105,15 @@ impl Uses {
         }
         for backend in farm.backends.values() {
             self.backend(at, backend);
+        }
+    }
+
+    fn hashes(&mut self, farm: fmt::Arguments<'_>, fields: &[HashField], slots: u32) {
+        if fields.iter().any(|&field| hash::field(field, IpVersion::V4).is_none()) {
+            self.add(farm, "hash", list(fields.iter().map(|field| field.word())));
+        }
+        if slots as usize > SLOTS_MAX {
+            self.add(farm, "slots", slots.to_string());
         }
     }
 

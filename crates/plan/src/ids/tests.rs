@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use headgate_config::model::{Farm, HashField, Scheduler};
 use proptest::prelude::*;
 
 use super::*;
@@ -18,6 +19,17 @@ fn the_kernel_is_the_memory() {
     let observed = Ids::observe(&ruleset);
     assert_eq!(observed.marks().collect::<Vec<_>>(), ids.marks().collect::<Vec<_>>());
     assert_eq!(compiled(&config, &observed).0, ruleset, "a restart changes nothing");
+}
+
+#[test]
+fn farms_that_hash_are_known_again_by_their_slots() {
+    let fields = vec![HashField::SourceAddress];
+    for scheduler in [Scheduler::Hash { fields: fields.clone(), slots: 7 }, Scheduler::Maglev { fields, slots: 7 }] {
+        let dns = farm("dns", vec![tcp("172.16.1.53", 53)], vec![backend("d1", "172.16.2.53", 53)]);
+        let both = config(vec![dns, Farm { scheduler, ..web() }]);
+        let (ruleset, _) = compiled(&both, &Ids::default());
+        assert_eq!(compiled(&both, &Ids::observe(&ruleset)).0, ruleset, "a restart moves nobody");
+    }
 }
 
 #[test]

@@ -66,14 +66,16 @@ fn modes_and_schedulers() {
     });
     assert_eq!(dsr, ["not supported yet: farms.web.mode = \"dsr\""]);
     let scheduler = |scheduler| with_farm(|farm| farm.scheduler = scheduler);
-    let fields = vec![HashField::SourceAddress];
+    let plain = vec![HashField::SourceAddress, HashField::DestinationPort];
+    let macs = vec![HashField::SourceAddress, HashField::SourceMac];
+    let told = ["not supported yet: farms.web.hash = [\"source-address\", \"source-mac\"]"];
+    assert_eq!(scheduler(Scheduler::Hash { fields: plain.clone(), slots: 32768 }), [""; 0]);
+    assert_eq!(scheduler(Scheduler::Maglev { fields: plain.clone(), slots: 1021 }), [""; 0]);
+    assert_eq!(scheduler(Scheduler::Hash { fields: macs.clone(), slots: 1021 }), told);
+    assert_eq!(scheduler(Scheduler::Maglev { fields: macs, slots: 1021 }), told);
     assert_eq!(
-        scheduler(Scheduler::Hash { fields: fields.clone(), slots: 1021 }),
-        ["not supported yet: farms.web.scheduler = \"hash\""]
-    );
-    assert_eq!(
-        scheduler(Scheduler::Maglev { fields, slots: 1021 }),
-        ["not supported yet: farms.web.scheduler = \"maglev\""]
+        scheduler(Scheduler::Maglev { fields: plain, slots: 65537 }),
+        ["not supported yet: farms.web.slots = 65537"]
     );
     assert_eq!(
         scheduler(Scheduler::LeastConnections),
