@@ -136,7 +136,12 @@ impl Connection {
 
 /// Asks by UDP from a new socket, so from a new source port.
 pub fn ask_udp(space: &Namespace, to: SocketAddr) -> Result<io::Result<Answer>> {
-    Ok(Talk::open(space, to)?.ask())
+    ask_udp_from(space, 0, to)
+}
+
+/// As [`ask_udp`], from this source port; 0 lets the kernel choose.
+pub fn ask_udp_from(space: &Namespace, port: u16, to: SocketAddr) -> Result<io::Result<Answer>> {
+    Ok(Talk::open_from(space, port, to)?.ask())
 }
 
 /// A UDP socket that keeps its source port, so that all it sends is one flow.
@@ -146,9 +151,13 @@ pub struct Talk(UdpSocket);
 impl Talk {
     /// Opens the socket; nothing is sent.
     pub fn open(space: &Namespace, to: SocketAddr) -> Result<Self> {
+        Self::open_from(space, 0, to)
+    }
+
+    fn open_from(space: &Namespace, port: u16, to: SocketAddr) -> Result<Self> {
         let socket = space.within(|| -> io::Result<UdpSocket> {
             let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-            let socket = UdpSocket::bind((any, 0))?;
+            let socket = UdpSocket::bind((any, port))?;
             socket.connect(to)?;
             Ok(socket)
         })??;
