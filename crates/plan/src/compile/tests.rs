@@ -96,6 +96,26 @@ fn a_change_of_one_backend_is_a_few_changes() {
 }
 
 #[test]
+fn a_drain_under_maglev_writes_moved_slots_only() {
+    let scheduler = Scheduler::Maglev { fields: vec![headgate_config::model::HashField::SourceAddress], slots: 1021 };
+    let before = Farm { scheduler, ..web() };
+    let after = edit(&before, "b1", |backend| backend.state = BackendState::Drain);
+    let desired = compiled(&config(vec![before.clone()]), &Ids::default());
+    let changes = desired.context.farm_change(&before, &after, &desired.ids).unwrap();
+    let written: usize = changes
+        .iter()
+        .map(|change| match change {
+            Change::DeleteElements { set, elements, .. } | Change::AddElements { set, elements, .. } => {
+                assert_eq!(&**set, names::SLOTS);
+                elements.len()
+            }
+            other => panic!("more than slots: {other:?}"),
+        })
+        .sum();
+    assert!((1..2 * 1021).contains(&written), "{written} elements deleted and added of 1021");
+}
+
+#[test]
 fn what_is_more_than_one_farm_is_left_to_the_whole() {
     let ids = compiled(&config(vec![web()]), &Ids::default()).ids;
     let context = compiled(&config(vec![web()]), &ids).context;
