@@ -33,8 +33,8 @@ run: deps ## build the image, boot it in QEMU, send HTTP through it, say what ha
 boot: image ## boot the image in QEMU with its console on this terminal
 	$(CARGO) run -q --release -p headgate-image -- boot
 
-bench: deps ## how long 10,000 farms take: parse, plan, build, commit, one change (as root)
-	$(CARGO) run -q --release -p headgate-tests --example load_farms -- 10000 4
+bench: deps ## measure Headgate beside its peers and write docs/benchmarks.md (as root, on a quiet machine)
+	$(CARGO) run -q --release -p headgate-bench -- control --write
 
 bless: ## rewrite the golden files from what the code says now; read the difference before you commit it
 	BLESS=1 $(CARGO) test -p headgate-tests

@@ -1,0 +1,69 @@
+//! `headgate-bench`: which measurement to run, and what to do with its report.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, Subcommand};
+
+use headgate_bench::{control, report::Report};
+
+/// Measures Headgate beside its peers.
+///
+/// Everything happens in network namespaces that are gone afterwards; root is needed to make them. Build with --release:
+/// the programs that are measured are built in the same profile.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  headgate-bench control                        how long farms take to load and to change
+  headgate-bench control --sizes 10000x4        only this size
+  headgate-bench control --write                also put the figures into docs/benchmarks.md"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+    /// Print JSON instead of tables
+    #[arg(long, global = true)]
+    json: bool,
+    /// Put the tables into their section of docs/benchmarks.md
+    #[arg(long, global = true)]
+    write: bool,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Loading, replacing and changing farms: time and memory
+    Control(control::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headgate-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root: run this as root");
+    let report = match arguments.what {
+        What::Control(options) => control::run(&options)?,
+    };
+    show(&report, arguments.json)?;
+    if arguments.write {
+        report.write()?;
+    }
+    Ok(())
+}
+
+fn show(report: &Report, json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+    } else {
+        println!("## {}\n\n{}", report.name, report.markdown());
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! Each subcommand runs for a very short while and prints sane rows: as root, as the measurements themselves.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// What a subcommand reports as JSON.
+fn measure(arguments: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_headgate-bench")).arg("--json").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The rows of one table; each has as many cells as there are columns.
+fn rows(report: &Value, table: usize) -> Vec<Vec<Value>> {
+    let table = &report["tables"][table];
+    let columns = table["columns"].as_array().unwrap().len();
+    let rows: Vec<Vec<Value>> =
+        table["rows"].as_array().unwrap().iter().map(|row| row.as_array().unwrap().clone()).collect();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row.len() == columns), "{table}");
+    rows
+}
+
+#[test]
+fn control_times_every_stage() {
+    let report = measure(&["control", "--sizes", "3x2", "--rounds", "1"]);
+    let rows = rows(&report, 0);
+    assert_eq!(rows[0][0], "3 × 2");
+    assert!(rows[0][1..].iter().all(|time| time.as_f64().unwrap() > 0.0), "{rows:?}");
+}
+
+#[test]
+fn a_size_that_is_none_is_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_headgate-bench")).args(["control", "--sizes", "3"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("FARMSxBACKENDS is needed"));
+    assert_eq!(output.status.code(), Some(2));
+}
