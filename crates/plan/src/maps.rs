@@ -39,24 +39,33 @@ pub fn tables() -> [TableId; 3] {
 /// passes only the places that some farm needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Door {
+    /// Behind the route of an incoming packet to the box itself: `local`, and what answers for a backend.
+    Input,
+    /// Every incoming packet, before connection tracking: `stateless`.
+    Raw,
+    /// Every incoming packet, behind connection tracking: what has to be looked at packet by packet.
+    Inspect,
     /// The nat hooks: the first packet of a flow.
     Nat,
 }
 
 impl Door {
     /// All, in the order in which a packet comes to them.
-    pub const ALL: [Self; 1] = [Self::Nat];
+    pub const ALL: [Self; 4] = [Self::Raw, Self::Inspect, Self::Nat, Self::Input];
 
     /// The table that it is in.
     pub fn place(self) -> Place {
         match self {
-            Self::Nat => Place::Inet,
+            Self::Raw | Self::Inspect | Self::Nat | Self::Input => Place::Inet,
         }
     }
 
     /// What the names of its maps begin with.
     fn prefix(self) -> &'static str {
         match self {
+            Self::Input => "input-",
+            Self::Raw => "raw-",
+            Self::Inspect => "inspect-",
             Self::Nat => "",
         }
     }

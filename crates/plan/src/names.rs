@@ -37,6 +37,12 @@ pub const SLOT_V6: u32 = 0x8000;
 /// Most slots of one farm in one family: they share 16 bits with [`SLOT_V6`].
 pub const SLOTS_MAX: usize = 0x8000;
 
+/// What comes in, before connection tracking sees it.
+pub const RAW: &str = "raw";
+/// What comes in, packet by packet, behind connection tracking.
+pub const INSPECT: &str = "inspect";
+/// What is for the box itself.
+pub const INPUT: &str = "input";
 /// Destination translation of what comes in.
 pub const PREROUTING: &str = "prerouting";
 /// Destination translation of what the box itself sends to a virtual address.
@@ -44,17 +50,20 @@ pub const OUTPUT: &str = "output";
 /// Source translation; there only while a farm needs it: it is one more chain for every new flow of the machine.
 pub const POSTROUTING: &str = "postrouting";
 
-/// The hook of a base chain of [`TABLE`]; `None` for any other name. The priorities are `dstnat` and `srcnat`, which are
-/// the only ones at which the kernel takes what is already translated for untranslated
-/// (`include/uapi/linux/netfilter_ipv4.h`).
+/// The hook of a base chain of [`TABLE`]; `None` for any other name. The priorities are nft(8)'s `raw`, `mangle`, `filter`,
+/// `dstnat` and `srcnat` (`include/uapi/linux/netfilter_ipv4.h`); a nat chain must have one of the last two, or the kernel
+/// takes what is already translated for untranslated.
 pub fn base_chain(name: &str) -> Option<BaseChain> {
-    let (hook, priority) = match name {
-        PREROUTING => (Hook::Prerouting, -100),
-        OUTPUT => (Hook::Output, -100),
-        POSTROUTING => (Hook::Postrouting, 100),
+    let (kind, hook, priority) = match name {
+        RAW => (ChainKind::Filter, Hook::Prerouting, -300),
+        INSPECT => (ChainKind::Filter, Hook::Prerouting, -150),
+        PREROUTING => (ChainKind::Nat, Hook::Prerouting, -100),
+        INPUT => (ChainKind::Filter, Hook::Input, 0),
+        OUTPUT => (ChainKind::Nat, Hook::Output, -100),
+        POSTROUTING => (ChainKind::Nat, Hook::Postrouting, 100),
         _ => return None,
     };
-    Some(BaseChain { kind: ChainKind::Nat, hook, priority, device: None })
+    Some(BaseChain { kind, hook, priority, device: None })
 }
 
 /// The two families of addresses; each has maps of its own.

@@ -12,10 +12,21 @@ use crate::names::{self, IpVersion};
 
 /// What a table of ours has beside the farms' own chains.
 pub(super) fn chains(contents: &Contents, place: Place) -> Vec<(Arc<str>, Chain)> {
-    match place {
-        Place::Inet => nat(contents),
-        Place::Netdev => Vec::new(),
-    }
+    let doors = Door::ALL.into_iter().filter(|door| door.place() == place && is_open(contents, *door));
+    doors
+        .flat_map(|door| match door {
+            Door::Raw => vec![base(names::RAW, lookups(contents, door))],
+            Door::Inspect => vec![base(names::INSPECT, lookups(contents, door))],
+            Door::Nat => nat(contents),
+            Door::Input => vec![base(names::INPUT, lookups(contents, door))],
+        })
+        .collect()
+}
+
+/// Whether some farm listens there.
+fn is_open(contents: &Contents, door: Door) -> bool {
+    let reaches = IpVersion::ALL.into_iter().flat_map(|version| Reach::ALL.map(|reach| (version, reach)));
+    reaches.into_iter().any(|(version, reach)| contents.uses(Map::Listeners(door, version, reach)))
 }
 
 /// The way of a new flow: the hook jumps to `dispatch`, which goes to the chain of a farm; that one only sets the ct
