@@ -279,7 +279,7 @@ fn api_and_metrics() {
 #[test]
 fn more_farms_than_ids() {
     let config = config((0..=FARMS_MAX).map(|n| Farm { name: name(n), ..web() }).collect());
-    assert_eq!(sentences(&config), ["not supported yet: farms = { … 65280 farms, 65279 at most … }"]);
+    assert_eq!(sentences(&config), ["not supported yet: farms = { … 65536 farms, 65535 at most … }"]);
 }
 
 fn name(n: usize) -> headgate_config::types::FarmName {
