@@ -19,7 +19,6 @@ use headgate_nft::{Batch, Reject, Ruleset, Socket};
 use headgate_plan::compile::{Desired, compile};
 use headgate_plan::facts::Facts;
 use headgate_plan::ids::Ids;
-use headgate_plan::names;
 use headgate_plan::step::Plan;
 use headgate_tests::tracer::{Fate, Origin, Outcome, Packet, trace};
 use nix::sched::{CloneFlags, unshare};
@@ -195,7 +194,6 @@ fn the_kernel_gives_back_what_it_was_given() {
     let steps = || {
         unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root: it makes a network namespace");
         let mut socket = Socket::open().unwrap();
-        let tables = [names::TABLE, names::GUARD_TABLE].map(headgate_nft::TableId::inet);
         let mut observed = Ruleset::default();
         for case in Case::all() {
             // With what the kernel remembers, as after a restart onto another configuration.
@@ -204,7 +202,7 @@ fn the_kernel_gives_back_what_it_was_given() {
             socket
                 .commit(&Batch::new(&changes, None))
                 .unwrap_or_else(|error| panic!("{}: {error}", case.path.display()));
-            observed = socket.dump(&tables).unwrap();
+            observed = socket.dump(&headgate_plan::maps::tables()).unwrap();
             assert_eq!(observed, desired.state.ruleset, "{}", case.path.display());
             let again = compile(&case.config, &[], &case.facts, &Ids::observe(&observed)).unwrap();
             let mut state = again.state.clone();

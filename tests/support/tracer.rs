@@ -283,7 +283,18 @@ impl Tracer<'_> {
     ) -> Result<Vec<(Option<End>, Flow)>, TraceError> {
         let go_on = |holds: bool| if holds { None } else { Some(End::Next) };
         Ok(match statement {
-            Statement::Counter => vec![(None, flow)],
+            Statement::Counter | Statement::Log { .. } | Statement::FlowAdd { .. } => vec![(None, flow)],
+            Statement::Object { .. } => vec![(None, flow)],
+            Statement::ObjectMap { key, map, .. } => {
+                let set = self.set(map)?;
+                let values = self.values(key, &flow)?;
+                let hits = values.iter().map(|key| key.as_ref().is_some_and(|key| find(set, key).is_some()));
+                hits.map(|hit| (go_on(hit), flow.clone())).collect()
+            }
+            // Both ways: what came before this packet is not followed.
+            Statement::Limit(_) | Statement::Connlimit { .. } | Statement::Dynset(_) => {
+                vec![(None, flow.clone()), (Some(End::Next), flow)]
+            }
             Statement::Notrack => {
                 flow.untracked = true;
                 vec![(None, flow)]
@@ -311,7 +322,7 @@ impl Tracer<'_> {
                     match key.and_then(|key| find(set, &key)) {
                         None => ends.push((Some(End::Next), flow.clone())),
                         Some(Data::Verdict(verdict)) => ends.extend(self.verdict(verdict, flow.clone(), depth)?),
-                        Some(Data::Value(_)) => return Err(self.no_set(map)),
+                        Some(Data::Value(_) | Data::Object(_)) => return Err(self.no_set(map)),
                     }
                 }
                 ends
@@ -324,7 +335,10 @@ impl Tracer<'_> {
                 let values = self.values(&nat.to, &flow)?;
                 values.into_iter().map(|to| self.translate(nat.kind, nat.port, to, flow.clone())).collect()
             }
-            Statement::Unknown { .. } => {
+            Statement::Queue { .. }
+            | Statement::Fwd { .. }
+            | Statement::Synproxy { .. }
+            | Statement::Unknown { .. } => {
                 return Err(TraceError::Unknown { table: self.id.clone(), rule: rule.to_string() });
             }
         })
@@ -411,7 +425,7 @@ impl Tracer<'_> {
                     found.push(match key.and_then(|key| find(set, &key)) {
                         None => None,
                         Some(Data::Value(bytes)) => Some(bytes.to_vec()),
-                        Some(Data::Verdict(_)) => return Err(self.no_set(map)),
+                        Some(Data::Verdict(_) | Data::Object(_)) => return Err(self.no_set(map)),
                     });
                 }
                 found.sort();
@@ -422,15 +436,25 @@ impl Tracer<'_> {
     }
 }
 
-/// Writes a mark. A miss of the map ends the rule.
+/// Writes a mark or into the packet. A miss of the map ends the rule.
 fn write(target: Target, value: Option<Vec<u8>>, mut flow: Flow) -> (Option<End>, Flow) {
-    let number = value.and_then(|value| value.try_into().ok()).map(u32::from_ne_bytes);
-    let Some(number) = number else { return (Some(End::Next), flow) };
-    match target {
-        Target::CtMark => flow.ct_mark = number,
-        Target::Mark => flow.mark = number,
-    }
-    (None, flow)
+    let Some(value) = value else { return (Some(End::Next), flow) };
+    let mark = value.get(..4).and_then(|value| value.try_into().ok()).map(u32::from_ne_bytes);
+    let port = value.get(..2).and_then(|value| value.try_into().ok()).map(u16::from_be_bytes);
+    let address = |length| value.get(..length).and_then(read_address);
+    let Packet { source, destination, .. } = &mut flow.packet;
+    let written = match target {
+        Target::CtMark => mark.map(|mark| flow.ct_mark = mark),
+        Target::Mark => mark.map(|mark| flow.mark = mark),
+        Target::Ip4Saddr => address(4).map(|address| source.set_ip(address)),
+        Target::Ip4Daddr => address(4).map(|address| destination.set_ip(address)),
+        Target::Ip6Saddr => address(16).map(|address| source.set_ip(address)),
+        Target::Ip6Daddr => address(16).map(|address| destination.set_ip(address)),
+        Target::TcpSport | Target::UdpSport => port.map(|port| source.set_port(port)),
+        Target::TcpDport | Target::UdpDport => port.map(|port| destination.set_port(port)),
+        Target::Nftrace | Target::UdpChecksum => Some(()),
+    };
+    (if written.is_some() { None } else { Some(End::Next) }, flow)
 }
 
 /// Two fields of a concatenation, each padded to 4 bytes.
@@ -451,6 +475,8 @@ fn field_of(field: Field, flow: &Flow) -> Option<Vec<u8>> {
     /// Bits of `ct state`.
     const NEW: u32 = 8;
     const UNTRACKED: u32 = 64;
+    /// Bit of `tcp flags`.
+    const SYN: u8 = 2;
     let octets = |address: IpAddr| match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -470,6 +496,11 @@ fn field_of(field: Field, flow: &Flow) -> Option<Vec<u8>> {
         Field::Ip6Daddr => of_family(true, *destination),
         Field::Sport => Some(source.port().to_be_bytes().to_vec()),
         Field::Dport => Some(destination.port().to_be_bytes().to_vec()),
+        // The first packet of a flow.
+        Field::CtDirection => (!flow.untracked).then(|| vec![0]),
+        Field::TcpFlags => Some(vec![SYN]),
+        // Neither links nor routes nor payloads are followed.
+        Field::Oif | Field::UdpChecksum | Field::EtherSaddr | Field::EtherDaddr | Field::FibDaddrType => None,
     }
 }
 

@@ -40,6 +40,17 @@ impl Document {
         Self { files, root }
     }
 
+    /// Puts a word in the place of `[site] secret`, that it may be shown. The word is too short for a secret, so that what
+    /// is shown is not taken for what was written when somebody loads it.
+    pub fn conceal_secret(&mut self) {
+        let Some(Entry { node: Node { value: Value::Table(site), .. }, .. }) = self.root.entry_mut("site") else {
+            return;
+        };
+        if let Some(entry) = site.entry_mut("secret") {
+            entry.node.value = Value::Text("(not shown)".into());
+        }
+    }
+
     /// No configuration, but texts to point into.
     pub(crate) fn empty(files: Files) -> Self {
         Self { files, root: Table::new(TableKind::Header) }

@@ -78,6 +78,16 @@ fn the_merged_configuration_is_shown_with_its_origins() {
 }
 
 #[test]
+fn the_secret_of_the_site_is_not_shown() {
+    let tree = Tree::new();
+    tree.write("etc/headgate/headgate.toml", format!("site = {{ secret = \"0123456789abcdef\" }}\n{WEB}"));
+    for options in [&["config", "show"][..], &["config", "show", "--origins"], &["config", "show", "--json"]] {
+        let shown = tree.headgate(options).exits(0).out;
+        assert!(shown.contains("(not shown)") && !shown.contains("0123456789abcdef"), "{shown}");
+    }
+}
+
+#[test]
 fn without_a_daemon_commands_say_so() {
     let tree = Tree::new();
     let commands: [&[&str]; 9] = [

@@ -2,7 +2,8 @@
 //!
 //! Only requests and dumps (nfnetlink subsystem 1). Nothing here listens to events: a permanent listener costs the
 //! packet path 6,000 instructions a new flow. The kernel selects by ct mark, so that flows of others are neither sent to us nor
-//! touched. A dump walks the whole table whatever it selects (10 ms for 262,144 buckets).
+//! touched. A dump walks the whole table whatever it selects (10 ms for 262,144 buckets), and each flow that is selected costs
+//! 1.1 µs of CPU and no memory when it is only counted (`examples/flows.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -97,17 +98,49 @@ pub enum Select {
     Ours,
     /// Of the backend whose ct mark this is ([`MARK_TAG`] and its id).
     Mark(u32),
+    /// Of ours, those whose marks have these bits under this mask; [`Select::covering`] makes it.
+    Bits {
+        /// What the bits of the mask are.
+        value: u32,
+        /// Which bits are compared.
+        mask: u32,
+    },
 }
 
 impl Select {
+    /// The narrowest selection that the kernel can compare and that misses none of these backends' flows: ids are given
+    /// out in a row, so the backends of one farm share most of their bits, and flows of other farms are mostly not
+    /// copied. `None` without marks.
+    pub fn covering(marks: impl IntoIterator<Item = u32>) -> Option<Self> {
+        let mut marks = marks.into_iter();
+        let first = marks.next()?;
+        let same = marks.fold(u32::MAX, |same, mark| same & !(mark ^ first));
+        let mask = same & MARK_ID_MASK | TAG_MASK;
+        Some(Self::Bits { value: first & mask, mask })
+    }
+
     /// Value and mask, as `CTA_MARK` and `CTA_MARK_MASK` want them.
     fn mark_and_mask(self) -> (u32, u32) {
         match self {
             Select::Ours => (MARK_TAG, TAG_MASK),
             Select::Mark(mark) => (mark, TAG_MASK | MARK_ID_MASK),
+            Select::Bits { value, mask } => (value, mask),
         }
     }
 }
+
+/// How many flows a backend has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Those that may still carry data: all but the ended.
+    pub active: u64,
+    /// TCP and SCTP that both sides have closed, or one has reset. The backend has forgotten them; the kernel keeps them for a
+    /// while, so that late packets do not begin new flows.
+    pub ended: u64,
+}
+
+/// The loads of backends, by ct mark without flags ([`MARK_TAG`] and the id). Who has no flow is not in it.
+pub type Loads = BTreeMap<u32, Load>;
 
 /// Some flows, and how many there are in all.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -159,17 +192,25 @@ impl Conntrack {
         Ok(Self { netlink })
     }
 
-    /// How many flows each backend of ours has, by ct mark without flags ([`MARK_TAG`] and the id).
+    /// How many of the selected flows each backend has. Nothing is kept of a flow but its place in the count.
     ///
     /// # Errors
     /// Any [`ConntrackError`].
-    pub fn counts(&mut self) -> Result<BTreeMap<u32, u64>, ConntrackError> {
-        let request = request(GET, Select::Ours, None);
-        let counted = self.netlink.dump_raw(&request, BTreeMap::new, |counts, message| {
+    pub fn loads(&mut self, select: Select) -> Result<Loads, ConntrackError> {
+        let request = request(GET, select, None);
+        let counted = self.netlink.dump_raw(&request, Loads::new, |loads, message| {
+            let (mut mark, mut ended) = (0, false);
             for (kind, value) in Attributes::of(message.body())? {
-                if kind == CTA_MARK {
-                    *counts.entry(be32(value)? & (TAG_MASK | MARK_ID_MASK)).or_default() += 1;
+                match kind {
+                    CTA_MARK => mark = be32(value)? & (TAG_MASK | MARK_ID_MASK),
+                    CTA_PROTOINFO => ended = has_ended(value)?,
+                    _ => {}
                 }
+            }
+            let load = loads.entry(mark).or_default();
+            match ended {
+                true => load.ended += 1,
+                false => load.active += 1,
             }
             Ok(())
         });
@@ -219,11 +260,7 @@ impl Conntrack {
     /// # Errors
     /// Any [`ConntrackError`].
     pub fn delete_all_but_tcp(&mut self, marks: &BTreeSet<u32>) -> Result<usize, ConntrackError> {
-        let select = match marks.first() {
-            None => return Ok(0),
-            Some(&mark) if marks.len() == 1 => Select::Mark(mark),
-            Some(_) => Select::Ours,
-        };
+        let Some(select) = Select::covering(marks.iter().copied()) else { return Ok(0) };
         let found = self.netlink.dump_raw(&request(GET, select, None), Vec::new, |found, message| {
             found.extend(deletion(message.body(), marks)?);
             Ok(())
@@ -409,7 +446,31 @@ fn decode_tuple(value: &[u8]) -> io::Result<(u8, Option<Tuple>)> {
     Ok((protocol, tuple))
 }
 
-/// `CTA_PROTOINFO_TCP` is 1, `CTA_PROTOINFO_SCTP` 3; in both the state is attribute 1.
+/// `CTA_PROTOINFO_TCP`; the state is attribute 1 of the nest, as in the next.
+const PROTOINFO_TCP: u16 = 1;
+/// `CTA_PROTOINFO_SCTP`.
+const PROTOINFO_SCTP: u16 = 3;
+
+/// The state of a flow: which protocol's, and its number.
+fn state(value: &[u8]) -> io::Result<Option<(u16, u8)>> {
+    for (kind, value) in Attributes::nested(value)? {
+        if !matches!(kind, PROTOINFO_TCP | PROTOINFO_SCTP) {
+            continue;
+        }
+        for (inner, value) in Attributes::nested(value)? {
+            if let (1, [state, ..]) = (inner, value) {
+                return Ok(Some((kind, *state)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// `TCP_CONNTRACK_TIME_WAIT`, `TCP_CONNTRACK_CLOSE` (nf_conntrack_tcp.h), `SCTP_CONNTRACK_CLOSED` (nf_conntrack_sctp.h).
+fn has_ended(value: &[u8]) -> io::Result<bool> {
+    Ok(matches!(state(value)?, Some((PROTOINFO_TCP, 7 | 8) | (PROTOINFO_SCTP, 1))))
+}
+
 fn decode_state(value: &[u8]) -> io::Result<Option<String>> {
     const TCP: [&str; 10] = [
         "none",
@@ -434,19 +495,12 @@ fn decode_state(value: &[u8]) -> io::Result<Option<String>> {
         "shutdown-ack-sent",
         "heartbeat-sent",
     ];
-    for (kind, value) in Attributes::nested(value)? {
-        let names: &[&str] = match kind {
-            1 => &TCP,
-            3 => &SCTP,
-            _ => continue,
-        };
-        for (inner, value) in Attributes::nested(value)? {
-            if let (1, [state, ..]) = (inner, value) {
-                return Ok(names.get(usize::from(*state)).map(|name| (*name).to_owned()));
-            }
-        }
-    }
-    Ok(None)
+    let Some((protocol, state)) = state(value)? else { return Ok(None) };
+    let names: &[&str] = match protocol {
+        PROTOINFO_TCP => &TCP,
+        _ => &SCTP,
+    };
+    Ok(names.get(usize::from(state)).map(|name| (*name).to_owned()))
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use headgate_nft::{Change, Ruleset, TableId};
+use headgate_nft::{Change, Ruleset};
 use headgate_plan::compile::Desired;
-use headgate_plan::names;
+use headgate_plan::maps;
 use headgate_plan::state::{Address, LinkState, State};
 use headgate_plan::step::{Outcome, Plan, Step};
 
@@ -27,7 +27,7 @@ impl Host {
     /// [`HostError::Dump`].
     pub fn observe_ruleset(&mut self) -> Result<Ruleset, HostError> {
         let generation = self.nft.generation().map_err(HostError::Dump)?;
-        let ruleset = self.nft.dump(&our_tables()).map_err(HostError::Dump)?;
+        let ruleset = self.nft.dump(&maps::tables()).map_err(HostError::Dump)?;
         self.generation = Some(generation);
         Ok(ruleset)
     }
@@ -97,9 +97,4 @@ impl Host {
         report.restored = self.restore_knobs(&State::default())?;
         Ok(report)
     }
-}
-
-/// Tables that are ours by name, and dumped by it, so that a ruleset of others costs nothing.
-fn our_tables() -> [TableId; 2] {
-    [TableId::inet(names::TABLE), TableId::inet(names::GUARD_TABLE)]
 }

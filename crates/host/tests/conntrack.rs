@@ -1,12 +1,12 @@
 //! Flows of a real kernel: counted, listed and ended by mark. Needs root and nft.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use headgate_host::conntrack::{Conntrack, Select};
+use headgate_host::conntrack::{Conntrack, Load, Select};
 use headgate_plan::names::MARK_TAG;
 use support::{Namespace, nft};
 
@@ -63,6 +63,33 @@ fn udp(to: &str) -> UdpSocket {
     socket
 }
 
+/// Flows by mark, none of which has ended.
+fn counts(conntrack: &mut Conntrack) -> BTreeMap<u32, u64> {
+    let loads = conntrack.loads(Select::Ours).expect("a dump");
+    assert!(loads.values().all(|load| load.ended == 0), "{loads:?}");
+    loads.into_iter().map(|(mark, load)| (mark, load.active)).collect()
+}
+
+#[test]
+fn a_connection_counts_until_both_sides_have_closed_it() {
+    Namespace::new().run(|| {
+        nft(&format!(
+            "add table ip t; add chain ip t c {{ type nat hook output priority -100; }}; \
+             add rule ip t c ip daddr 127.1.0.1 ct mark set {FIRST} dnat to 127.0.0.1"
+        ));
+        let listener = TcpListener::bind("127.0.0.1:80").expect("port 80 of a namespace");
+        let mut conntrack = Conntrack::open().expect("a socket");
+        let mut load = || conntrack.loads(Select::covering([FIRST, SECOND]).expect("two")).expect("a dump")[&FIRST];
+        let client = TcpStream::connect("127.1.0.1:80").expect("a connection");
+        let (server, _) = listener.accept().expect("the connection");
+        assert_eq!(load(), Load { active: 1, ended: 0 });
+        drop(client);
+        assert_eq!(load(), Load { active: 1, ended: 0 }, "the backend still has it");
+        drop(server);
+        assert_eq!(load(), Load { active: 0, ended: 1 }, "in TIME_WAIT");
+    });
+}
+
 #[test]
 fn flows_are_counted_listed_and_ended_by_mark() {
     balancer().run(|| {
@@ -70,7 +97,7 @@ fn flows_are_counted_listed_and_ended_by_mark() {
         let _second = (tcp("127.1.0.2:80"), udp("127.1.0.2:53"), udp("127.1.0.2:53"));
         let _foreign = (tcp("127.1.0.3:80"), tcp("127.0.0.1:80"));
         let mut conntrack = Conntrack::open().expect("a socket");
-        assert_eq!(conntrack.counts().expect("a dump"), [(FIRST, 3), (SECOND, 3)].into());
+        assert_eq!(counts(&mut conntrack), [(FIRST, 3), (SECOND, 3)].into());
 
         let flows = conntrack.flows(Select::Mark(FIRST), 2).expect("a dump");
         assert_eq!((flows.flows.len(), flows.total), (2, 3));
@@ -83,12 +110,12 @@ fn flows_are_counted_listed_and_ended_by_mark() {
         assert_eq!(conntrack.flows(Select::Ours, usize::MAX).expect("a dump").flows.len(), 6);
 
         conntrack.delete(Select::Mark(SECOND), Some(17)).expect("two are there");
-        assert_eq!(conntrack.counts().expect("a dump"), [(FIRST, 3), (SECOND, 1)].into(), "TCP stays");
+        assert_eq!(counts(&mut conntrack), [(FIRST, 3), (SECOND, 1)].into(), "TCP stays");
         conntrack.delete(Select::Mark(FIRST), None).expect("three are there");
-        assert_eq!(conntrack.counts().expect("a dump"), [(SECOND, 1)].into());
+        assert_eq!(counts(&mut conntrack), [(SECOND, 1)].into());
         conntrack.delete(Select::Mark(FIRST), None).expect("none is left, and that is no error");
         conntrack.delete(Select::Ours, None).expect("one is there");
-        assert_eq!(conntrack.counts().expect("a dump"), [].into());
+        assert_eq!(counts(&mut conntrack), [].into());
         let left = conntrack.flows(Select::Mark(7), 10).expect("a dump");
         assert_eq!(left.total, 1, "a flow of others: {left:?}");
     });
@@ -103,13 +130,13 @@ fn all_but_tcp_is_ended_of_the_marks_that_are_meant_and_of_no_others() {
         let ping = Command::new("ping").args(["-c1", "-W2", "127.1.0.1"]).output().expect("ping(8)");
         assert!(ping.status.success(), "{ping:?}");
         let mut conntrack = Conntrack::open().expect("a socket");
-        assert_eq!(conntrack.counts().expect("a dump"), [(FIRST, 4), (SECOND, 2)].into());
+        assert_eq!(counts(&mut conntrack), [(FIRST, 4), (SECOND, 2)].into());
         assert_eq!(conntrack.delete_all_but_tcp(&BTreeSet::new()).expect("nothing to do"), 0);
         assert_eq!(conntrack.delete_all_but_tcp(&[FIRST].into()).expect("three are there"), 3, "one of them is ICMP");
-        assert_eq!(conntrack.counts().expect("a dump"), [(FIRST, 1), (SECOND, 2)].into());
+        assert_eq!(counts(&mut conntrack), [(FIRST, 1), (SECOND, 2)].into());
         assert_eq!(conntrack.delete_all_but_tcp(&[FIRST, SECOND].into()).expect("one is there"), 1);
         assert_eq!(conntrack.delete_all_but_tcp(&[FIRST, SECOND].into()).expect("none is left"), 0);
-        assert_eq!(conntrack.counts().expect("a dump"), [(FIRST, 1), (SECOND, 1)].into(), "TCP stays");
+        assert_eq!(counts(&mut conntrack), [(FIRST, 1), (SECOND, 1)].into(), "TCP stays");
         assert_eq!(conntrack.flows(Select::Mark(7), 10).expect("a dump").total, 1, "a flow of others");
     });
 }
@@ -133,7 +160,7 @@ fn ipv6_flows_are_listed() {
 fn a_namespace_without_flows_has_none() {
     Namespace::new().run(|| {
         let mut conntrack = Conntrack::open().expect("a socket");
-        assert_eq!(conntrack.counts().expect("a dump"), [].into());
+        assert_eq!(counts(&mut conntrack), [].into());
         assert_eq!(conntrack.flows(Select::Ours, 10).expect("a dump").total, 0);
         conntrack.delete(Select::Ours, None).expect("nothing to end");
     });

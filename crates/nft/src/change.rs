@@ -137,6 +137,7 @@ impl<'a> Difference<'a> {
                 found |= match reference {
                     Reference::Set(name) => self.sets.contains(name),
                     Reference::Chain(name) => self.chains.contains(name),
+                    Reference::Object(..) | Reference::Flowtable(_) => false,
                 };
             });
             found

@@ -25,7 +25,10 @@ pub mod wire;
 
 pub use batch::Batch;
 pub use change::{ApplyError, Change, between};
-pub use expr::{Field, Nat, NatKind, Numgen, Operator, Reference, Reject, Statement, Target, Value, Verdict};
+pub use expr::{
+    Dynset, DynsetOp, Field, Limit, Nat, NatKind, Numgen, ObjectKind, Operator, Reference, Reject, Stateful, Statement,
+    Target, Value, Verdict,
+};
 pub use model::{
     BaseChain, Bytes, Chain, ChainKind, Data, Datatype, Element, Family, Hook, Key, Rule, Ruleset, Set, SetData, Table,
     TableId,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::expr::{Statement, Verdict};
+use crate::expr::{ObjectKind, Statement, Verdict};
 
 /// Address family of a table (`NFPROTO_*`, `include/uapi/linux/netfilter.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -119,6 +119,11 @@ pub const COMMENT_BYTES: usize = 128;
 /// and start a command. Quotes become `'`, control characters become spaces, and the rest beyond [`COMMENT_BYTES`] is cut.
 /// Both the text and the messages use this; whoever compares comments with the kernel's should apply it first.
 pub fn comment(text: &str) -> String {
+    clean(text, COMMENT_BYTES)
+}
+
+/// At most `bytes` of a text that may stand inside quotes.
+pub(crate) fn clean(text: &str, bytes: usize) -> String {
     let mut clean: String = text
         .chars()
         .map(|c| {
@@ -131,7 +136,7 @@ pub fn comment(text: &str) -> String {
             }
         })
         .collect();
-    clean.truncate(clean.floor_char_boundary(COMMENT_BYTES));
+    clean.truncate(clean.floor_char_boundary(bytes));
     clean
 }
 
@@ -251,7 +256,8 @@ pub struct Set {
     pub dynamic: bool,
     /// `flags timeout` and the default, milliseconds.
     pub timeout_ms: Option<u64>,
-    /// Most elements. A hash set of a declared size is the cheaper kind (no resizing).
+    /// Most elements. A hash set of a declared size is the cheaper kind (no resizing). A `dynamic` set should have one: the
+    /// kernel gives 65,535 to one without as soon as a rule writes into it, and tells so (`nft_dynset_init`).
     pub size: Option<u32>,
     /// By key.
     pub elements: BTreeMap<Key, Element>,
@@ -264,6 +270,8 @@ pub enum SetData {
     Verdict,
     /// Values, one field or a concatenation.
     Value(Vec<Datatype>),
+    /// Named objects of one kind.
+    Objects(ObjectKind),
 }
 
 /// The key of an element: a value, or a range with both ends included when `end` is there. A range of a single value has
@@ -292,4 +300,6 @@ pub enum Data {
     Verdict(Verdict),
     /// For [`SetData::Value`].
     Value(Bytes),
+    /// For [`SetData::Objects`]: the object's name.
+    Object(Arc<str>),
 }

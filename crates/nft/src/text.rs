@@ -12,6 +12,7 @@ use crate::model::{
 
 mod datum;
 mod rule;
+mod statement;
 
 use datum::{datum, fields};
 
@@ -129,6 +130,7 @@ fn write_definition(f: &mut Formatter<'_>, set: &Set, between: &str) -> fmt::Res
     match &set.data {
         Some(SetData::Verdict) => f.write_str(" : verdict")?,
         Some(SetData::Value(data)) => write!(f, " : {}", Types(data))?,
+        Some(SetData::Objects(kind)) => write!(f, " : {kind}")?,
         None => {}
     }
     let flags = [("dynamic", set.dynamic), ("interval", set.interval), ("timeout", set.timeout_ms.is_some())];
@@ -140,9 +142,20 @@ fn write_definition(f: &mut Formatter<'_>, set: &Set, between: &str) -> fmt::Res
         write!(f, "{between}size {size}")?;
     }
     match set.timeout_ms {
-        Some(ms) if ms % 1000 == 0 && ms > 0 => write!(f, "{between}timeout {}s", ms / 1000),
-        Some(ms) if ms > 0 => write!(f, "{between}timeout {ms}ms"),
+        Some(ms) if ms > 0 => write!(f, "{between}timeout {}", Milliseconds(ms)),
         _ => Ok(()),
+    }
+}
+
+/// A time as nft(8) reads it.
+struct Milliseconds(u64);
+
+impl Display for Milliseconds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ms if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
+            ms => write!(f, "{ms}ms"),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::model::{Rule, Set};
 
 pub(crate) mod decode;
 pub(crate) mod encode;
+pub(crate) mod fields;
 
 /// Length of `struct nlmsghdr`.
 pub(crate) const MESSAGE_HEADER: usize = 16;
@@ -49,6 +50,19 @@ pub(crate) mod set_flag {
 pub(crate) mod element_flag {
     pub(crate) const INTERVAL_END: u32 = 1;
     pub(crate) const CATCHALL: u32 = 2;
+}
+
+/// Options of a SYN proxy (`NF_SYNPROXY_OPT_*`, linux/netfilter/nf_SYNPROXY.h).
+pub(crate) mod synproxy_flag {
+    const MSS: u32 = 1;
+    const WSCALE: u32 = 2;
+    pub(crate) const SACK: u32 = 4;
+    pub(crate) const TIMESTAMP: u32 = 8;
+
+    /// Segment size and window scale are always there.
+    pub(crate) fn of(timestamp: bool, sack: bool) -> u32 {
+        MSS | WSCALE | if timestamp { TIMESTAMP } else { 0 } | if sack { SACK } else { 0 }
+    }
 }
 
 /// User data of nft(8), which the kernel keeps without reading it: type, length, value (libnftnl `udata.h`).
@@ -140,6 +154,10 @@ impl Writer {
         self.pad();
     }
 
+    pub(crate) fn short(&mut self, attribute: impl Into<u32>, value: u16) {
+        self.bytes(attribute, &value.to_be_bytes());
+    }
+
     pub(crate) fn number(&mut self, attribute: impl Into<u32>, value: u32) {
         self.bytes(attribute, &value.to_be_bytes());
     }
@@ -220,6 +238,10 @@ impl<'a> Attributes<'a> {
 
     pub(crate) fn nested(self, attribute: impl Into<u32>) -> Option<Attributes<'a>> {
         self.get(attribute).map(Attributes)
+    }
+
+    pub(crate) fn short(self, attribute: impl Into<u32>) -> Option<u16> {
+        self.get(attribute)?.try_into().ok().map(u16::from_be_bytes)
     }
 
     pub(crate) fn number(self, attribute: impl Into<u32>) -> Option<u32> {

@@ -54,7 +54,7 @@ fn run(program: &str, arguments: &[&str]) {
 #[test]
 fn the_kernel_gives_back_what_it_was_given() {
     let mut socket = fresh_namespace();
-    for ruleset in [product(), varied()] {
+    for ruleset in [product(), varied(), features(), ingress()] {
         load(&mut socket, &ruleset);
         let found = dump(&mut socket, &ruleset);
         assert_eq!(found.to_string(), ruleset.to_string());
@@ -66,7 +66,7 @@ fn the_kernel_gives_back_what_it_was_given() {
 #[test]
 fn nft_reads_our_text_as_the_same_ruleset() {
     let mut socket = fresh_namespace();
-    for mut ruleset in [product(), varied()] {
+    for mut ruleset in [product(), varied(), features()] {
         nft(&["-c", "-f", "-"], &ruleset.to_string());
         // nft(8) 1.0.6 swaps the bytes of the (single byte) protocol before it looks into an interval map: nothing to follow.
         for chain in ruleset.tables.values_mut().flat_map(|table| table.chains.values_mut()) {
@@ -83,7 +83,7 @@ fn nft_reads_our_text_as_the_same_ruleset() {
 #[test]
 fn nft_lists_our_messages_as_it_lists_our_text() {
     let mut socket = fresh_namespace();
-    for ruleset in [product(), varied()] {
+    for ruleset in [product(), varied(), features()] {
         let name = &ruleset.tables.keys().next().unwrap().name;
         let list = || nft(&["list", "table", "inet", name], "");
         load(&mut socket, &ruleset);
@@ -92,7 +92,7 @@ fn nft_lists_our_messages_as_it_lists_our_text() {
         nft(&["-f", "-"], &ruleset.to_string());
         let theirs = list();
         assert_eq!(sorted(&ours), sorted(&theirs));
-        let comments = ["web/b1", "web: two backends", "say 'hi' there; drop"];
+        let comments = ["web/b1", "web: two backends", "say 'hi' there; drop", "log prefix \"new \""];
         assert!(comments.iter().any(|comment| ours.contains(comment)), "{ours}");
     }
 }

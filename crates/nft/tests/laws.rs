@@ -6,7 +6,7 @@ mod samples;
 use headgate_nft::wire::{decode_rule, encode_rule};
 use headgate_nft::*;
 use proptest::prelude::*;
-use samples::arbitrary::ruleset;
+use samples::arbitrary::{particular, ruleset};
 
 /// Refuses what the kernel would refuse besides: deleting what something refers to, and referring to nothing.
 fn is_legal(ruleset: &Ruleset, change: &Change) -> Result<(), String> {
@@ -24,6 +24,7 @@ fn is_legal(ruleset: &Ruleset, change: &Change) -> Result<(), String> {
     let exists = |table: &TableId, reference: Reference<'_>| match reference {
         Reference::Set(name) => ruleset.tables[table].sets.contains_key(name),
         Reference::Chain(name) => ruleset.tables[table].chains.contains_key(name),
+        Reference::Object(..) | Reference::Flowtable(_) => true,
     };
     let legal = match change {
         Change::DeleteSet { table, set } => !refers(table, Reference::Set(set), None),
@@ -79,15 +80,23 @@ proptest! {
     }
 
     #[test]
+    fn a_particular_statement_comes_back_from_its_encoding(statements in prop::collection::vec(particular(), 1..4)) {
+        let rule = Rule { statements, comment: None };
+        prop_assert_eq!(decode_rule(&encode_rule(&rule), &Default::default()), rule);
+    }
+
+    #[test]
     fn broken_encodings_are_read_without_harm(
         ruleset in ruleset(),
+        particular in prop::collection::vec(particular(), 1..4),
         place in any::<prop::sample::Index>(),
         byte in any::<u8>(),
         noise in prop::collection::vec(any::<u8>(), 0..200),
     ) {
         decode_rule(&noise, &Default::default());
+        let particular = Rule { statements: particular, comment: None };
         for table in ruleset.tables.values() {
-            for rule in table.chains.values().flat_map(|chain| &chain.rules) {
+            for rule in table.chains.values().flat_map(|chain| &chain.rules).chain([&particular]) {
                 let mut bytes = encode_rule(rule);
                 let at = place.index(bytes.len());
                 bytes[at] = byte;

@@ -59,6 +59,82 @@ fn prints_every_statement() {
 }
 
 #[test]
+fn prints_the_features() {
+    let ruleset = features();
+    let chains = &ruleset.tables[&TableId::inet("hgfeatures")].chains;
+    let text: Vec<String> = ["writes", "others", "proxy"].iter().flat_map(|chain| rules(&chains[*chain])).collect();
+    assert_eq!(
+        text,
+        [
+            "meta nfproto ipv4 ip daddr set meta mark map @targets",
+            "meta nfproto ipv4 ip saddr set 1.2.3.4",
+            "meta nfproto ipv6 ip6 saddr set fd00::1",
+            "meta nfproto ipv6 ip6 daddr set fd00::1",
+            "meta l4proto tcp tcp dport set meta mark map @ports tcp sport set 80",
+            "meta l4proto udp udp dport set meta mark map @ports udp sport set 53",
+            "meta l4proto udp udp checksum 0 udp checksum set 0",
+            "meta nftrace set 1",
+            "meta l4proto tcp tcp flags & (syn|ack) == syn accept",
+            "meta nfproto ipv4 update @clients { ip saddr timeout 30s : meta mark }",
+            "meta nfproto ipv4 add @bans { ip saddr limit rate over 10/second burst 5 packets } drop",
+            "meta nfproto ipv4 add @busy { ip saddr ct count over 20 } drop",
+            "limit rate 10/minute burst 5 packets log prefix \"new \" group 5 snaplen 128",
+            "limit rate over 1/hour burst 7 packets log group 5",
+            "ct count over 5 drop",
+            "fib daddr type local accept",
+            "ct direction original counter",
+            "ct direction reply counter",
+            "meta oif 1 counter",
+            "meta l4proto tcp synproxy mss 1460 wscale 7 timestamp sack-perm",
+        ]
+    );
+    let ruleset = ingress();
+    let text = rules(&ruleset.tables.values().next().unwrap().chains["in"]);
+    assert_eq!(
+        text,
+        [
+            "ether saddr 00:11:22:33:44:55 ether daddr 02:00:00:00:00:01 counter",
+            "ip daddr 1.2.3.4 fwd ip to 10.0.0.1 device 1",
+            "ip daddr 1.2.3.5 fwd ip to meta mark map @hops device 1",
+            "ip daddr 1.2.3.6 fwd ip to meta mark map @hops device meta mark map @ports",
+            "ip6 daddr fd00::1 fwd ip6 to fd00::1 device 1",
+        ]
+    );
+    let rest = [
+        Statement::Queue { number: 3, bypass: true },
+        Statement::Queue { number: 4, bypass: false },
+        Statement::FlowAdd { flowtable: name("fast") },
+        Statement::Object { kind: ObjectKind::Counter, name: name("web") },
+        Statement::Object { kind: ObjectKind::Helper, name: name("ftp") },
+        Statement::ObjectMap { kind: ObjectKind::Synproxy, key: field(Field::CtMark), map: name("proxies") },
+        Statement::ObjectMap { kind: ObjectKind::Tunnel, key: field(Field::Mark), map: name("tunnels") },
+    ];
+    assert_eq!(
+        rest.map(|one| one.to_string()),
+        [
+            "queue flags bypass to 3",
+            "queue to 4",
+            "flow add @fast",
+            "counter name \"web\"",
+            "ct helper set \"ftp\"",
+            "synproxy name ct mark map @proxies",
+            "tunnel name meta mark map @tunnels",
+        ]
+    );
+}
+
+fn rules(chain: &Chain) -> Vec<String> {
+    chain.rules.iter().map(Rule::to_string).collect()
+}
+
+#[test]
+fn a_hostile_prefix_stays_inside_its_quotes() {
+    let log = Statement::Log { group: 1, prefix: name("\"; flush ruleset #\n"), snaplen: None };
+    assert_eq!(log.to_string(), "log prefix \"'; flush ruleset # \" group 1");
+    assert_eq!(headgate_nft::expr::log_prefix(&"é".repeat(100)).len(), 126);
+}
+
+#[test]
 fn a_hostile_comment_stays_inside_its_quotes() {
     let rule = Rule { statements: vec![Statement::Counter], comment: Some(name("\"\n}\ndelete table inet other #")) };
     assert_eq!(rule.to_string(), "counter comment \"' } delete table inet other #\"");

@@ -10,28 +10,31 @@ pub mod slots;
 mod contents;
 mod farm;
 mod hash;
+mod hooks;
+mod nat;
 mod network;
+mod schedule;
+mod terms;
 mod unsupported;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use headgate_config::Config;
-use headgate_config::model::{Farm, FarmState, Profile};
-use headgate_nft::{Change, Ruleset, TableId};
+use headgate_config::model::{Farm, Profile};
+use headgate_nft::{Change, Ruleset};
 
 use self::contents::{Contents, Sets};
 use self::farm::Ground;
-pub use self::farm::Standing;
 use self::hardware::Tuned;
 use self::hash::Site;
 use self::network::Layout;
 use self::routing::Routing;
+pub use self::schedule::Standing;
 pub use self::unsupported::Unsupported;
 use crate::affinity::Spread;
 use crate::facts::Facts;
 use crate::ids::Ids;
-use crate::names;
 use crate::state::{Knob, KnobValue, State};
 
 /// What is wanted of a machine.
@@ -127,11 +130,9 @@ fn ruleset(config: &Config, ground: Ground<'_>, warnings: &mut Vec<String>) -> R
         farm::add(&mut contents, farm, ground);
     }
     warnings.append(&mut contents.warnings);
-    let mut tables = BTreeMap::from([contents::guard()]);
-    if config.farms.values().any(|farm| farm.state != FarmState::Off) {
-        tables.insert(TableId::inet(names::TABLE), contents.into_table(ground.ids));
-    }
-    Ruleset { tables }
+    let mut ruleset = contents.into_ruleset(ground.ids);
+    ruleset.tables.extend([contents::guard()]);
+    ruleset
 }
 
 fn host_name(config: &Config) -> Option<Knob> {
@@ -149,7 +150,7 @@ impl Context {
     pub fn farm_fragment(&self, farm: &Farm, ids: &Ids) -> Fragment {
         let mut contents = self.contents(farm, ids);
         let warnings = std::mem::take(&mut contents.warnings);
-        Fragment { ruleset: contents::alone(contents.into_fragment(Sets::Declared(ids))), warnings }
+        Fragment { ruleset: contents.into_fragment(Sets::Declared(ids)), warnings }
     }
 
     /// The changes of the ruleset that turn one farm into its next version; no work is done for any other farm.
@@ -168,7 +169,7 @@ impl Context {
         if old.shape() != new.shape() {
             return None;
         }
-        let [old, new] = [old, new].map(|contents| contents::alone(contents.into_fragment(Sets::Comparable)));
+        let [old, new] = [old, new].map(|contents| contents.into_fragment(Sets::Comparable));
         Some(headgate_nft::change::between(&old, &new))
     }
 
@@ -179,7 +180,7 @@ impl Context {
 
     /// Whether each backend of a farm takes flows, in the order of their names.
     pub fn standings(&self, farm: &Farm) -> Vec<Standing> {
-        farm::standings(farm, &self.routing)
+        schedule::standings(farm, &self.routing)
     }
 
     fn contents(&self, farm: &Farm, ids: &Ids) -> Contents {

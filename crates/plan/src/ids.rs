@@ -10,8 +10,9 @@ use std::sync::Arc;
 use headgate_config::Config;
 use headgate_config::model::Farm;
 use headgate_config::types::{BackendName, FarmName};
-use headgate_nft::{Chain, Ruleset, Statement, Table, TableId, Value};
+use headgate_nft::{Chain, Ruleset, Statement, Table, Value};
 
+use crate::maps::{Map, Place};
 use crate::names::{self, IpVersion};
 
 /// Ids of farms and backends, and the sizes of the maps that hold them.
@@ -21,7 +22,7 @@ pub struct Ids {
     /// The id given out last; the next search begins behind it, so that an id rests as long as possible before it returns.
     last_farm: u16,
     last_backend: u32,
-    sizes: BTreeMap<Arc<str>, u32>,
+    sizes: BTreeMap<(Place, Arc<str>), u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -30,8 +31,11 @@ struct FarmIds {
     backends: BTreeMap<BackendName, u32>,
 }
 
-/// Most farms: a farm's id is 16 bits of a slot, and 0 is nobody's.
-pub const FARMS_MAX: usize = 0xffff;
+/// Most farms: a farm's id is 16 bits of a slot, 0 is nobody's, and some would make slots that look like marks.
+pub const FARMS_MAX: usize = 0xffff - (RESERVED.end - RESERVED.start) as usize;
+/// Not given to farms: their slots would begin as the ct marks of backends do, and one lookup in the slots must leave a mark
+/// that is a backend's already (a remembered client's) as it is.
+const RESERVED: std::ops::Range<u32> = names::MARK_TAG >> 16..(names::MARK_TAG >> 16) + 0x100;
 /// Most backends of all farms together: 20 bits of the ct mark, and 0 is nobody's.
 pub const BACKENDS_MAX: usize = names::MARK_ID_MASK as usize;
 
@@ -39,17 +43,25 @@ impl Ids {
     /// Reads back what an earlier run wrote into our table. What is not ours, or contradicts itself, is passed over.
     pub fn observe(ruleset: &Ruleset) -> Self {
         let mut ids = Self::default();
-        let Some(table) = ruleset.tables.get(&TableId::inet(names::TABLE)) else { return ids };
-        ids.sizes = table.sets.iter().filter_map(|(name, set)| Some((name.clone(), set.size?))).collect();
-        ids.observe_backends(table);
-        ids.observe_farms(table);
+        let tables = || Place::ALL.into_iter().filter_map(|place| Some((place, ruleset.tables.get(&place.table())?)));
+        for (place, table) in tables() {
+            let sizes = table.sets.iter().filter_map(|(name, set)| Some(((place, name.clone()), set.size?)));
+            ids.sizes.extend(sizes);
+        }
+        let mut seen = BTreeSet::new();
+        for (_, table) in tables() {
+            ids.observe_backends(table, &mut seen);
+        }
+        let mut seen = BTreeSet::new();
+        for (_, table) in tables() {
+            ids.observe_farms(table, &mut seen);
+        }
         ids
     }
 
-    fn observe_backends(&mut self, table: &Table) {
-        let mut seen = BTreeSet::new();
-        for map in IpVersion::ALL.into_iter().flat_map(|version| [version.maps().targets, version.maps().hosts]) {
-            let Some(set) = table.sets.get(map) else { continue };
+    fn observe_backends(&mut self, table: &Table, seen: &mut BTreeSet<u32>) {
+        for map in IpVersion::ALL.into_iter().flat_map(|version| [Map::Targets(version), Map::Hosts(version)]) {
+            let Some(set) = table.sets.get(&map.name()) else { continue };
             for (key, element) in &set.elements {
                 let Ok(mark) = <[u8; 4]>::try_from(key.start.as_slice()).map(u32::from_ne_bytes) else { continue };
                 let Some(id) = id_of_mark(mark) else { continue };
@@ -64,8 +76,7 @@ impl Ids {
         }
     }
 
-    fn observe_farms(&mut self, table: &Table) {
-        let mut seen = BTreeSet::new();
+    fn observe_farms(&mut self, table: &Table, seen: &mut BTreeSet<u16>) {
         for (name, chain) in &table.chains {
             let Some((_, farm)) = names::farm_of_chain(name) else { continue };
             let Some(id) = farm_id_of_chain(chain) else { continue };
@@ -102,11 +113,12 @@ impl Ids {
             return;
         }
         let mut used_farms: BTreeSet<u32> = self.farms.values().filter_map(|ids| ids.id.map(u32::from)).collect();
+        used_farms.extend(RESERVED);
         let mut used: BTreeSet<u32> = self.farms.values().flat_map(|ids| ids.backends.values().copied()).collect();
         for farm in farms {
             let ids = self.farms.entry(farm.name.clone()).or_default();
             if ids.id.is_none()
-                && let Some(id) = free_after(u32::from(self.last_farm), FARMS_MAX as u32, &mut used_farms)
+                && let Some(id) = free_after(u32::from(self.last_farm), u32::from(u16::MAX), &mut used_farms)
             {
                 self.last_farm = id as u16;
                 ids.id = Some(self.last_farm);
@@ -150,10 +162,10 @@ impl Ids {
     /// Room for twice as many, so that a farm more is an element more and not another map. A size that the kernel has
     /// already is kept while it suffices and is not absurd: another number is another map, and every rule that uses it
     /// would have to be written again.
-    pub fn size(&self, map: &str, count: usize) -> u32 {
+    pub fn size(&self, place: Place, map: &Arc<str>, count: usize) -> u32 {
         let count = u32::try_from(count).unwrap_or(u32::MAX / 4);
         let wanted = count.saturating_mul(2).checked_next_power_of_two().unwrap_or(1 << 31).max(SIZE_MIN);
-        match self.sizes.get(map) {
+        match self.sizes.get(&(place, map.clone())) {
             Some(&size) if size >= count && size <= wanted.saturating_mul(SIZE_SLACK) => size,
             _ => wanted,
         }
@@ -171,14 +183,17 @@ pub(crate) fn id_of_mark(mark: u32) -> Option<u32> {
     (mark & !names::MARK_ID_MASK == names::MARK_TAG && id != 0).then_some(id)
 }
 
+/// The farm's id in the number that picks a slot.
 fn farm_id_of_chain(chain: &Chain) -> Option<u16> {
-    let Statement::Set { value, .. } = chain.rules.first()?.statements.first()? else { return None };
-    let offset = match value {
-        Value::Numgen(numgen) => numgen.offset,
-        Value::Jhash { offset, .. } => *offset,
-        _ => return None,
-    };
-    u16::try_from(offset >> 16).ok().filter(|&id| id != 0)
+    chain.rules.iter().flat_map(|rule| &rule.statements).find_map(|statement| {
+        let Statement::Set { value, .. } = statement else { return None };
+        let offset = match value {
+            Value::Numgen(numgen) => numgen.offset,
+            Value::Jhash { offset, .. } => *offset,
+            _ => return None,
+        };
+        u16::try_from(offset >> 16).ok().filter(|&id| id != 0)
+    })
 }
 
 /// The first number behind `last`, from 1 to `max` and around, that is not in `used`; it is then.

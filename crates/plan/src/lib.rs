@@ -16,6 +16,7 @@ pub mod flows;
 pub mod hardware;
 pub mod ids;
 pub mod knob;
+pub mod maps;
 pub mod names;
 pub mod state;
 pub mod status;

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use headgate_config::model::BackendState;
 use headgate_config::types::{BackendName, FarmName};
 use headgate_nft::{BaseChain, ChainKind, Hook};
 
@@ -28,8 +27,6 @@ pub const MARK_TAG_MASK: u32 = 0xff00_0000;
 /// Bits of the ct mark that hold the backend's id.
 pub const MARK_ID_MASK: u32 = 0x000f_ffff;
 
-/// Map from a slot to the ct mark of the backend that serves it: the schedule of all farms.
-pub const SLOTS: &str = "slots";
 /// The chain that finds the farm of a new flow.
 pub const DISPATCH: &str = "dispatch";
 /// The chain that every flow of a farm comes to: slot → ct mark → destination. One for all farms, since the kernel walks
@@ -40,6 +37,12 @@ pub const SLOT_V6: u32 = 0x8000;
 /// Most slots of one farm in one family: they share 16 bits with [`SLOT_V6`].
 pub const SLOTS_MAX: usize = 0x8000;
 
+/// What comes in, before connection tracking sees it.
+pub const RAW: &str = "raw";
+/// What comes in, packet by packet, behind connection tracking.
+pub const INSPECT: &str = "inspect";
+/// What is for the box itself.
+pub const INPUT: &str = "input";
 /// Destination translation of what comes in.
 pub const PREROUTING: &str = "prerouting";
 /// Destination translation of what the box itself sends to a virtual address.
@@ -47,17 +50,20 @@ pub const OUTPUT: &str = "output";
 /// Source translation; there only while a farm needs it: it is one more chain for every new flow of the machine.
 pub const POSTROUTING: &str = "postrouting";
 
-/// The hook of a base chain of [`TABLE`]; `None` for any other name. The priorities are `dstnat` and `srcnat`, which are
-/// the only ones at which the kernel takes what is already translated for untranslated
-/// (`include/uapi/linux/netfilter_ipv4.h`).
+/// The hook of a base chain of [`TABLE`]; `None` for any other name. The priorities are nft(8)'s `raw`, `mangle`, `filter`,
+/// `dstnat` and `srcnat` (`include/uapi/linux/netfilter_ipv4.h`); a nat chain must have one of the last two, or the kernel
+/// takes what is already translated for untranslated.
 pub fn base_chain(name: &str) -> Option<BaseChain> {
-    let (hook, priority) = match name {
-        PREROUTING => (Hook::Prerouting, -100),
-        OUTPUT => (Hook::Output, -100),
-        POSTROUTING => (Hook::Postrouting, 100),
+    let (kind, hook, priority) = match name {
+        RAW => (ChainKind::Filter, Hook::Prerouting, -300),
+        INSPECT => (ChainKind::Filter, Hook::Prerouting, -150),
+        PREROUTING => (ChainKind::Nat, Hook::Prerouting, -100),
+        INPUT => (ChainKind::Filter, Hook::Input, 0),
+        OUTPUT => (ChainKind::Nat, Hook::Output, -100),
+        POSTROUTING => (ChainKind::Nat, Hook::Postrouting, 100),
         _ => return None,
     };
-    Some(BaseChain { kind: ChainKind::Nat, hook, priority, device: None })
+    Some(BaseChain { kind, hook, priority, device: None })
 }
 
 /// The two families of addresses; each has maps of its own.
@@ -78,112 +84,42 @@ impl IpVersion {
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
+}
 
-    /// The names of its maps.
-    pub fn maps(self) -> &'static Maps {
-        match self {
-            Self::V4 => &MAPS_V4,
-            Self::V6 => &MAPS_V6,
-        }
+/// What the chain of a farm begins with.
+fn farm_prefix(version: IpVersion) -> &'static str {
+    match version {
+        IpVersion::V4 => "farm4-",
+        IpVersion::V6 => "farm6-",
     }
 }
 
-/// The maps of one family.
-#[derive(Debug)]
-pub struct Maps {
-    /// Address, protocol, port → farm: listeners with one port.
-    pub services: &'static str,
-    /// Address, protocol, range of ports → farm. The address first: a pipapo set with the protocol first was 23 times slower.
-    pub ranges: &'static str,
-    /// Address, protocol → farm: `*`.
-    pub wildcards: &'static str,
-    /// Address → farm: `*/any`.
-    pub protocols: &'static str,
-    /// ct mark → address and port of the backend.
-    pub targets: &'static str,
-    /// ct mark → address of a backend that keeps the client's port.
-    pub hosts: &'static str,
-    /// ct mark → source address, for backends of `snat` farms.
-    pub sources: &'static str,
-    /// What the chains of farms begin with.
-    farm: &'static str,
-}
-
-const MAPS_V4: Maps = Maps {
-    services: "services4",
-    ranges: "ranges4",
-    wildcards: "wildcards4",
-    protocols: "protocols4",
-    targets: "targets4",
-    hosts: "hosts4",
-    sources: "sources4",
-    farm: "farm4-",
-};
-
-const MAPS_V6: Maps = Maps {
-    services: "services6",
-    ranges: "ranges6",
-    wildcards: "wildcards6",
-    protocols: "protocols6",
-    targets: "targets6",
-    hosts: "hosts6",
-    sources: "sources6",
-    farm: "farm6-",
-};
-
 /// The chain of a farm in one family: `farm4-web`. A suffix instead of the digit could be part of another farm's name.
 pub fn farm_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
-    let prefix = version.maps().farm;
-    let mut name = String::with_capacity(prefix.len() + farm.as_str().len());
-    name.push_str(prefix);
-    name.push_str(farm.as_str());
-    name.into()
+    format!("{}{farm}", farm_prefix(version)).into()
 }
 
 /// The farm whose chain this is; `None` for other chains.
 pub fn farm_of_chain(chain: &str) -> Option<(IpVersion, FarmName)> {
     IpVersion::ALL.into_iter().find_map(|version| {
-        let name = chain.strip_prefix(version.maps().farm)?;
+        let name = chain.strip_prefix(farm_prefix(version))?;
         Some((version, FarmName::new(name).ok()?))
     })
 }
 
-/// What the comment on the element of a backend that is down begins with. One byte: with two names of 63 bytes and the
-/// slash it fits the 128 bytes that nft(8) takes.
-const DOWN: char = '!';
-
-/// The comment on a backend's element, by which its id is known again after a restart: `FARM/BACKEND`, and
-/// `!FARM/BACKEND` of one that is down: going down is then a change of the ruleset, which is seen also when nobody
-/// remembers the state before ([`crate::flows`]). Neither name can contain a slash or an exclamation mark.
-pub fn backend_comment(farm: &FarmName, backend: &BackendName, state: BackendState) -> Arc<str> {
-    let (farm, backend) = (farm.as_str(), backend.as_str());
-    let mut comment = String::with_capacity(2 + farm.len() + backend.len());
-    if state == BackendState::Down {
-        comment.push(DOWN);
-    }
-    comment.push_str(farm);
-    comment.push('/');
-    comment.push_str(backend);
-    comment.into()
+/// The comment on a backend's element, by which its id is known again after a restart: `FARM/BACKEND`. Neither name can
+/// contain a slash, and with two names of 63 bytes it fits the 128 bytes that nft(8) takes.
+pub fn backend_comment(farm: &FarmName, backend: &BackendName) -> Arc<str> {
+    format!("{farm}/{backend}").into()
 }
 
 /// What [`backend_comment`] wrote; `None` for anything else.
 pub fn backend_of_comment(comment: &str) -> Option<(FarmName, BackendName)> {
-    let (farm, backend) = comment_of_up(comment).split_once('/')?;
+    let (farm, backend) = comment.split_once('/')?;
     Some((FarmName::new(farm).ok()?, BackendName::new(backend).ok()?))
 }
 
-/// Whether [`backend_comment`] wrote this for a backend that is down.
-pub fn is_down_comment(comment: &str) -> bool {
-    comment.starts_with(DOWN)
-}
-
-/// The comment without the word on the state.
-pub fn comment_of_up(comment: &str) -> &str {
-    comment.strip_prefix(DOWN).unwrap_or(comment)
-}
-
-/// The slot of a farm's schedule: what `numgen` yields and the key of [`SLOTS`].
+/// The slot of a farm's schedule: what `numgen` yields and the key of [`crate::maps::Map::Slots`].
 pub fn slot(farm: u16, version: IpVersion, index: u32) -> u32 {
     let base = match version {
         IpVersion::V4 => 0,

@@ -71,7 +71,7 @@ pub struct FarmStatus {
     pub usable: usize,
     /// All its backends.
     pub total: usize,
-    /// Flows of all its backends.
+    /// Active flows of all its backends.
     pub flows: u64,
     /// By name.
     pub backends: Vec<BackendStatus>,
@@ -91,7 +91,7 @@ pub struct BackendStatus {
     pub weight: u16,
     /// The lowest number with a usable backend serves.
     pub priority: u32,
-    /// Flows that the kernel tracks now.
+    /// Flows that may still carry data; not those that both sides have closed.
     pub flows: u64,
 }
 
@@ -130,7 +130,7 @@ pub struct Sources<'a> {
     pub desired: &'a Desired,
     /// What the kernel has.
     pub observed: &'a State,
-    /// Flows by ct mark.
+    /// Active flows by ct mark.
     pub flows: &'a BTreeMap<u32, u64>,
     /// What became of the knobs when they were written last, by path.
     pub knobs: &'a BTreeMap<String, Outcome>,

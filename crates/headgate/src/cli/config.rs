@@ -11,7 +11,8 @@ use crate::steps::printable;
 
 pub(super) fn run(root: &Path, command: &ConfigCommand) -> Result<Answer, CliError> {
     let ConfigCommand::Show { origins, output } = command;
-    let loaded = load(root).map_err(|error| CliError::files(FilesError::Config(error), *output))?;
+    let mut loaded = load(root).map_err(|error| CliError::files(FilesError::Config(error), *output))?;
+    loaded.document.conceal_secret();
     if output.json {
         return json(&loaded, *output);
     }

@@ -8,6 +8,7 @@ mod change;
 mod error;
 mod flows;
 mod load;
+mod secret;
 mod view;
 
 use std::collections::BTreeMap;
@@ -66,6 +67,8 @@ pub struct Engine {
     fault: Option<String>,
     /// What of the state could not be read at the beginning.
     notes: Vec<String>,
+    /// The secret of this machine, for configurations that name none; see [`secret`].
+    secret: Option<String>,
     /// Why there is no generation of what runs.
     unkept: Option<String>,
     announcements: announce::Announcements,
@@ -135,6 +138,7 @@ impl Engine {
             running: None,
             fault: None,
             notes,
+            secret: None,
             unkept: None,
             announcements: announce::Announcements::default(),
             services,

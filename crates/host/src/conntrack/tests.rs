@@ -86,3 +86,35 @@ fn the_deletion_of_an_entry_names_its_tuple_and_spares_tcp_and_other_marks() {
         let _ = deletion(&udp[..length], &marks);
     }
 }
+
+#[test]
+fn a_selection_covers_all_its_marks_and_none_of_other_tags() {
+    for ids in [&[1][..], &[1, 2], &[4, 5, 6, 7], &[1, MARK_ID_MASK], &[8, 9, 8]] {
+        let marks: Vec<u32> = ids.iter().map(|id| MARK_TAG | id).collect();
+        let Some(Select::Bits { value, mask }) = Select::covering(marks.iter().copied()) else { panic!("{ids:?}") };
+        assert!(marks.iter().all(|mark| mark & TAG_MASK == value & TAG_MASK), "{ids:?}");
+        assert!(marks.iter().all(|one| one & mask == value), "{ids:?}");
+        assert_eq!(value & !mask, 0);
+        // Flags of a flow are no reason not to count it.
+        assert_eq!(mask & 0x00f0_0000, 0);
+    }
+    let four = Select::covering([4, 5, 6, 7].map(|id| MARK_TAG | id)).expect("four marks");
+    assert_eq!(four, Select::Bits { value: MARK_TAG | 4, mask: TAG_MASK | MARK_ID_MASK & !3 });
+    assert_eq!(Select::covering([]), None);
+}
+
+#[test]
+fn ended_is_what_the_backend_has_forgotten() {
+    let info = |protocol: u16, state: u8| {
+        let mut inner = Vec::new();
+        put(&mut inner, 1, &[state]);
+        let mut nest = Vec::new();
+        put(&mut nest, protocol | NLA_F_NESTED, &inner);
+        nest
+    };
+    let ended = |protocol, state| has_ended(&info(protocol, state)).expect("well formed");
+    let of = |protocol| (0..10).filter(|&state| ended(protocol, state)).collect::<Vec<u8>>();
+    assert_eq!(of(PROTOINFO_TCP), [7, 8]);
+    assert_eq!(of(PROTOINFO_SCTP), [1]);
+    assert!(of(2).is_empty(), "DCCP is counted while it is there");
+}

@@ -1,10 +1,10 @@
-//! Rules, statements and values.
+//! Rules, values and constants.
 
 use std::fmt::{self, Display, Formatter};
 
 use super::Name;
 use super::datum::{datum, fields, hexadecimal};
-use crate::expr::{Field, Nat, NatKind, Operator, Reject, Statement, Target, Value, Verdict};
+use crate::expr::{Field, Target, Value, Verdict};
 use crate::model::{Data, Datatype, Rule};
 
 impl Display for Rule {
@@ -39,14 +39,21 @@ impl Display for Field {
             Self::L4proto => "meta l4proto",
             Self::Mark => "meta mark",
             Self::Iif => "meta iif",
+            Self::Oif => "meta oif",
             Self::CtMark => "ct mark",
             Self::CtState => "ct state",
+            Self::CtDirection => "ct direction",
             Self::Ip4Saddr => "ip saddr",
             Self::Ip4Daddr => "ip daddr",
             Self::Ip6Saddr => "ip6 saddr",
             Self::Ip6Daddr => "ip6 daddr",
             Self::Sport => "th sport",
             Self::Dport => "th dport",
+            Self::TcpFlags => "tcp flags",
+            Self::UdpChecksum => "udp checksum",
+            Self::EtherSaddr => "ether saddr",
+            Self::EtherDaddr => "ether daddr",
+            Self::FibDaddrType => "fib daddr type",
         })
     }
 }
@@ -56,6 +63,16 @@ impl Display for Target {
         f.write_str(match self {
             Self::CtMark => "ct mark",
             Self::Mark => "meta mark",
+            Self::Nftrace => "meta nftrace",
+            Self::Ip4Saddr => "ip saddr",
+            Self::Ip4Daddr => "ip daddr",
+            Self::Ip6Saddr => "ip6 saddr",
+            Self::Ip6Daddr => "ip6 daddr",
+            Self::TcpSport => "tcp sport",
+            Self::TcpDport => "tcp dport",
+            Self::UdpSport => "udp sport",
+            Self::UdpDport => "udp dport",
+            Self::UdpChecksum => "udp checksum",
         })
     }
 }
@@ -95,38 +112,73 @@ fn write_offset(f: &mut Formatter<'_>, offset: u32) -> fmt::Result {
 }
 
 /// A constant by the type of what it is compared or combined with.
-fn write_constant(f: &mut Formatter<'_>, with: &Value, bytes: &[u8]) -> fmt::Result {
-    let field = match with {
-        Value::Field(field) => *field,
-        Value::And(value, _) => return write_constant(f, value, bytes),
-        Value::Numgen(_) | Value::Jhash { .. } => Field::Mark,
-        _ => return hexadecimal(f, bytes),
-    };
+pub(super) fn write_constant(f: &mut Formatter<'_>, with: &Value, bytes: &[u8]) -> fmt::Result {
+    match with {
+        Value::Field(field) => write_field(f, *field, bytes),
+        Value::And(value, _) => write_constant(f, value, bytes),
+        Value::Numgen(_) | Value::Jhash { .. } => datum(f, Datatype::Mark, bytes),
+        _ => hexadecimal(f, bytes),
+    }
+}
+
+fn write_field(f: &mut Formatter<'_>, field: Field, bytes: &[u8]) -> fmt::Result {
     let datatype = match field {
-        Field::Nfproto => {
-            return match bytes {
-                [2] => f.write_str("ipv4"),
-                [10] => f.write_str("ipv6"),
-                _ => hexadecimal(f, bytes),
-            };
-        }
+        Field::Nfproto => return word(f, &[(2, "ipv4"), (10, "ipv6")], bytes),
+        Field::CtDirection => return word(f, &[(0, "original"), (1, "reply")], bytes),
+        Field::CtState => return write_flags(f, &STATES, bytes, "|"),
+        Field::TcpFlags => return write_flags(f, &TCP_FLAGS, bytes, "|"),
+        Field::FibDaddrType => return word(f, &ADDRESS_TYPES, bytes),
         Field::L4proto => Datatype::InetProto,
         Field::Mark | Field::CtMark => Datatype::Mark,
-        Field::CtState => return write_state(f, bytes, "|"),
-        Field::Iif => Datatype::IfIndex,
+        Field::Iif | Field::Oif => Datatype::IfIndex,
         Field::Ip4Saddr | Field::Ip4Daddr => Datatype::Ipv4Addr,
         Field::Ip6Saddr | Field::Ip6Daddr => Datatype::Ipv6Addr,
-        Field::Sport | Field::Dport => Datatype::InetService,
+        Field::Sport | Field::Dport | Field::UdpChecksum => Datatype::InetService,
+        Field::EtherSaddr | Field::EtherDaddr => Datatype::EtherAddr,
     };
     datum(f, datatype, bytes)
 }
 
-/// Connection states, by name when all bits have one.
-fn write_state(f: &mut Formatter<'_>, bytes: &[u8], between: &str) -> fmt::Result {
-    const NAMES: [(u32, &str); 5] = [(1, "invalid"), (2, "established"), (4, "related"), (8, "new"), (64, "untracked")];
-    let Ok(bits) = bytes.try_into().map(u32::from_ne_bytes) else { return hexadecimal(f, bytes) };
-    let names: Vec<&str> = NAMES.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
-    let named: u32 = NAMES.iter().map(|(bit, _)| bits & bit).sum();
+/// A new value of a target.
+pub(super) fn write_new(f: &mut Formatter<'_>, target: Target, bytes: &[u8]) -> fmt::Result {
+    let like = match target {
+        Target::CtMark | Target::Mark => Field::Mark,
+        Target::Ip4Saddr | Target::Ip4Daddr => Field::Ip4Saddr,
+        Target::Ip6Saddr | Target::Ip6Daddr => Field::Ip6Saddr,
+        Target::TcpSport | Target::TcpDport | Target::UdpSport | Target::UdpDport => Field::Sport,
+        Target::UdpChecksum => Field::UdpChecksum,
+        Target::Nftrace => return bytes.first().map_or(Ok(()), |on| write!(f, "{on}")),
+    };
+    write_field(f, like, bytes)
+}
+
+pub(super) const STATES: [(u32, &str); 5] =
+    [(1, "invalid"), (2, "established"), (4, "related"), (8, "new"), (64, "untracked")];
+const TCP_FLAGS: [(u32, &str); 8] =
+    [(1, "fin"), (2, "syn"), (4, "rst"), (8, "psh"), (16, "ack"), (32, "urg"), (64, "ecn"), (128, "cwr")];
+const ADDRESS_TYPES: [(u32, &str); 5] =
+    [(1, "unicast"), (2, "local"), (3, "broadcast"), (4, "anycast"), (5, "multicast")];
+
+/// A number of 1 byte, or of 4 in host order.
+fn number(bytes: &[u8]) -> Option<u32> {
+    match bytes {
+        [one] => Some(u32::from(*one)),
+        bytes => bytes.try_into().ok().map(u32::from_ne_bytes),
+    }
+}
+
+fn word(f: &mut Formatter<'_>, names: &[(u32, &str)], bytes: &[u8]) -> fmt::Result {
+    match names.iter().find(|(value, _)| number(bytes) == Some(*value)) {
+        Some((_, name)) => f.write_str(name),
+        None => hexadecimal(f, bytes),
+    }
+}
+
+/// Flags, by name when all bits have one.
+pub(super) fn write_flags(f: &mut Formatter<'_>, known: &[(u32, &str)], bytes: &[u8], between: &str) -> fmt::Result {
+    let Some(bits) = number(bytes) else { return hexadecimal(f, bytes) };
+    let names: Vec<&str> = known.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name).collect();
+    let named: u32 = known.iter().map(|(bit, _)| bits & bit).sum();
     if bits == 0 || named != bits {
         return write!(f, "0x{bits:x}");
     }
@@ -137,82 +189,12 @@ fn write_state(f: &mut Formatter<'_>, bytes: &[u8], between: &str) -> fmt::Resul
     }
 }
 
-impl Display for Statement {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Match { value, operator, constant } => write_match(f, value, *operator, constant),
-            Self::InSet { value, set, invert } => {
-                let not = if *invert { "!= " } else { "" };
-                write!(f, "{value} {not}@{}", Name(set))
-            }
-            Self::VerdictMap { key, map } => write!(f, "{key} vmap @{}", Name(map)),
-            Self::Set { target, value } => {
-                write!(f, "{target} set ")?;
-                match value {
-                    Value::Constant(bytes) => write_constant(f, &Value::Field(Field::Mark), bytes),
-                    value => value.fmt(f),
-                }
-            }
-            Self::Nat(nat) => nat.fmt(f),
-            Self::Reject(Reject::TcpReset) => f.write_str("reject with tcp reset"),
-            Self::Reject(Reject::PortUnreachable) => f.write_str("reject with icmpx port-unreachable"),
-            Self::Counter => f.write_str("counter"),
-            Self::Notrack => f.write_str("notrack"),
-            Self::Verdict(verdict) => verdict.fmt(f),
-            Self::Unknown { name } => write!(f, "# not understood: {}", Name(name)),
-        }
-    }
-}
-
-fn write_match(f: &mut Formatter<'_>, value: &Value, operator: Operator, constant: &[u8]) -> fmt::Result {
-    // `ct state a,b` is nft's word for "some of these bits".
-    if let Value::And(inner, mask) = value
-        && **inner == Value::Field(Field::CtState)
-        && operator == Operator::NotEqual
-        && constant.iter().all(|byte| *byte == 0)
-    {
-        f.write_str("ct state ")?;
-        return write_state(f, mask, ",");
-    }
-    let operator = match (operator, value) {
-        (Operator::NotEqual, _) => "!= ",
-        (Operator::Equal, Value::And(..) | Value::Field(Field::CtState)) => "== ",
-        (Operator::Equal, _) => "",
-    };
-    write!(f, "{value} {operator}")?;
-    write_constant(f, value, constant)
-}
-
-impl Display for Nat {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            NatKind::Source => "snat",
-            NatKind::Destination => "dnat",
-        };
-        let (family, address) = if self.ipv6 { ("ip6", Datatype::Ipv6Addr) } else { ("ip", Datatype::Ipv4Addr) };
-        write!(f, "{kind} {family} to ")?;
-        match &self.to {
-            Value::Constant(bytes) => datum(f, address, bytes)?,
-            Value::Concat(values) => match values.as_slice() {
-                [Value::Constant(to), Value::Constant(port)] => {
-                    f.write_str(if self.ipv6 { "[" } else { "" })?;
-                    datum(f, address, to)?;
-                    f.write_str(if self.ipv6 { "]:" } else { ":" })?;
-                    datum(f, Datatype::InetService, port)?;
-                }
-                _ => self.to.fmt(f)?,
-            },
-            value => value.fmt(f)?,
-        }
-        f.write_str(if self.fully_random { " fully-random" } else { "" })
-    }
-}
-
 /// ` : DATA` of an element.
 pub(super) fn write_data(f: &mut Formatter<'_>, types: &[Datatype], data: Option<&Data>) -> fmt::Result {
     match data {
         None => Ok(()),
         Some(Data::Verdict(verdict)) => write!(f, " : {verdict}"),
+        Some(Data::Object(name)) => write!(f, " : \"{}\"", Name(name)),
         Some(Data::Value(bytes)) => {
             for (index, (datatype, field)) in fields(types, bytes).iter().enumerate() {
                 f.write_str(if index == 0 { " : " } else { " . " })?;

@@ -70,7 +70,7 @@ fn definition() -> impl Strategy<Value = Set> {
             timeout_ms: (timeout && dynamic).then_some(3_600_000),
             key,
             data,
-            size,
+            size: if dynamic { size.or(Some(512)) } else { size },
             elements: BTreeMap::new(),
         }
     })
@@ -78,7 +78,7 @@ fn definition() -> impl Strategy<Value = Set> {
 
 fn data(data: Option<&SetData>, leaves: usize) -> BoxedStrategy<Option<Data>> {
     match data.cloned() {
-        None => Just(None).boxed(),
+        None | Some(SetData::Objects(_)) => Just(None).boxed(),
         Some(SetData::Verdict) => verdict(leaves).prop_map(|verdict| Some(Data::Verdict(verdict))).boxed(),
         Some(SetData::Value(types)) => {
             let value = vec(any::<u8>(), 64).prop_map(move |blob| Some(Data::Value(key_bytes(&types, &blob).into())));
@@ -125,9 +125,10 @@ fn key(set: &Set, index: u8, blob: &[u8], ranged: bool) -> Key {
 fn value(width: usize) -> BoxedStrategy<Value> {
     use Field::*;
     let fields: Vec<Field> = match width {
-        1 => vec![Nfproto, L4proto],
-        2 => vec![Sport, Dport],
-        4 => vec![Mark, Iif, CtMark, CtState, Ip4Saddr, Ip4Daddr],
+        1 => vec![Nfproto, L4proto, CtDirection, TcpFlags],
+        2 => vec![Sport, Dport, UdpChecksum],
+        4 => vec![Mark, Iif, Oif, CtMark, CtState, Ip4Saddr, Ip4Daddr, FibDaddrType],
+        6 => vec![EtherSaddr, EtherDaddr],
         16 => vec![Ip6Saddr, Ip6Daddr],
         _ => return blob(width).prop_map(Value::Constant).boxed(),
     };
@@ -160,7 +161,7 @@ fn key_value(types: &[Datatype]) -> BoxedStrategy<Value> {
 
 fn comparison() -> impl Strategy<Value = Statement> {
     let operator = || select(vec![Operator::Equal, Operator::NotEqual]);
-    select(vec![1usize, 2, 4, 16]).prop_flat_map(move |width| {
+    select(vec![1usize, 2, 4, 6, 16]).prop_flat_map(move |width| {
         (value(width), operator(), blob(width)).prop_map(|(value, operator, constant)| Statement::Match {
             value,
             operator,
@@ -186,11 +187,77 @@ fn mapped(sets: &Sets, width: usize) -> BoxedStrategy<Value> {
     proptest::strategy::Union::new(choices).boxed()
 }
 
+/// Writes of a mark or into the packet.
+fn write(sets: &Sets) -> BoxedStrategy<Statement> {
+    use Target::*;
+    let targets = [
+        (1, vec![Nftrace]),
+        (2, vec![TcpSport, TcpDport, UdpSport, UdpDport, UdpChecksum]),
+        (4, vec![CtMark, Mark, Ip4Saddr, Ip4Daddr]),
+        (16, vec![Ip6Saddr, Ip6Daddr]),
+    ];
+    let writes = targets.into_iter().map(|(width, targets)| {
+        let write = (select(targets), mapped(sets, width));
+        write.prop_map(|(target, value)| Statement::Set { target, value }).boxed()
+    });
+    proptest::strategy::Union::new(writes).boxed()
+}
+
+fn limit() -> impl Strategy<Value = Limit> {
+    (1..1_000_000u64, select(vec![1u64, 7, 60, 3_600, 86_400, 604_800]), 1..10_000u32, any::<bool>())
+        .prop_map(|(rate, per_s, burst, over)| Limit { rate, per_s, burst, over })
+}
+
+fn stateful() -> impl Strategy<Value = Stateful> {
+    prop_oneof![
+        Just(Stateful::Counter),
+        limit().prop_map(Stateful::Limit),
+        (any::<u32>(), any::<bool>()).prop_map(|(count, over)| Stateful::Connlimit { count, over }),
+    ]
+}
+
+/// Key and data fit the registers; connections are counted only where nothing expires.
+fn dynset(name: &std::sync::Arc<str>, set: &Set) -> Option<BoxedStrategy<Statement>> {
+    let types = match &set.data {
+        Some(SetData::Value(types)) => Some(types.clone()),
+        _ => None,
+    };
+    let padded = |types: &[Datatype]| model::width(types).next_multiple_of(4);
+    if !set.dynamic || padded(&set.key) + types.as_deref().map_or(0, padded) > 64 {
+        return None;
+    }
+    let data = types.map_or_else(|| Just(None).boxed(), |types| key_value(&types).prop_map(Some).boxed());
+    let timeouts = set.timeout_ms.is_some();
+    let timeout = proptest::option::of(1..100_000u64).prop_map(move |ms| ms.map(|ms| ms * 100).filter(|_| timeouts));
+    let stateful = proptest::option::of(stateful())
+        .prop_map(move |one| one.filter(|one| !timeouts || !matches!(one, Stateful::Connlimit { .. })));
+    let op = select(vec![DynsetOp::Add, DynsetOp::Update, DynsetOp::Delete]);
+    let name = name.clone();
+    let whole = (op, key_value(&set.key), data, timeout, stateful);
+    let dynset = whole.prop_map(move |(op, key, data, timeout_ms, stateful)| {
+        Statement::Dynset(Dynset { op, set: name.clone(), key, data, timeout_ms, stateful })
+    });
+    Some(dynset.boxed())
+}
+
+fn log() -> impl Strategy<Value = Statement> {
+    let prefix = "[a-z/é ']{0,40}".prop_map(|text| name(&text));
+    (any::<u16>(), prefix, proptest::option::of(any::<u32>())).prop_map(|(group, prefix, snaplen)| Statement::Log {
+        group,
+        prefix,
+        snaplen,
+    })
+}
+
 /// Statements that any chain may have; those that decide where to go on come last in their rule.
 fn statement(sets: &Sets) -> BoxedStrategy<Statement> {
-    let target = select(vec![Target::CtMark, Target::Mark]);
-    let set = (target, mapped(sets, 4)).prop_map(|(target, value)| Statement::Set { target, value });
-    let mut choices = vec![comparison().boxed(), set.boxed(), Just(Statement::Counter).boxed()];
+    let state = stateful().prop_map(|one| match one {
+        Stateful::Counter => Statement::Counter,
+        Stateful::Limit(limit) => Statement::Limit(limit),
+        Stateful::Connlimit { count, over } => Statement::Connlimit { count, over },
+    });
+    let mut choices = vec![comparison().boxed(), write(sets), state.boxed(), log().boxed()];
+    choices.extend(sets.iter().filter_map(|(name, set)| dynset(name, set)));
     for (name, set) in sets.iter().filter(|(_, set)| set.data.is_none()) {
         let name = name.clone();
         let lookup = (key_value(&set.key), any::<bool>()).prop_map(move |(value, invert)| Statement::InSet {
@@ -201,6 +268,28 @@ fn statement(sets: &Sets) -> BoxedStrategy<Statement> {
         choices.push(lookup.boxed());
     }
     proptest::strategy::Union::new(choices).boxed()
+}
+
+/// What only some hooks, families or kernels take: for the encoding alone.
+pub(crate) fn particular() -> BoxedStrategy<Statement> {
+    let kinds = vec![ObjectKind::Counter, ObjectKind::Helper, ObjectKind::Tunnel, ObjectKind::Synproxy];
+    let object_name = || "[a-z0-9-]{1,20}".prop_map(|text| name(&text));
+    let fwd = any::<bool>().prop_flat_map(|ipv6| {
+        (value(4), value(if ipv6 { 16 } else { 4 })).prop_map(move |(device, address)| Statement::Fwd {
+            ipv6,
+            device,
+            address,
+        })
+    });
+    let synproxy = (any::<u16>(), 0..15u8, any::<bool>(), any::<bool>());
+    prop_oneof![
+        fwd,
+        (any::<u16>(), any::<bool>()).prop_map(|(number, bypass)| Statement::Queue { number, bypass }),
+        object_name().prop_map(|flowtable| Statement::FlowAdd { flowtable }),
+        (select(kinds), object_name()).prop_map(|(kind, name)| Statement::Object { kind, name }),
+        synproxy.prop_map(|(mss, wscale, timestamp, sack)| Statement::Synproxy { mss, wscale, timestamp, sack }),
+    ]
+    .boxed()
 }
 
 /// The last statement of a rule of a chain that may jump.

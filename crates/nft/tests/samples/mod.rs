@@ -277,3 +277,107 @@ pub(crate) fn varied() -> Ruleset {
     ]);
     Ruleset { tables: [(TableId::inet("hgvaried"), table)].into() }
 }
+
+fn to(target: Target, value: Value) -> Statement {
+    Statement::Set { target, value }
+}
+
+fn constant(value: &[u8]) -> Value {
+    Value::Constant(bytes(value))
+}
+
+fn update(set: &str, key: Field, stateful: Option<Stateful>) -> Dynset {
+    Dynset { op: DynsetOp::Update, set: name(set), key: field(key), data: None, timeout_ms: None, stateful }
+}
+
+pub(crate) const OVER: Limit = Limit { rate: 10, per_s: 1, burst: 5, over: true };
+
+/// Sets that the packet path writes, of each kind.
+fn learned() -> Vec<(Arc<str>, Set)> {
+    use Datatype::*;
+    let mut clients = set(&[Ipv4Addr], Some(SetData::Value(vec![Mark])));
+    (clients.dynamic, clients.timeout_ms) = (true, Some(60_000));
+    let mut bans = set(&[Ipv4Addr], None);
+    (bans.dynamic, bans.timeout_ms) = (true, Some(10_000));
+    let mut busy = set(&[Ipv4Addr], None);
+    busy.dynamic = true;
+    let targets = set(&[Mark], Some(SetData::Value(vec![Ipv4Addr])));
+    let ports = set(&[Mark], Some(SetData::Value(vec![InetService])));
+    [("clients", clients), ("bans", bans), ("busy", busy), ("targets", targets), ("ports", ports)]
+        .map(|(set, value)| (name(set), value))
+        .into()
+}
+
+/// Rules that write into packets and sets.
+fn writes() -> Vec<Rule> {
+    use Field::*;
+    let (ipv4, ipv6, tcp, udp) = (is(Nfproto, &[2]), is(Nfproto, &[10]), is(L4proto, &[6]), is(L4proto, &[17]));
+    let mark = || field(Mark);
+    let remember = Dynset { data: Some(mark()), timeout_ms: Some(30_000), ..update("clients", Ip4Saddr, None) };
+    let limited = Dynset { op: DynsetOp::Add, ..update("bans", Ip4Saddr, Some(Stateful::Limit(OVER))) };
+    let counted =
+        Dynset { op: DynsetOp::Add, ..update("busy", Ip4Saddr, Some(Stateful::Connlimit { count: 20, over: true })) };
+    let flags = Value::And(Box::new(field(TcpFlags)), bytes(&[0x12]));
+    let syn = Statement::Match { value: flags, operator: Operator::Equal, constant: bytes(&[2]) };
+    vec![
+        rule(vec![ipv4.clone(), to(Target::Ip4Daddr, map(mark(), "targets"))]),
+        rule(vec![ipv4.clone(), to(Target::Ip4Saddr, constant(&[1, 2, 3, 4]))]),
+        rule(vec![ipv6.clone(), to(Target::Ip6Saddr, constant(&FD00_1))]),
+        rule(vec![ipv6, to(Target::Ip6Daddr, constant(&FD00_1))]),
+        rule(vec![tcp.clone(), to(Target::TcpDport, map(mark(), "ports")), to(Target::TcpSport, constant(&[0, 80]))]),
+        rule(vec![udp.clone(), to(Target::UdpDport, map(mark(), "ports")), to(Target::UdpSport, constant(&[0, 53]))]),
+        rule(vec![udp, is(UdpChecksum, &[0, 0]), to(Target::UdpChecksum, constant(&[0, 0]))]),
+        rule(vec![to(Target::Nftrace, constant(&[1]))]),
+        rule(vec![tcp, syn, Statement::Verdict(Verdict::Accept)]),
+        rule(vec![ipv4.clone(), Statement::Dynset(remember)]),
+        rule(vec![ipv4.clone(), Statement::Dynset(limited), Statement::Verdict(Verdict::Drop)]),
+        rule(vec![ipv4, Statement::Dynset(counted), Statement::Verdict(Verdict::Drop)]),
+    ]
+}
+
+/// Statements of every kind that this machine's kernel has, beside those of [`varied`].
+pub(crate) fn features() -> Ruleset {
+    use Field::*;
+    let mut table = Table::default();
+    table.sets.extend(learned());
+    let log = |prefix: &str, snaplen| Statement::Log { group: 5, prefix: name(prefix), snaplen };
+    let others = vec![
+        rule(vec![Statement::Limit(Limit { rate: 10, per_s: 60, burst: 5, over: false }), log("new ", Some(128))]),
+        rule(vec![Statement::Limit(Limit { rate: 1, per_s: 3_600, burst: 7, over: true }), log("", None)]),
+        rule(vec![Statement::Connlimit { count: 5, over: true }, Statement::Verdict(Verdict::Drop)]),
+        rule(vec![is(FibDaddrType, &2u32.to_ne_bytes()), Statement::Verdict(Verdict::Accept)]),
+        rule(vec![is(CtDirection, &[0]), Statement::Counter]),
+        rule(vec![is(CtDirection, &[1]), Statement::Counter]),
+        rule(vec![is(Oif, &1u32.to_ne_bytes()), Statement::Counter]),
+    ];
+    let proxy = Statement::Synproxy { mss: 1460, wscale: 7, timestamp: true, sack: true };
+    table.chains.extend([
+        (name("writes"), base(ChainKind::Filter, Hook::Prerouting, -300, writes())),
+        (name("others"), base(ChainKind::Filter, Hook::Forward, 0, others)),
+        (name("proxy"), base(ChainKind::Filter, Hook::Input, 0, vec![rule(vec![is(L4proto, &[6]), proxy])])),
+    ]);
+    Ruleset { tables: [(TableId::inet("hgfeatures"), table)].into() }
+}
+
+/// A table of packets that arrive at `lo`.
+pub(crate) fn ingress() -> Ruleset {
+    use Field::*;
+    let fwd = |ipv6, device, address| Statement::Fwd { ipv6, device, address };
+    let lo = || constant(&1u32.to_ne_bytes());
+    let mut table = Table::default();
+    table.sets.extend([
+        (name("hops"), set(&[Datatype::Mark], Some(SetData::Value(vec![Datatype::Ipv4Addr])))),
+        (name("ports"), set(&[Datatype::Mark], Some(SetData::Value(vec![Datatype::IfIndex])))),
+    ]);
+    let rules = vec![
+        rule(vec![is(EtherSaddr, &[0, 17, 34, 51, 68, 85]), is(EtherDaddr, &[2, 0, 0, 0, 0, 1]), Statement::Counter]),
+        rule(vec![is(Ip4Daddr, &[1, 2, 3, 4]), fwd(false, lo(), constant(&[10, 0, 0, 1]))]),
+        rule(vec![is(Ip4Daddr, &[1, 2, 3, 5]), fwd(false, lo(), map(field(Mark), "hops"))]),
+        rule(vec![is(Ip4Daddr, &[1, 2, 3, 6]), fwd(false, map(field(Mark), "ports"), map(field(Mark), "hops"))]),
+        rule(vec![is(Ip6Daddr, &FD00_1), fwd(true, lo(), constant(&FD00_1))]),
+    ];
+    let hook = BaseChain { kind: ChainKind::Filter, hook: Hook::Ingress, priority: 0, device: Some(name("lo")) };
+    table.chains.insert(name("in"), Chain { base: Some(hook), rules });
+    let id = TableId { family: Family::Netdev, name: name("hgingress") };
+    Ruleset { tables: [(id, table)].into() }
+}

@@ -1,8 +1,9 @@
-use headgate_config::model::{Backend, BackendState, Mode, OnEmpty, Scheduler};
+use headgate_config::model::{Backend, BackendState, FarmState, Mode, OnEmpty, Scheduler};
 use headgate_config::types::{BackendName, Endpoint, FarmName, Listen, Ports, Protocol};
 use proptest::prelude::*;
 
 use super::*;
+use crate::maps::Place;
 use crate::samples::{address, backend, config, facts, farm, tcp, web};
 
 fn compiled(config: &Config, ids: &Ids) -> Desired {
@@ -10,7 +11,7 @@ fn compiled(config: &Config, ids: &Ids) -> Desired {
 }
 
 fn table(desired: &Desired) -> &headgate_nft::Table {
-    &desired.state.ruleset.tables[&TableId::inet(names::TABLE)]
+    &desired.state.ruleset.tables[&Place::Inet.table()]
 }
 
 fn chain(desired: &Desired, name: &str) -> Vec<String> {
@@ -106,7 +107,7 @@ fn a_drain_under_maglev_writes_moved_slots_only() {
         .iter()
         .map(|change| match change {
             Change::DeleteElements { set, elements, .. } | Change::AddElements { set, elements, .. } => {
-                assert_eq!(&**set, names::SLOTS);
+                assert_eq!(&**set, "slots");
                 elements.len()
             }
             other => panic!("more than slots: {other:?}"),
@@ -135,7 +136,7 @@ fn what_is_more_than_one_farm_is_left_to_the_whole() {
 fn a_farm_is_shown_without_the_rest() {
     let desired = compiled(&config(vec![web()]), &Ids::default());
     let fragment = desired.context.farm_fragment(&web(), &desired.ids);
-    let table = &fragment.ruleset.tables[&TableId::inet(names::TABLE)];
+    let table = &fragment.ruleset.tables[&Place::Inet.table()];
     let sets: Vec<&str> = table.sets.keys().map(AsRef::as_ref).collect();
     assert_eq!(sets, ["services4", "slots", "sources4", "targets4"]);
     let chains: Vec<&str> = table.chains.keys().map(AsRef::as_ref).collect();

@@ -4,6 +4,7 @@ use headgate_config::model::{Backend, BackendState, Farm, FarmState};
 use super::*;
 use crate::compile::{Desired, compile};
 use crate::ids::Ids;
+use crate::names;
 use crate::samples::{address, backend, config, facts, farm, tcp, web};
 
 fn compiled(config: &Config, ids: &Ids) -> Desired {
@@ -91,7 +92,7 @@ fn what_is_not_ours_and_what_is_not_there_loses_nothing() {
     let down = compiled(&config(vec![state(BackendState::Down)]), &Ids::default()).state.ruleset;
     assert!(lost(&Ruleset::default(), &down).is_empty(), "somebody took the table away");
     let mut bare = compiled(&config(vec![web()]), &Ids::default()).state.ruleset;
-    let table = bare.tables.get_mut(&TableId::inet(names::TABLE)).unwrap();
+    let table = bare.tables.get_mut(&Place::Inet.table()).unwrap();
     for element in table.sets.get_mut("targets4").unwrap().elements.values_mut() {
         element.comment = None;
     }
@@ -99,12 +100,11 @@ fn what_is_not_ours_and_what_is_not_there_loses_nothing() {
 }
 
 #[test]
-fn the_longest_names_fit_a_comment_with_the_word_on_the_state() {
+fn the_longest_names_fit_a_comment() {
     let name = "n".repeat(headgate_config::types::NAME_MAX);
-    let [farm, backend] = [name.as_str(); 2];
-    let farm = headgate_config::types::FarmName::new(farm).unwrap();
-    let backend = headgate_config::types::BackendName::new(backend).unwrap();
-    let comment = names::backend_comment(&farm, &backend, BackendState::Down);
+    let farm = headgate_config::types::FarmName::new(&name).unwrap();
+    let backend = headgate_config::types::BackendName::new(&name).unwrap();
+    let comment = names::backend_comment(&farm, &backend);
     assert_eq!(headgate_nft::model::comment(&comment), *comment);
     assert_eq!(names::backend_of_comment(&comment), Some((farm, backend)));
 }

@@ -59,11 +59,11 @@ fn ids_wrap_around_and_find_what_is_free() {
 fn what_is_not_ours_is_passed_over() {
     let (ruleset, ids) = compiled(&config(vec![web()]), &Ids::default());
     let known: Vec<_> = ids.marks().collect();
-    let elements = &ruleset.tables[&TableId::inet(names::TABLE)].sets["targets4"].elements;
+    let elements = &ruleset.tables[&Place::Inet.table()].sets["targets4"].elements;
     let element = elements.values().next().unwrap();
     let with = |mark: u32, comment: Option<&str>| {
         let mut ruleset = ruleset.clone();
-        let table = ruleset.tables.get_mut(&TableId::inet(names::TABLE)).unwrap();
+        let table = ruleset.tables.get_mut(&Place::Inet.table()).unwrap();
         let key = headgate_nft::Key { start: mark.to_ne_bytes().as_slice().into(), end: None };
         let element = headgate_nft::Element { comment: comment.map(Arc::from), ..element.clone() };
         table.sets.get_mut("targets4").unwrap().elements.insert(key, element);
@@ -81,14 +81,17 @@ fn what_is_not_ours_is_passed_over() {
 #[test]
 fn sizes_have_room_and_do_not_flap() {
     let mut ids = Ids::default();
-    assert_eq!([0, 1, 512, 513, 40_000].map(|count| ids.size("slots", count)), [1024, 1024, 1024, 2048, 131_072]);
-    ids.sizes.insert("slots".into(), 2048);
-    assert_eq!(ids.size("slots", 100), 2048, "what suffices stays");
-    assert_eq!(ids.size("slots", 2048), 2048, "up to the last element");
-    assert_eq!(ids.size("slots", 2049), 8192);
-    ids.sizes.insert("slots".into(), 131_072);
-    assert_eq!(ids.size("slots", 10), 1024, "what is absurdly large does not");
-    assert_eq!(ids.size("other", 10), 1024);
+    assert_eq!(
+        [0, 1, 512, 513, 40_000].map(|count| ids.size(Place::Inet, &"slots".into(), count)),
+        [1024, 1024, 1024, 2048, 131_072]
+    );
+    ids.sizes.insert((Place::Inet, "slots".into()), 2048);
+    assert_eq!(ids.size(Place::Inet, &"slots".into(), 100), 2048, "what suffices stays");
+    assert_eq!(ids.size(Place::Inet, &"slots".into(), 2048), 2048, "up to the last element");
+    assert_eq!(ids.size(Place::Inet, &"slots".into(), 2049), 8192);
+    ids.sizes.insert((Place::Inet, "slots".into()), 131_072);
+    assert_eq!(ids.size(Place::Inet, &"slots".into(), 10), 1024, "what is absurdly large does not");
+    assert_eq!(ids.size(Place::Inet, &"other".into(), 10), 1024);
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use headgate_config::types::{BackendName, FarmName};
-use headgate_host::conntrack::{self, Conntrack, Select};
+use headgate_host::conntrack::{self, Conntrack, Loads, Select};
 
 use super::{Engine, EngineError};
 use crate::api::{Connections, Flow, FlowQuery, Flushed};
@@ -40,22 +40,23 @@ impl Engine {
     pub fn cut(&self, query: &FlowQuery) -> Result<Flushed, EngineError> {
         let marks = self.marks(query)?;
         let mut conntrack = Conntrack::open()?;
-        let counts = conntrack.counts()?;
+        let loads = conntrack.loads(Select::Ours)?;
         for &mark in marks.keys() {
             conntrack.delete(Select::Mark(mark), None)?;
         }
-        let flows = marks.keys().filter_map(|mark| counts.get(mark)).sum();
+        let flows = marks.keys().filter_map(|mark| loads.get(mark)).map(|load| load.active + load.ended).sum();
         tracing::info!(farm = query.farm, backend = query.backend, flows, "flows were cut");
         Ok(Flushed { flows })
     }
 
-    /// Flows by ct mark; none when connection tracking cannot be asked.
+    /// Active flows by ct mark; none when connection tracking cannot be asked.
     pub(super) fn counts(&self) -> BTreeMap<u32, u64> {
-        let counted = Conntrack::open().and_then(|mut conntrack| conntrack.counts());
-        counted.unwrap_or_else(|error| {
+        let loads = Conntrack::open().and_then(|mut conntrack| conntrack.loads(Select::Ours));
+        let loads = loads.unwrap_or_else(|error| {
             tracing::warn!(error = %crate::explain(&error), "flows are not counted");
-            BTreeMap::new()
-        })
+            Loads::new()
+        });
+        loads.into_iter().map(|(mark, load)| (mark, load.active)).collect()
     }
 
     /// The ct marks that a query means.

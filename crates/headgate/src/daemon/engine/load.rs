@@ -100,15 +100,19 @@ impl Engine {
     }
 
     fn candidate(
-        &self,
+        &mut self,
         loaded: Loaded,
         base: Base,
         settled: Option<(Untouched, Vec<String>)>,
     ) -> Result<Candidate, EngineError> {
         let files = self.sources(&loaded)?;
+        let mut config = loaded.config;
+        if config.site_secret.is_none() {
+            config.site_secret = self.site_secret();
+        }
         let (untouched, mut warnings) = settled.unwrap_or_else(|| (self.untouched.clone(), Vec::new()));
         warnings.extend(loaded.warnings.iter().map(|warning| warning.message.clone()));
-        Ok(Candidate { config: loaded.config, base, files, untouched, warnings })
+        Ok(Candidate { config, base, files, untouched, warnings })
     }
 
     /// The texts that a generation is made of.

@@ -1,0 +1,145 @@
+//! Sets and their elements.
+
+use std::collections::BTreeMap;
+
+use rustables::sys;
+
+use super::{comment, verdict};
+use crate::model::{Bytes, Data, Datatype, Element, Key, Set, SetData, width};
+use crate::wire::encode::{VERDICT_TYPE, type_id};
+use crate::wire::fields::object_kind;
+use crate::wire::{Attributes, element_flag, set_flag};
+
+/// Name and definition of a set. `None`: without a name, or a nameless set inside a rule, which goes with it.
+pub(crate) fn set(attributes: Attributes<'_>) -> Option<(&str, Set)> {
+    use set_flag::{ANONYMOUS, CONCAT, EVAL, INTERVAL, MAP, OBJECT, TIMEOUT};
+    let flags = attributes.number(sys::NFTA_SET_FLAGS).unwrap_or_default();
+    if flags & ANONYMOUS != 0 {
+        return None;
+    }
+    let key_length = attributes.number(sys::NFTA_SET_KEY_LEN)?;
+    let mut key = types(attributes.number(sys::NFTA_SET_KEY_TYPE).unwrap_or_default(), key_length);
+    if flags & !(INTERVAL | CONCAT | MAP | TIMEOUT | EVAL | OBJECT) != 0 {
+        // Element counters and the like: it must not pass for a set of ours.
+        key = vec![other(0, key_length)];
+    }
+    let kind = attributes.number(sys::NFTA_SET_OBJ_TYPE).and_then(object_kind).filter(|_| flags & OBJECT != 0);
+    if flags & OBJECT != 0 && kind.is_none() {
+        key = vec![other(0, key_length)];
+    }
+    let data = (flags & (MAP | OBJECT) != 0).then(|| match (kind, attributes.number(sys::NFTA_SET_DATA_TYPE)) {
+        (Some(kind), _) => SetData::Objects(kind),
+        (None, Some(VERDICT_TYPE)) => SetData::Verdict,
+        (None, id) => {
+            let length = attributes.number(sys::NFTA_SET_DATA_LEN).unwrap_or_default();
+            SetData::Value(types(id.unwrap_or_default(), length))
+        }
+    });
+    let set = Set {
+        key,
+        data,
+        interval: flags & INTERVAL != 0,
+        dynamic: flags & EVAL != 0,
+        timeout_ms: (flags & TIMEOUT != 0).then(|| attributes.long(sys::NFTA_SET_TIMEOUT).unwrap_or_default()),
+        size: attributes.nested(sys::NFTA_SET_DESC).and_then(|desc| desc.number(sys::NFTA_SET_DESC_SIZE)),
+        elements: BTreeMap::new(),
+    };
+    Some((attributes.string(sys::NFTA_SET_NAME)?, set))
+}
+
+fn other(id: u32, length: u32) -> Datatype {
+    Datatype::Other { id: id as u8, len: u8::try_from(length).unwrap_or(u8::MAX) }
+}
+
+/// The fields of a type number. What does not add up to `length` is one field of an unknown type.
+fn types(id: u32, length: u32) -> Vec<Datatype> {
+    const KNOWN: [Datatype; 8] = [
+        Datatype::Ipv4Addr,
+        Datatype::Ipv6Addr,
+        Datatype::EtherAddr,
+        Datatype::InetProto,
+        Datatype::InetService,
+        Datatype::Mark,
+        Datatype::IfIndex,
+        Datatype::IfName,
+    ];
+    let known = |id: u32| KNOWN.into_iter().find(|datatype| type_id(*datatype) == id);
+    let ids = (0..5).rev().map(|field| id >> (6 * field) & 0x3f).skip_while(|id| *id == 0);
+    match ids.map(known).collect::<Option<Vec<_>>>() {
+        Some(fields) if width(&fields) == length as usize && !fields.is_empty() => fields,
+        _ => vec![other(id & 0x3f, length)],
+    }
+}
+
+/// Collects the elements of one set as the kernel sends them, in any order.
+#[derive(Debug, Default)]
+pub(crate) struct Elements {
+    whole: Vec<(Key, Element)>,
+    /// In sets of single-field ranges: where something begins, or where the one before it ends.
+    borders: Vec<(Bytes, Option<Element>)>,
+}
+
+impl Elements {
+    /// Takes one element of `set`.
+    pub(crate) fn push(&mut self, set: &Set, attributes: Attributes<'_>) {
+        let flags = attributes.number(sys::NFTA_SET_ELEM_FLAGS).unwrap_or_default();
+        let bytes = |attribute: u16| {
+            let value = attributes.nested(attribute).and_then(|data: Attributes<'_>| data.get(sys::NFTA_DATA_VALUE));
+            value.map(Bytes::from_slice)
+        };
+        let start = bytes(sys::NFTA_SET_ELEM_KEY).unwrap_or_default();
+        if flags & element_flag::INTERVAL_END != 0 {
+            self.borders.push((start, None));
+            return;
+        }
+        let data = attributes.nested(sys::NFTA_SET_ELEM_DATA).and_then(|data| {
+            let decision = || data.nested(sys::NFTA_DATA_VERDICT).and_then(verdict).map(Data::Verdict);
+            data.get(sys::NFTA_DATA_VALUE).map(|value| Data::Value(Bytes::from_slice(value))).or_else(decision)
+        });
+        let object = || attributes.string(sys::NFTA_SET_ELEM_OBJREF).map(|name| Data::Object(name.into()));
+        let data = data.or_else(object);
+        let element = Element { data, comment: attributes.get(sys::NFTA_SET_ELEM_USERDATA).and_then(comment) };
+        if set.interval && set.key.len() == 1 && flags & element_flag::CATCHALL == 0 {
+            self.borders.push((start, Some(element)));
+        } else {
+            let end = bytes(sys::NFTA_SET_ELEM_KEY_END).filter(|end| *end != start);
+            self.whole.push((Key { start, end }, element));
+        }
+    }
+
+    /// All of them.
+    pub(crate) fn finish(mut self) -> BTreeMap<Key, Element> {
+        // Where one range ends the next may begin: the end comes first.
+        self.borders.sort_by(|(a, begins), (b, ends)| a.cmp(b).then(begins.is_some().cmp(&ends.is_some())));
+        let mut open: Option<(Bytes, Element)> = None;
+        for (at, begins) in std::mem::take(&mut self.borders) {
+            if let Some((start, element)) = open.take() {
+                let last = before(&at);
+                self.whole.push((range(start, last), element));
+            }
+            open = begins.map(|element| (at, element));
+        }
+        if let Some((start, element)) = open {
+            let last = Bytes::from_elem(0xff, start.len());
+            self.whole.push((range(start, last), element));
+        }
+        self.whole.into_iter().collect()
+    }
+}
+
+fn range(start: Bytes, last: Bytes) -> Key {
+    let end = (start != last).then_some(last);
+    Key { start, end }
+}
+
+/// The value before `bytes`, which is not the lowest.
+fn before(bytes: &Bytes) -> Bytes {
+    let mut bytes = bytes.clone();
+    for byte in bytes.iter_mut().rev() {
+        *byte = byte.wrapping_sub(1);
+        if *byte != 0xff {
+            break;
+        }
+    }
+    bytes
+}

@@ -1,0 +1,137 @@
+//! Who takes new flows, and in which order.
+
+use std::collections::BTreeSet;
+
+use headgate_config::model::{Backend, BackendState, Farm, FarmState, Mode, Scheduler};
+use headgate_config::types::BackendName;
+use headgate_nft::{Numgen, Value};
+
+use super::contents::Contents;
+use super::farm::Ground;
+use super::hash::{self, Site};
+use super::nat::source;
+use super::routing::Routing;
+use super::slots;
+use super::terms::{exactly, mark_bytes, yields};
+use crate::maps::Map;
+use crate::names::{self, IpVersion};
+
+/// Whether a backend takes flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Takes new flows.
+    Serving,
+    /// Would, if those with a lower priority number could not.
+    Spare,
+    /// Drained or of weight 0: takes no new flows, keeps its own.
+    Draining,
+    /// Taken out by the operator.
+    Down,
+    /// No route, so no source address for `snat`.
+    Unroutable,
+    /// Its farm takes no new flows.
+    Idle,
+}
+
+impl Standing {
+    /// It takes new flows, or would.
+    pub fn is_usable(self) -> bool {
+        matches!(self, Self::Serving | Self::Spare | Self::Idle)
+    }
+}
+
+/// The standing of each backend, in the order of their names.
+pub(super) fn standings(farm: &Farm, routing: &Routing) -> Vec<Standing> {
+    let is_able = |backend: &&Backend| farm.mode != Mode::Snat || source(farm, backend, routing).is_some();
+    let able: Vec<&Backend> = farm.backends.values().filter(is_able).collect();
+    let serving = IpVersion::ALL.into_iter().flat_map(|version| serving(farm, version, &able));
+    let serving: BTreeSet<&BackendName> = serving.map(|backend| &backend.name).collect();
+    let able: BTreeSet<&BackendName> = able.iter().map(|backend| &backend.name).collect();
+    let standing = |backend: &Backend| match backend.state {
+        BackendState::Down => Standing::Down,
+        BackendState::Drain => Standing::Draining,
+        BackendState::Up if backend.weight == 0 => Standing::Draining,
+        BackendState::Up if !able.contains(&backend.name) => Standing::Unroutable,
+        BackendState::Up if farm.state != FarmState::Up => Standing::Idle,
+        BackendState::Up if serving.contains(&backend.name) => Standing::Serving,
+        BackendState::Up => Standing::Spare,
+    };
+    farm.backends.values().map(standing).collect()
+}
+
+/// Adds the slots of a farm in one family; what picks one. `None` when nobody can serve.
+pub(super) fn slot(
+    contents: &mut Contents,
+    farm: &Farm,
+    version: IpVersion,
+    able: &[&Backend],
+    ground: Ground<'_>,
+) -> Option<Value> {
+    let serving = serving(farm, version, able);
+    let id = ground.ids.farm(&farm.name).filter(|_| !serving.is_empty())?;
+    let table = table(farm, &serving, ground.site);
+    warn_of_starved(contents, farm, &serving, &table);
+    let mut modulus = 0;
+    for (slot, &index) in (0u32..).zip(&table) {
+        let mark = ground.ids.mark(&farm.name, &serving[index as usize].name)?;
+        let key = exactly(mark_bytes(names::slot(id, version, slot)));
+        contents.add(Map::Slots, key, yields(mark_bytes(mark)));
+        modulus = slot + 1;
+    }
+    let offset = names::slot(id, version, 0);
+    Some(match &farm.scheduler {
+        Scheduler::Hash { fields, .. } | Scheduler::Maglev { fields, .. } => {
+            let key = Box::new(hash::key(fields, version)?);
+            Value::Jhash { key, modulus, seed: ground.site.seed(farm.name.as_str()), offset }
+        }
+        scheduler => Value::Numgen(Numgen { random: *scheduler == Scheduler::Random, modulus, offset }),
+    })
+}
+
+/// Slot → index of the backend.
+fn table(farm: &Farm, serving: &[&Backend], site: Site) -> Vec<u32> {
+    let weights = || serving.iter().map(|backend| backend.weight).collect::<Vec<u16>>();
+    match farm.scheduler {
+        Scheduler::Hash { slots, .. } => hash::even(&weights(), slots as usize),
+        Scheduler::Maglev { slots, .. } => {
+            let key = |backend: &&Backend| site.backend_key(farm.name.as_str(), backend.name.as_str());
+            let backends: Vec<(u64, u16)> = serving.iter().map(|backend| (key(backend), backend.weight)).collect();
+            hash::consistent(&backends, slots as usize)
+        }
+        _ => slots::order(&weights()),
+    }
+}
+
+/// The backends that take new flows now: usable, and of the lowest priority number that has any.
+fn serving<'a>(farm: &Farm, version: IpVersion, able: &[&'a Backend]) -> Vec<&'a Backend> {
+    if farm.state != FarmState::Up {
+        return Vec::new();
+    }
+    let usable = |backend: &&&Backend| IpVersion::of(backend.address.address) == version && is_usable(backend);
+    let Some(priority) = able.iter().filter(usable).map(|backend| backend.priority).min() else { return Vec::new() };
+    let served = able.iter().filter(usable).filter(|backend| backend.priority == priority);
+    served.copied().take(names::SLOTS_MAX).collect()
+}
+
+/// As far as the operator's word goes: up, with a weight.
+fn is_usable(backend: &Backend) -> bool {
+    backend.state == BackendState::Up && backend.weight > 0
+}
+
+/// A weight can be so small beside the others that it deserves no slot.
+fn warn_of_starved(contents: &mut Contents, farm: &Farm, serving: &[&Backend], table: &[u32]) {
+    let mut has_slot = vec![false; serving.len()];
+    for &index in table {
+        has_slot[index as usize] = true;
+    }
+    for (backend, _) in serving.iter().zip(has_slot).filter(|(_, has_slot)| !has_slot) {
+        contents.warnings.push(format!(
+            "farm {}: backend {} takes no flows: its weight of {} is too small for one of {} slots",
+            farm.name,
+            backend.name,
+            backend.weight,
+            table.len()
+        ));
+    }
+}

@@ -1,0 +1,79 @@
+//! The words that rulesets of ours are made of.
+
+use std::net::IpAddr;
+
+use headgate_nft::{Bytes, Data, Element, Field, Key, Operator, Rule, Statement, Value};
+
+use crate::maps::Map;
+use crate::names::IpVersion;
+
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+pub(super) const SCTP: u8 = 132;
+
+pub(super) fn nfproto(version: IpVersion) -> u8 {
+    // NFPROTO_IPV4, NFPROTO_IPV6
+    match version {
+        IpVersion::V4 => 2,
+        IpVersion::V6 => 10,
+    }
+}
+
+pub(super) fn address_fields(version: IpVersion) -> (Field, Field) {
+    match version {
+        IpVersion::V4 => (Field::Ip4Saddr, Field::Ip4Daddr),
+        IpVersion::V6 => (Field::Ip6Saddr, Field::Ip6Daddr),
+    }
+}
+
+pub(super) fn rule<const N: usize>(statements: [Statement; N]) -> Rule {
+    Rule { statements: statements.into(), comment: None }
+}
+
+pub(super) fn equal(value: Value, constant: Bytes) -> Statement {
+    Statement::Match { value, operator: Operator::Equal, constant }
+}
+
+/// A field of one byte has this value.
+pub(super) fn is(field: Field, value: u8) -> Statement {
+    equal(Value::Field(field), Bytes::from_slice(&[value]))
+}
+
+/// The packet is TCP.
+pub(super) fn is_tcp() -> Statement {
+    is(Field::L4proto, TCP)
+}
+
+/// What a map yields for the ct mark.
+pub(super) fn by_mark(map: Map) -> Value {
+    Value::Map { key: Box::new(Value::Field(Field::CtMark)), map: map.name() }
+}
+
+/// An address as it lies in a register.
+pub(super) fn address_bytes(address: IpAddr) -> Bytes {
+    match address {
+        IpAddr::V4(address) => Bytes::from_slice(&address.octets()),
+        IpAddr::V6(address) => Bytes::from_slice(&address.octets()),
+    }
+}
+
+/// A mark as it lies in a register.
+pub(super) fn mark_bytes(mark: u32) -> Bytes {
+    Bytes::from_slice(&mark.to_ne_bytes())
+}
+
+/// Appends a field of a concatenation, padded to 4 bytes.
+pub(super) fn push_field(bytes: &mut Bytes, field: &[u8]) {
+    bytes.extend_from_slice(field);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+/// A key without a range.
+pub(super) fn exactly(start: Bytes) -> Key {
+    Key { start, end: None }
+}
+
+/// An element of a map that yields a value.
+pub(super) fn yields(value: Bytes) -> Element {
+    Element { data: Some(Data::Value(value)), ..Element::default() }
+}

@@ -1,0 +1,185 @@
+//! The sets and maps that all farms share: their names, keys and data, in one table.
+//!
+//! A farm adds elements to them. What only one farm needs (its remembered clients, its banned addresses) is a set of its own.
+
+use std::sync::Arc;
+
+use headgate_nft::{Datatype, Family, SetData, TableId};
+
+use crate::names::{self, IpVersion};
+
+/// Our tables, the guard apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// `inet headgate`: whatever has connection tracking or the network layer's hooks.
+    Inet,
+    /// `netdev headgate`: what is forwarded before both.
+    Netdev,
+}
+
+impl Place {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Inet, Self::Netdev];
+
+    /// What names the table.
+    pub fn table(self) -> TableId {
+        match self {
+            Self::Inet => TableId::inet(names::TABLE),
+            Self::Netdev => TableId { family: Family::Netdev, name: names::TABLE.into() },
+        }
+    }
+}
+
+/// All our tables. They are dumped by name, so that a ruleset of others costs nothing.
+pub fn tables() -> [TableId; 3] {
+    [Place::Inet.table(), Place::Netdev.table(), TableId::inet(names::GUARD_TABLE)]
+}
+
+/// A place on a packet's way where it is asked which farm it is for. Each has listeners' maps of its own, so that a packet
+/// passes only the places that some farm needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Door {
+    /// Behind the route of an incoming packet to the box itself: `local`, and what answers for a backend.
+    Input,
+    /// Every incoming packet, before connection tracking: `stateless`.
+    Raw,
+    /// Every incoming packet, behind connection tracking: what has to be looked at packet by packet.
+    Inspect,
+    /// The nat hooks: the first packet of a flow.
+    Nat,
+}
+
+impl Door {
+    /// All, in the order in which a packet comes to them.
+    pub const ALL: [Self; 4] = [Self::Raw, Self::Inspect, Self::Nat, Self::Input];
+
+    /// The table that it is in.
+    pub fn place(self) -> Place {
+        match self {
+            Self::Raw | Self::Inspect | Self::Nat | Self::Input => Place::Inet,
+        }
+    }
+
+    /// What the names of its maps begin with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Input => "input-",
+            Self::Raw => "raw-",
+            Self::Inspect => "inspect-",
+            Self::Nat => "",
+        }
+    }
+}
+
+/// How much of an address a listener takes. Exact ports go before ranges, ranges before all ports, these before all protocols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Address, protocol, port.
+    Port,
+    /// Address, protocol, range of ports. The address first: a pipapo set with the protocol first was 23 times slower.
+    Range,
+    /// Address, protocol: `*`.
+    AllPorts,
+    /// Address: `*/any`.
+    AllProtocols,
+}
+
+impl Reach {
+    /// The narrower before the wider, as they are asked.
+    pub const ALL: [Self; 4] = [Self::Port, Self::Range, Self::AllPorts, Self::AllProtocols];
+}
+
+/// A shared set or map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Map {
+    /// What a farm listens on → the chain that the packet goes to.
+    Listeners(Door, IpVersion, Reach),
+    /// Slot → ct mark of the backend that serves it: the schedule of all farms.
+    Slots,
+    /// ct marks of backends that the operator or a health check took out. No rule needs it to be there: going down is then
+    /// a change of the ruleset, which is seen also when nobody remembers the state before ([`crate::flows`]).
+    Down,
+    /// ct mark → address and port of the backend.
+    Targets(IpVersion),
+    /// ct mark → address of a backend that keeps the client's port.
+    Hosts(IpVersion),
+    /// ct mark → source address, for backends of `snat` farms.
+    Sources(IpVersion),
+}
+
+impl Map {
+    /// Those that a table of ours has even while they are empty: what fills and empties them must not be more than elements.
+    pub fn always(place: Place) -> &'static [Self] {
+        match place {
+            Place::Inet => &[Self::Slots, Self::Down],
+            Place::Netdev => &[],
+        }
+    }
+
+    /// The table that it is in.
+    pub fn place(self) -> Place {
+        match self {
+            Self::Listeners(door, ..) => door.place(),
+            Self::Slots | Self::Down | Self::Targets(_) | Self::Hosts(_) | Self::Sources(_) => Place::Inet,
+        }
+    }
+
+    /// Its name in the kernel.
+    pub fn name(self) -> Arc<str> {
+        let digit = |version| match version {
+            IpVersion::V4 => '4',
+            IpVersion::V6 => '6',
+        };
+        match self {
+            Self::Listeners(door, version, reach) => {
+                let stem = match reach {
+                    Reach::Port => "services",
+                    Reach::Range => "ranges",
+                    Reach::AllPorts => "wildcards",
+                    Reach::AllProtocols => "protocols",
+                };
+                format!("{}{stem}{}", door.prefix(), digit(version)).into()
+            }
+            Self::Slots => "slots".into(),
+            Self::Down => "down".into(),
+            Self::Targets(version) => format!("targets{}", digit(version)).into(),
+            Self::Hosts(version) => format!("hosts{}", digit(version)).into(),
+            Self::Sources(version) => format!("sources{}", digit(version)).into(),
+        }
+    }
+
+    /// The fields of its key.
+    pub fn key(self) -> Vec<Datatype> {
+        use Datatype::{InetProto, InetService, Mark};
+        match self {
+            Self::Listeners(_, version, Reach::Port | Reach::Range) => vec![address(version), InetProto, InetService],
+            Self::Listeners(_, version, Reach::AllPorts) => vec![address(version), InetProto],
+            Self::Listeners(_, version, Reach::AllProtocols) => vec![address(version)],
+            Self::Slots | Self::Down | Self::Targets(_) | Self::Hosts(_) | Self::Sources(_) => vec![Mark],
+        }
+    }
+
+    /// What it yields; nothing for a set.
+    pub fn data(self) -> Option<SetData> {
+        match self {
+            Self::Listeners(..) => Some(SetData::Verdict),
+            Self::Slots => Some(SetData::Value(vec![Datatype::Mark])),
+            Self::Down => None,
+            Self::Targets(version) => Some(SetData::Value(vec![address(version), Datatype::InetService])),
+            Self::Hosts(version) | Self::Sources(version) => Some(SetData::Value(vec![address(version)])),
+        }
+    }
+
+    /// Its keys are ranges.
+    pub fn is_interval(self) -> bool {
+        matches!(self, Self::Listeners(_, _, Reach::Range))
+    }
+}
+
+/// The datatype of an address.
+pub fn address(version: IpVersion) -> Datatype {
+    match version {
+        IpVersion::V4 => Datatype::Ipv4Addr,
+        IpVersion::V6 => Datatype::Ipv6Addr,
+    }
+}
