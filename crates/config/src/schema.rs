@@ -14,6 +14,7 @@ mod profile;
 mod reference;
 mod walk;
 
+pub(crate) use farm::SLOTS_MAX;
 pub(crate) use form::{Form, interface_address, kernel_name, mac, pci, prefix, socket, status};
 pub use json::json_schema;
 pub use reference::reference;

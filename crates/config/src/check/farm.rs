@@ -10,7 +10,7 @@ use crate::diagnostic::Report;
 use crate::model::{
     Backend, Config, Dsr, Farm, HashField, Limits, Mode, Persistence, Policy, Scheduler, SchedulerName, Word,
 };
-use crate::schema::closest;
+use crate::schema::{SLOTS_MAX, closest};
 use crate::tree::Span;
 use crate::types::{BackendName, Endpoint, FarmName, Listen, PolicyName, Protocol, parse_address};
 
@@ -110,9 +110,13 @@ fn scheduler(checker: &mut Checker<'_>, fields: Fields<'_>, backends: usize) -> 
     };
     let hashes = matches!(name, SchedulerName::Hash | SchedulerName::Maglev);
     if name == SchedulerName::Maglev && !is_prime(slots) {
-        let next = (slots..).find(|&slots| is_prime(slots)).unwrap_or(slots);
         let message = format!("slots must be a prime for maglev, {slots} is none");
-        checker.push(Report::error(fields.span_of("slots"), message).help(format!("the next prime is {next}")));
+        let next = (slots..=SLOTS_MAX as u32).find(|&slots| is_prime(slots));
+        let help = match next.or_else(|| (1..slots).rev().find(|&slots| is_prime(slots))) {
+            Some(prime) if prime > slots => format!("the next prime is {prime}"),
+            last => format!("the largest prime that it can be is {}", last.unwrap_or(2)),
+        };
+        checker.push(Report::error(fields.span_of("slots"), message).help(help));
     }
     if hashes && (slots as usize) < backends {
         let message = format!("slots = {slots} is too few for {backends} backends");

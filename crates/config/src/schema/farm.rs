@@ -10,6 +10,8 @@ use std::time::Duration;
 const ENABLED: Key =
     key("enabled", Kind::Boolean, Preset::Boolean(true), "`false` removes the entry, wherever it was written.");
 const HASH_FIELDS: Kind = Kind::List(&Kind::Word(words::<HashField>));
+/// Each family of a farm has 15 bits for them beside the farm's id.
+pub(crate) const SLOTS_MAX: i64 = 32768;
 const MARK: Kind = Kind::Integer(1, 0xffff_ffff);
 
 /// Keys at the head of [`FARM`] that belong to one farm only.
@@ -47,9 +49,9 @@ pub(super) static FARM: &[Key] = &[
     key("hash", HASH_FIELDS, Preset::List(&["source-address"]), "What `hash` and `maglev` look at."),
     key(
         "slots",
-        Kind::Integer(1, 65537),
+        Kind::Integer(1, SLOTS_MAX),
         Preset::Integer(1021),
-        "Size of the table of `hash` and `maglev`; for `maglev` a prime. More slots follow weights more closely and cost memory.",
+        "Size of the table of `hash` and `maglev`; for `maglev` a prime, 32749 at most. More slots follow weights more closely and cost memory.",
     ),
     key(
         "state",

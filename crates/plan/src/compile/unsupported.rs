@@ -14,7 +14,7 @@ use headgate_config::types::Rate;
 
 use super::hash;
 use crate::ids::{BACKENDS_MAX, FARMS_MAX};
-use crate::names::{IpVersion, SLOTS_MAX};
+use crate::names::IpVersion;
 
 /// A key that this version cannot carry out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error, serde::Serialize)]
@@ -64,9 +64,7 @@ impl Uses {
         }
         match &farm.scheduler {
             Scheduler::RoundRobin | Scheduler::Random => {}
-            Scheduler::Hash { fields, slots } | Scheduler::Maglev { fields, slots } => {
-                self.hashes(at, fields, *slots);
-            }
+            Scheduler::Hash { fields, .. } | Scheduler::Maglev { fields, .. } => self.hashes(at, fields),
             Scheduler::LeastConnections => self.add(at, "scheduler", text("least-connections")),
         }
         for version in IpVersion::ALL {
@@ -108,12 +106,9 @@ impl Uses {
         }
     }
 
-    fn hashes(&mut self, farm: fmt::Arguments<'_>, fields: &[HashField], slots: u32) {
+    fn hashes(&mut self, farm: fmt::Arguments<'_>, fields: &[HashField]) {
         if fields.iter().any(|&field| hash::field(field, IpVersion::V4).is_none()) {
             self.add(farm, "hash", list(fields.iter().map(|field| field.word())));
-        }
-        if slots as usize > SLOTS_MAX {
-            self.add(farm, "slots", slots.to_string());
         }
     }
 
