@@ -3,7 +3,7 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test image run boot bench bless clean
+.PHONY: help deps build check test fuzz image run boot bench bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
@@ -18,11 +18,15 @@ build: deps ## compile everything
 
 check: deps ## formatting, clippy, rustdoc: all warnings are errors
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
 
 test: deps ## every test but the long ones: unit, golden, kernel namespaces, one boot by BIOS and one by UEFI (as root)
 	$(CARGO) test --workspace
+
+fuzz: ## look for bytes that break a parser, SECONDS=600 for each target (needs cargo-fuzz and a C++ compiler)
+	@scripts/fuzz $(or $(SECONDS),600)
 
 image: deps ## build the appliance image: build/headgate.img
 	$(CARGO) run -q --release -p headgate-image -- build

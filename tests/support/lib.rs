@@ -1,8 +1,9 @@
 //! What the tests across crates share: a lab of network namespaces, servers that say who they are, the product's binaries,
-//! and a tracer that follows packets through rulesets without a kernel.
+//! hostile bytes for its parsers, and a tracer that follows packets through rulesets without a kernel.
 
 pub mod binaries;
 pub mod farms;
+pub mod hostile;
 pub mod lab;
 pub mod server;
 pub mod tracer;

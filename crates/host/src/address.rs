@@ -36,7 +36,7 @@ pub(crate) fn list(netlink: &mut Netlink) -> io::Result<Vec<Listed>> {
     Ok(addresses.collect())
 }
 
-fn decode(message: &AddressMessage) -> Option<Listed> {
+pub(crate) fn decode(message: &AddressMessage) -> Option<Listed> {
     let mut address = None;
     let mut local = None;
     let mut ours = false;

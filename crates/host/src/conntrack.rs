@@ -295,7 +295,7 @@ fn finish(mut message: Vec<u8>) -> Vec<u8> {
 
 /// The deletion of the entry that `body`, an answer to a dump, describes, when it has one of the `marks` and is not TCP.
 /// Its tuple goes back as it came, so that this holds for every protocol.
-fn deletion(body: &[u8], marks: &BTreeSet<u32>) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn deletion(body: &[u8], marks: &BTreeSet<u32>) -> io::Result<Option<Vec<u8>>> {
     let mut message = begin(DELETE);
     let (mut mark, mut is_tcp, mut has_tuple) = (0, false, false);
     for (kind, value) in Attributes::of(body)? {
@@ -348,11 +348,11 @@ fn put(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
 
 /// The attributes of a message or a nest, checked once, in order.
 #[derive(Clone, Copy)]
-struct Attributes<'a>(&'a [u8]);
+pub(crate) struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Attributes<'a> {
     /// Those behind the `nfgenmsg` of a message's body.
-    fn of(body: &'a [u8]) -> io::Result<Self> {
+    pub(crate) fn of(body: &'a [u8]) -> io::Result<Self> {
         Self::nested(body.get(NFGENMSG_BYTES..).ok_or_else(truncated)?)
     }
 
@@ -396,7 +396,7 @@ fn be16(value: &[u8]) -> io::Result<u16> {
 }
 
 /// `None` for an entry without a tuple of IP addresses.
-fn decode(attributes: Attributes<'_>) -> io::Result<Option<Flow>> {
+pub(crate) fn decode(attributes: Attributes<'_>) -> io::Result<Option<Flow>> {
     let (mut original, mut reply) = (None, None);
     let (mut mark, mut status, mut seconds, mut state) = (0, 0, 0, None);
     let mut protocol = 0;

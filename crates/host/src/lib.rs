@@ -24,6 +24,7 @@ mod link;
 pub mod lock;
 mod netlink;
 mod observe;
+pub mod recorded;
 pub mod root;
 mod route;
 pub mod topology;

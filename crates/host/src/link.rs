@@ -56,7 +56,7 @@ pub(crate) fn list(netlink: &mut Netlink) -> io::Result<BTreeMap<String, Interfa
 }
 
 /// `None` for a message without a name, which no kernel sends.
-fn decode(message: LinkMessage) -> Option<Interface> {
+pub(crate) fn decode(message: LinkMessage) -> Option<Interface> {
     let flags = message.header.flags;
     let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
     let mut interface = Interface {

@@ -201,11 +201,7 @@ impl Netlink {
         let mut request = Vec::new();
         append(&mut request, message, 0, 0);
         self.dump_raw(&request, Vec::new, |found, message| {
-            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message.bytes) {
-                Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => found.push(inner),
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "netlink message passed over"),
-            }
+            found.extend(message.route());
             Ok(())
         })
     }
@@ -290,8 +286,20 @@ impl<'a> Received<'a> {
         &self.bytes[NLMSG_HEADER_BYTES..]
     }
 
+    /// The message of rtnetlink that this is, if our library can decode it.
+    pub(crate) fn route(&self) -> Option<RouteNetlinkMessage> {
+        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(self.bytes) {
+            Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(inner), .. }) => Some(inner),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::debug!(%error, "netlink message passed over");
+                None
+            }
+        }
+    }
+
     /// The error of an error or done message; zero is none.
-    fn error(&self) -> Result<(), Refusal> {
+    pub(crate) fn error(&self) -> Result<(), Refusal> {
         match self.body().first_chunk().map(|code| i32::from_ne_bytes(*code)) {
             Some(code) if code < 0 => {
                 Err(Refusal { errno: Errno::from_raw(code.wrapping_neg()), message: self.explanation() })

@@ -53,7 +53,7 @@ pub(crate) fn list(netlink: &mut Netlink) -> io::Result<Vec<Listed>> {
     Ok(routes)
 }
 
-fn decode(message: &RouteMessage) -> Option<Listed> {
+pub(crate) fn decode(message: &RouteMessage) -> Option<Listed> {
     let header = &message.header;
     if header.kind != RouteType::Unicast {
         return None;

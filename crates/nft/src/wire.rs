@@ -13,6 +13,9 @@ use crate::model::{Rule, Set};
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod fields;
+mod replay;
+
+pub use replay::decode_messages;
 
 /// Length of `struct nlmsghdr`.
 pub(crate) const MESSAGE_HEADER: usize = 16;

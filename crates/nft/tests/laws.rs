@@ -3,7 +3,7 @@
 #[allow(dead_code)]
 mod samples;
 
-use headgate_nft::wire::{decode_rule, encode_rule};
+use headgate_nft::wire::{decode_messages, decode_rule, encode_rule};
 use headgate_nft::*;
 use proptest::prelude::*;
 use samples::arbitrary::{particular, ruleset};
@@ -77,6 +77,30 @@ proptest! {
                 prop_assert_eq!(&decode_rule(&encode_rule(rule), &table.sets), rule);
             }
         }
+    }
+
+    /// The transaction that makes a ruleset of nothing says that ruleset and nothing else.
+    #[test]
+    fn a_ruleset_comes_back_from_its_messages(ruleset in ruleset()) {
+        let changes = between(&Ruleset::default(), &ruleset);
+        let batch = Batch::new(&changes, Some(7));
+        prop_assert_eq!(decode_messages(batch.as_bytes()), Some(ruleset));
+    }
+
+    #[test]
+    fn broken_messages_are_read_without_harm(
+        ruleset in ruleset(),
+        places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        end in any::<prop::sample::Index>(),
+    ) {
+        let changes = between(&Ruleset::default(), &ruleset);
+        let mut bytes = Batch::new(&changes, None).as_bytes().to_vec();
+        for (place, byte) in places {
+            let at = place.index(bytes.len());
+            bytes[at] = byte;
+            let _ = decode_messages(&bytes);
+        }
+        let _ = decode_messages(&bytes[..end.index(bytes.len())]);
     }
 
     #[test]
