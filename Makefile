@@ -38,6 +38,7 @@ boot: image ## boot the image in QEMU with its console on this terminal
 	$(CARGO) run -q --release -p headgate-image -- boot
 
 bench: deps ## measure Headgate beside its peers and write docs/benchmarks.md (as root, on a quiet machine)
+	$(CARGO) run -q --release -p headgate-bench -- dataplane --write
 	$(CARGO) run -q --release -p headgate-bench -- control --write
 
 bless: ## rewrite the golden files from what the code says now; read the difference before you commit it

@@ -1,6 +1,6 @@
 //! The control plane: how long farms take to load and to change, and how much memory that needs.
 //!
-//! [`stages`] times the way from TOML to the kernel step by step inside this process.
+//! `stages` times the way from TOML to the kernel step by step inside this process.
 
 mod stages;
 

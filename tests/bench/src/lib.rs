@@ -7,5 +7,10 @@
 //! a second, and the figure is the median of the ratio within a round.
 
 pub mod control;
+pub mod dataplane;
+pub mod load;
+pub mod peer;
+pub mod processors;
 pub mod report;
 pub mod setting;
+pub mod statistics;

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
-use headgate_bench::{control, report::Report};
+use headgate_bench::report::Report;
+use headgate_bench::{control, dataplane};
+use headgate_image::stop::Stop;
 
 /// Measures Headgate beside its peers.
 ///
@@ -16,6 +18,8 @@ use headgate_bench::{control, report::Report};
     version,
     after_help = "\
 Examples:
+  headgate-bench dataplane                      requests, packets and bytes through all engines
+  headgate-bench dataplane --variants headgate-snat,nftlb-snat --loads close --rounds 20
   headgate-bench control                        how long farms take to load and to change
   headgate-bench control --sizes 10000x4        only this size
   headgate-bench control --write                also put the figures into docs/benchmarks.md"
@@ -33,6 +37,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    /// Requests, packets and bytes through Headgate and its peers, side by side
+    Dataplane(dataplane::Options),
     /// Loading, replacing and changing farms: time and memory
     Control(control::Options),
 }
@@ -49,7 +55,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root: run this as root");
+    let stop = Stop::on_signals()?;
     let report = match arguments.what {
+        What::Dataplane(options) => dataplane::run(&options, &stop)?,
         What::Control(options) => control::run(&options)?,
     };
     show(&report, arguments.json)?;

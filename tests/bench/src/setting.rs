@@ -19,6 +19,13 @@ pub fn describe(programs: &[(&str, &[&str])]) -> Result<Vec<(String, String)>> {
 /// nft(8).
 pub const NFT: (&str, &[&str]) = ("nft", &["--version"]);
 
+/// nftlb(8).
+pub const NFTLB: (&str, &[&str]) = ("nftlb", &["-h"]);
+/// haproxy(1).
+pub const HAPROXY: (&str, &[&str]) = ("haproxy", &["-v"]);
+/// nginx(8): the backends, and its stream module as a peer.
+pub const NGINX: (&str, &[&str]) = ("nginx", &["-v"]);
+
 fn processor() -> Result<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
     let models: Vec<&str> = text

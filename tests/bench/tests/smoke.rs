@@ -31,6 +31,21 @@ fn control_times_every_stage() {
 }
 
 #[test]
+fn dataplane_carries_each_load_through_each_engine() {
+    let variants = "routing,nftlb-snat,nftlb-dnat,haproxy,nginx-stream,headgate-snat,headgate-dnat";
+    let report = measure(&["dataplane", "--rounds", "1", "--slice", "50", "--variants", variants]);
+    // UDP is not for the two proxies; the reference is always there.
+    for (table, variants) in [(0, 8), (1, 8), (2, 6), (3, 8)] {
+        let rows = rows(&report, table);
+        assert_eq!(rows.len(), variants, "{rows:?}");
+        for row in rows {
+            let figures = [1, 2, 4, 5].map(|column| row[column].as_f64().unwrap());
+            assert!(figures.iter().all(|figure| *figure > 0.0 && figure.is_finite()), "{row:?}");
+        }
+    }
+}
+
+#[test]
 fn a_size_that_is_none_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_headgate-bench")).args(["control", "--sizes", "3"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("FARMSxBACKENDS is needed"));
