@@ -7,19 +7,25 @@ use std::fmt::Write;
 pub fn generate(farms: u32, backends: u32) -> String {
     let mut text = String::with_capacity(farms as usize * (60 + backends as usize * 70));
     for farm in 0..farms {
-        let address = address([10, 0, 0, 1], farm);
+        let address = virtual_address(farm);
         // Writing to a String does not fail.
         let _ = write!(text, "[farms.f{farm}]\nlisten = \"{address}:80\"\n");
         for backend in 0..backends {
-            let address = address_of_backend(farm * backends + backend);
+            let address = backend_address(farm * backends + backend);
             let _ = write!(text, "[farms.f{farm}.backends.b{backend}]\naddress = \"{address}:8080\"\n");
         }
     }
     text
 }
 
-/// Backends share 60,000 addresses: what is measured is the number of backends, not of hosts.
-fn address_of_backend(number: u32) -> std::net::Ipv4Addr {
+/// Farm N's address.
+pub fn virtual_address(farm: u32) -> std::net::Ipv4Addr {
+    address([10, 0, 0, 1], farm)
+}
+
+/// The address of a backend, counted over all farms. They share 60,000 addresses: what is measured is the number of backends,
+/// not of hosts.
+pub fn backend_address(number: u32) -> std::net::Ipv4Addr {
     address([172, 16, 2, 10], number % 60_000)
 }
 

@@ -58,7 +58,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let stop = Stop::on_signals()?;
     let report = match arguments.what {
         What::Dataplane(options) => dataplane::run(&options, &stop)?,
-        What::Control(options) => control::run(&options)?,
+        What::Control(options) => control::run(&options, &stop)?,
     };
     show(&report, arguments.json)?;
     if arguments.write {

@@ -142,6 +142,9 @@ pub struct NftlbFarm {
 struct NftlbBackend {
     name: String,
     ip_addr: Ipv4Addr,
+    /// Empty: that of the farm.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    port: String,
     weight: &'static str,
     priority: &'static str,
     state: &'static str,
@@ -154,6 +157,7 @@ impl NftlbFarm {
         let backend = |(index, &ip_addr): (usize, &Ipv4Addr)| NftlbBackend {
             name: format!("b{index}"),
             ip_addr,
+            port: String::new(),
             weight: "1",
             priority: "1",
             state: "up",
@@ -173,6 +177,15 @@ impl NftlbFarm {
             backends: backends.iter().enumerate().map(backend).collect(),
         }
     }
+
+    /// The same with backends that listen on this port.
+    #[must_use]
+    pub fn to_port(mut self, port: u16) -> Self {
+        for backend in &mut self.backends {
+            backend.port = port.to_string();
+        }
+        self
+    }
 }
 
 /// A program in the background; it ends when this is dropped.
@@ -184,6 +197,11 @@ impl Daemon {
     pub fn start(command: &mut Command) -> Result<Self> {
         let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         Ok(Self(child))
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
     }
 }
 

@@ -23,11 +23,17 @@ fn rows(report: &Value, table: usize) -> Vec<Vec<Value>> {
 }
 
 #[test]
-fn control_times_every_stage() {
+fn control_times_every_engine_and_stage() {
     let report = measure(&["control", "--sizes", "3x2", "--rounds", "1"]);
-    let rows = rows(&report, 0);
-    assert_eq!(rows[0][0], "3 × 2");
-    assert!(rows[0][1..].iter().all(|time| time.as_f64().unwrap() > 0.0), "{rows:?}");
+    let beside = rows(&report, 0);
+    assert_eq!(beside.iter().map(|row| row[1].as_str().unwrap()).collect::<Vec<_>>(), ["headgate", "nft -f", "nftlb"]);
+    for row in &beside {
+        // Only nft(8) has no daemon.
+        assert!(row[2..10].iter().all(|figure| figure.as_f64().unwrap() > 0.0), "{row:?}");
+        assert_eq!(row[10].is_null(), row[1] == "nft -f", "{row:?}");
+    }
+    let stages = rows(&report, 1);
+    assert!(stages[0][1..].iter().all(|time| time.as_f64().unwrap() > 0.0), "{stages:?}");
 }
 
 #[test]
