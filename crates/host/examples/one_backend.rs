@@ -21,7 +21,7 @@ const CHANGES: u32 = 2_000;
 fn slot(number: u32, backend: u32) -> (Key, Element) {
     let key = Key { start: number.to_ne_bytes().as_slice().into(), end: None };
     let data = Data::Value((MARK_TAG | backend).to_ne_bytes().as_slice().into());
-    (key, Element { data: Some(data), comment: None })
+    (key, Element { data: Some(data), ..Element::default() })
 }
 
 /// The table with some slots, all of them or only those that a change is about.
@@ -29,11 +29,9 @@ fn ruleset(elements: impl Iterator<Item = (Key, Element)>) -> Ruleset {
     let slots = Set {
         key: vec![Datatype::Mark],
         data: Some(SetData::Value(vec![Datatype::Mark])),
-        interval: false,
-        dynamic: false,
-        timeout_ms: None,
         size: Some(65_536),
         elements: elements.collect(),
+        ..Set::default()
     };
     let table = Table { sets: [("slots".into(), slots)].into(), ..Table::default() };
     Ruleset { tables: [(TableId::inet(TABLE), table)].into() }

@@ -54,19 +54,17 @@ fn ruleset(addresses: &[[u8; 4]]) -> Ruleset {
     let guard = Chain { base: None, rules: vec![Rule { statements: vec![guard], comment: None }] };
     let verdict = |number: usize| Element {
         data: Some(Data::Verdict(Verdict::Goto(format!("farm-{number}").into()))),
-        comment: None,
+        ..Element::default()
     };
     let elements = addresses.iter().enumerate();
     let services = Set {
         key: vec![Datatype::Ipv4Addr],
         data: Some(SetData::Verdict),
-        interval: false,
-        dynamic: false,
-        timeout_ms: None,
         size: Some(1024),
         elements: elements.map(|(n, ip)| (Key { start: ip.as_slice().into(), end: None }, verdict(n))).collect(),
+        ..Set::default()
     };
-    let base = BaseChain { kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -100, device: None };
+    let base = BaseChain { kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -100, devices: Default::default() };
     let family = Statement::Match {
         value: Value::Field(Field::Nfproto),
         operator: headgate_nft::Operator::Equal,

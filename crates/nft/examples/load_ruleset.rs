@@ -57,7 +57,7 @@ fn name(text: &str) -> Arc<str> {
 
 fn set(key: Vec<Datatype>, data: SetData, size: u32) -> Set {
     let size = Some(size.next_power_of_two());
-    Set { key, data: Some(data), interval: false, dynamic: false, timeout_ms: None, size, elements: [].into() }
+    Set { key, data: Some(data), size, ..Set::default() }
 }
 
 fn chain(base: Option<BaseChain>, rules: Vec<Vec<Statement>>) -> Chain {
@@ -77,7 +77,7 @@ fn key(start: Bytes) -> Key {
 }
 
 fn element(data: Data, comment: Option<String>) -> Element {
-    Element { data: Some(data), comment: comment.map(Arc::from) }
+    Element { data: Some(data), comment: comment.map(Arc::from), ..Element::default() }
 }
 
 /// The targets of one farm, the port of its first backend being `port`.
@@ -134,7 +134,7 @@ fn product(farms: u32, backends: u32) -> Ruleset {
 }
 
 fn shared_chains(table: &mut Table) {
-    let hook = |hook, priority| Some(BaseChain { kind: ChainKind::Nat, hook, priority, device: None });
+    let hook = |hook, priority| Some(BaseChain { kind: ChainKind::Nat, hook, priority, devices: Default::default() });
     let nat = |kind, port, map: &str| {
         let fully_random = kind == NatKind::Source;
         vec![Statement::Nat(Nat { kind, ipv6: false, to: by_mark(map), port, fully_random })]

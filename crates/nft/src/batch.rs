@@ -8,12 +8,13 @@ use rustables::sys;
 use rustables::{MsgType, ProtocolFamily};
 
 use crate::change::Change;
-use crate::expr::Statement;
+use crate::expr::{ObjectKind, Statement};
 use crate::model::{BaseChain, ChainKind, Element, Family, Key, Rule, Set, TableId};
+use crate::object::Object;
 use crate::text::{ElementText, Name};
 use crate::wire::{
-    Attributes, BATCH_BEGIN, BATCH_END, FAMILY_HEADER, Header, MESSAGE_HEADER, Messages, SUBSYSTEM, Writer,
-    element_flag, encode,
+    Attributes, BATCH_BEGIN, BATCH_END, FAMILY_HEADER, Header, MESSAGE_HEADER, Messages, NFT_MSG_DESTROYSETELEM,
+    SUBSYSTEM, Writer, element_flag, encode, fields::object_number,
 };
 
 /// A list of elements is one attribute, whose length is 16 bits; an element takes less than 4 KiB.
@@ -96,13 +97,18 @@ impl<'a> Batch<'a> {
         let sequence = self.label(label.0, label.1);
         let flags = match kind {
             sys::NFT_MSG_NEWRULE => sys::NLM_F_CREATE | sys::NLM_F_APPEND,
-            sys::NFT_MSG_NEWCHAIN | sys::NFT_MSG_NEWSET | sys::NFT_MSG_NEWSETELEM => sys::NLM_F_CREATE,
+            sys::NFT_MSG_NEWCHAIN
+            | sys::NFT_MSG_NEWSET
+            | sys::NFT_MSG_NEWSETELEM
+            | sys::NFT_MSG_NEWOBJ
+            | sys::NFT_MSG_NEWFLOWTABLE => sys::NLM_F_CREATE,
             _ => 0,
         };
         let (kind, flags) = (SUBSYSTEM | kind as u16, flags as u16);
         let header = Header { kind, flags, sequence, family: table.family as u8, resource: 0 };
         self.writer.message(header, |writer| {
-            // NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE and NFTA_SET_ELEM_LIST_TABLE are all 1.
+            // NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, NFTA_SET_ELEM_LIST_TABLE, NFTA_OBJ_TABLE and
+            // NFTA_FLOWTABLE_TABLE are all 1.
             writer.string(sys::NFTA_CHAIN_TABLE, &table.name);
             body(writer);
         });
@@ -141,8 +147,62 @@ impl<'a> Batch<'a> {
                 writer.string(sys::NFTA_SET_NAME, set);
             }),
             Change::AddElements { .. } => self.elements(index, change, sys::NFT_MSG_NEWSETELEM),
-            Change::DeleteElements { .. } => self.elements(index, change, sys::NFT_MSG_DELSETELEM),
+            Change::DeleteElements { definition, .. } => {
+                // An element that goes by itself may have gone just now, which must not undo everything else.
+                let lasting = !definition.dynamic && definition.timeout_ms.is_none();
+                let kind = if lasting { sys::NFT_MSG_DELSETELEM } else { NFT_MSG_DESTROYSETELEM };
+                self.elements(index, change, kind);
+            }
+            Change::AddObject { value: Object::Foreign, .. } => {}
+            Change::AddObject { table, kind, object, value } => {
+                self.object_message(index, sys::NFT_MSG_NEWOBJ, (table, *kind, object), |writer| {
+                    encode::object(writer, value);
+                });
+            }
+            Change::DeleteObject { table, kind, object } => {
+                self.object_message(index, sys::NFT_MSG_DELOBJ, (table, *kind, object), |_| {});
+            }
+            Change::AddFlowtable { table, flowtable, value } => {
+                self.flowtable_message(index, sys::NFT_MSG_NEWFLOWTABLE, (table, flowtable), |writer| {
+                    encode::flowtable(writer, value);
+                });
+            }
+            Change::DeleteFlowtable { table, flowtable } => {
+                self.flowtable_message(index, sys::NFT_MSG_DELFLOWTABLE, (table, flowtable), |_| {});
+            }
+            Change::DeleteDevices { table, flowtable, devices } => {
+                self.flowtable_message(index, sys::NFT_MSG_DELFLOWTABLE, (table, flowtable), |writer| {
+                    encode::flowtable_devices(writer, devices);
+                });
+            }
         }
+    }
+
+    fn object_message(
+        &mut self,
+        index: usize,
+        message: u32,
+        (table, kind, object): (&TableId, ObjectKind, &str),
+        body: impl FnOnce(&mut Writer),
+    ) {
+        self.message((index, 0), message, table, |writer| {
+            writer.string(sys::NFTA_OBJ_NAME, object);
+            writer.number(sys::NFTA_OBJ_TYPE, object_number(kind));
+            body(writer);
+        });
+    }
+
+    fn flowtable_message(
+        &mut self,
+        index: usize,
+        message: u32,
+        (table, flowtable): (&TableId, &str),
+        body: impl FnOnce(&mut Writer),
+    ) {
+        self.message((index, 0), message, table, |writer| {
+            writer.string(sys::NFTA_FLOWTABLE_NAME, flowtable);
+            body(writer);
+        });
     }
 
     /// Tables are what rustables builds completely; its messages are taken over between its own frame.
@@ -209,6 +269,14 @@ impl<'a> Batch<'a> {
             }
             Change::AddSet { table, set, .. } | Change::DeleteSet { table, set } => {
                 format!("set {} in table {table}", Name(set))
+            }
+            Change::AddObject { table, kind, object, .. } | Change::DeleteObject { table, kind, object } => {
+                format!("{kind} {} in table {table}", Name(object))
+            }
+            Change::AddFlowtable { table, flowtable, .. }
+            | Change::DeleteFlowtable { table, flowtable }
+            | Change::DeleteDevices { table, flowtable, .. } => {
+                format!("flowtable {} in table {table}", Name(flowtable))
             }
             change => self.describe_elements(change, label, offset),
         }

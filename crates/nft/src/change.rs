@@ -6,8 +6,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::expr::{Reference, Verdict};
-use crate::model::{BaseChain, Chain, Data, Element, Key, Rule, Ruleset, Set, Table, TableId};
+use crate::expr::{ObjectKind, Reference, Verdict};
+use crate::model::{BaseChain, Data, Element, Key, Rule, Ruleset, Set, SetData, Table, TableId};
+use crate::object::{Flowtable, Object};
+
+mod apply;
+
+pub use apply::ApplyError;
 
 /// One change of a ruleset. A transaction carries out a list of them or none of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +59,8 @@ pub enum Change {
         definition: Box<Set>,
         elements: Vec<(Key, Element)>,
     },
-    /// With their data, so that people see what goes.
+    /// With their data, so that people see what goes. From a set whose elements go by themselves, one that has gone is no
+    /// error.
     DeleteElements {
         table: TableId,
         set: Arc<str>,
@@ -62,15 +68,44 @@ pub enum Change {
         definition: Box<Set>,
         elements: Vec<(Key, Element)>,
     },
+    AddObject {
+        table: TableId,
+        kind: ObjectKind,
+        object: Arc<str>,
+        value: Object,
+    },
+    DeleteObject {
+        table: TableId,
+        kind: ObjectKind,
+        object: Arc<str>,
+    },
+    /// Of a flowtable that exists already, devices are added and the counting is changed.
+    AddFlowtable {
+        table: TableId,
+        flowtable: Arc<str>,
+        value: Flowtable,
+    },
+    DeleteFlowtable {
+        table: TableId,
+        flowtable: Arc<str>,
+    },
+    /// Some devices of a flowtable that stays.
+    DeleteDevices {
+        table: TableId,
+        flowtable: Arc<str>,
+        devices: BTreeSet<Arc<str>>,
+    },
 }
 
 /// The changes that make `new` out of `old`, in an order that the kernel takes in one transaction:
-/// rules that go or change are flushed, then elements, sets and chains are deleted, then sets (empty), chains, rules and at
-/// last elements are added, so that whatever something refers to is there when it comes and is not there when it goes.
+/// rules that go or change are flushed, then elements, sets, chains, objects and flowtables are deleted, then objects,
+/// flowtables, sets (empty), chains, rules and at last elements are added, so that whatever something refers to is there
+/// when it comes and is not there when it goes.
 ///
-/// A chain whose rules differ is flushed and filled again. An element whose data or comment differs is deleted and added:
-/// within one transaction no packet sees it missing. A set or chain whose definition differs is deleted and added with
-/// all that refers to it, unless the set can become the other in place ([`Set::can_become`]).
+/// A chain whose rules differ is flushed and filled again. An element that differs is deleted and added: within one
+/// transaction no packet sees it missing. A set, chain, object or flowtable whose definition differs is deleted and added
+/// with all that refers to it, unless it can become the other in place ([`Set::can_become`], [`Flowtable::can_become`]).
+/// The elements of dynamic sets are the kernel's and are not looked at.
 ///
 /// Works on fragments too: two rulesets that hold only one farm's elements and chains give only that farm's changes. A
 /// table or set that has become empty must still be *named* in the new fragment; what is not named is deleted.
@@ -101,6 +136,10 @@ struct Difference<'a> {
     sets: BTreeSet<&'a str>,
     /// Chains that are deleted: gone, or with another hook now.
     chains: BTreeSet<&'a str>,
+    /// Objects that are deleted: gone, or different now.
+    objects: BTreeSet<(ObjectKind, &'a str)>,
+    /// Flowtables that are deleted: gone, or of another priority now.
+    flowtables: BTreeSet<&'a str>,
     /// Chains that stay but get their rules anew.
     refilled: BTreeSet<&'a str>,
 }
@@ -110,12 +149,19 @@ impl<'a> Difference<'a> {
         let sets = old.sets.iter().filter(|(name, set)| !new.sets.get(*name).is_some_and(|new| set.can_become(new)));
         let chains =
             old.chains.iter().filter(|(name, chain)| !new.chains.get(*name).is_some_and(|new| new.base == chain.base));
+        let objects = old.objects.iter().filter(|(name, object)| new.objects.get(*name) != Some(*object));
+        let flowtables = old
+            .flowtables
+            .iter()
+            .filter(|(name, one)| !new.flowtables.get(*name).is_some_and(|new| one.can_become(new)));
         let mut difference = Self {
             id,
             old,
             new,
             sets: sets.map(|(name, _)| &**name).collect(),
             chains: chains.map(|(name, _)| &**name).collect(),
+            objects: objects.map(|((kind, name), _)| (*kind, &**name)).collect(),
+            flowtables: flowtables.map(|(name, _)| &**name).collect(),
             refilled: BTreeSet::new(),
         };
         let refilled = old.chains.iter().filter(|(name, chain)| {
@@ -128,7 +174,7 @@ impl<'a> Difference<'a> {
 
     /// Whether one of these rules holds something that is deleted.
     fn refers(&self, rules: &[Rule]) -> bool {
-        if self.sets.is_empty() && self.chains.is_empty() {
+        if self.sets.is_empty() && self.chains.is_empty() && self.objects.is_empty() && self.flowtables.is_empty() {
             return false;
         }
         rules.iter().flat_map(|rule| &rule.statements).any(|statement| {
@@ -137,7 +183,8 @@ impl<'a> Difference<'a> {
                 found |= match reference {
                     Reference::Set(name) => self.sets.contains(name),
                     Reference::Chain(name) => self.chains.contains(name),
-                    Reference::Object(..) | Reference::Flowtable(_) => false,
+                    Reference::Object(kind, name) => self.objects.contains(&(kind, name)),
+                    Reference::Flowtable(name) => self.flowtables.contains(name),
                 };
             });
             found
@@ -156,6 +203,8 @@ impl<'a> Difference<'a> {
         self.delete_elements(changes);
         changes.extend(self.sets.iter().map(|set| Change::DeleteSet { table: table(), set: name(set) }));
         changes.extend(self.chains.iter().map(|chain| Change::DeleteChain { table: table(), chain: name(chain) }));
+        self.write_objects(changes);
+        self.write_flowtables(changes);
         for (set, new) in &self.new.sets {
             let kept = self.old.sets.get(set).filter(|_| !self.sets.contains(&**set));
             if kept.is_none_or(|old| old.size != new.size || old.timeout_ms != new.timeout_ms) {
@@ -176,42 +225,78 @@ impl<'a> Difference<'a> {
         self.add_elements(changes);
     }
 
+    fn write_objects(&self, changes: &mut Vec<Change>) {
+        for (kind, object) in &self.objects {
+            changes.push(Change::DeleteObject { table: self.id.clone(), kind: *kind, object: Arc::from(*object) });
+        }
+        for ((kind, object), value) in &self.new.objects {
+            let key = (*kind, object.clone());
+            if !self.old.objects.contains_key(&key) || self.objects.contains(&(*kind, &**object)) {
+                let (object, value) = (object.clone(), value.clone());
+                changes.push(Change::AddObject { table: self.id.clone(), kind: *kind, object, value });
+            }
+        }
+    }
+
+    fn write_flowtables(&self, changes: &mut Vec<Change>) {
+        let table = || self.id.clone();
+        for flowtable in &self.flowtables {
+            changes.push(Change::DeleteFlowtable { table: table(), flowtable: Arc::from(*flowtable) });
+        }
+        for (flowtable, new) in &self.new.flowtables {
+            let kept = self.old.flowtables.get(flowtable).filter(|_| !self.flowtables.contains(&**flowtable));
+            let gone: BTreeSet<_> =
+                kept.into_iter().flat_map(|old| old.devices.difference(&new.devices)).cloned().collect();
+            if !gone.is_empty() {
+                changes.push(Change::DeleteDevices { table: table(), flowtable: flowtable.clone(), devices: gone });
+            }
+            if kept.is_none_or(|old| !new.devices.is_subset(&old.devices) || old.counters != new.counters) {
+                changes.push(Change::AddFlowtable { table: table(), flowtable: flowtable.clone(), value: new.clone() });
+            }
+        }
+    }
+
     fn delete_elements(&self, changes: &mut Vec<Change>) {
-        for (set, old) in self.old.sets.iter().filter(|(set, _)| !self.sets.contains(&***set)) {
-            let new = &self.new.sets[set];
-            let gone = side_by_side(&old.elements, &new.elements).filter_map(|(key, old, new)| {
-                old.filter(|old| self.moves(old, new)).map(|old| (key.clone(), old.clone()))
+        for (name, set) in self.old.sets.iter().filter(|(set, old)| !old.dynamic && !self.sets.contains(&***set)) {
+            let gone = side_by_side(&set.elements, &self.new.sets[name].elements).filter_map(|(key, old, new)| {
+                old.filter(|old| self.moves(set, old, new)).map(|old| (key.clone(), old.clone()))
             });
             let elements: Vec<_> = gone.collect();
             if !elements.is_empty() {
-                let definition = Box::new(old.without_elements());
-                changes.push(Change::DeleteElements { table: self.id.clone(), set: set.clone(), definition, elements });
+                let definition = Box::new(set.without_elements());
+                changes.push(Change::DeleteElements {
+                    table: self.id.clone(),
+                    set: name.clone(),
+                    definition,
+                    elements,
+                });
             }
         }
     }
 
     fn add_elements(&self, changes: &mut Vec<Change>) {
         let none = BTreeMap::new();
-        for (set, new) in &self.new.sets {
-            let old = self.old.sets.get(set).filter(|_| !self.sets.contains(&**set));
+        for (name, set) in self.new.sets.iter().filter(|(_, set)| !set.dynamic) {
+            let old = self.old.sets.get(name).filter(|_| !self.sets.contains(&**name));
             let old = old.map_or(&none, |old| &old.elements);
-            let fresh = side_by_side(old, &new.elements).filter_map(|(key, old, new)| {
-                let new = new.filter(|new| old.is_none_or(|old| self.moves(old, Some(new))))?;
+            let fresh = side_by_side(old, &set.elements).filter_map(|(key, old, new)| {
+                let new = new.filter(|new| old.is_none_or(|old| self.moves(set, old, Some(new))))?;
                 Some((key.clone(), new.clone()))
             });
             let elements: Vec<_> = fresh.collect();
             if !elements.is_empty() {
-                let definition = Box::new(new.without_elements());
-                changes.push(Change::AddElements { table: self.id.clone(), set: set.clone(), definition, elements });
+                let definition = Box::new(set.without_elements());
+                changes.push(Change::AddElements { table: self.id.clone(), set: name.clone(), definition, elements });
             }
         }
     }
 
-    /// Whether the old element must go, be it only to come back: an element that points to a chain that is deleted would
-    /// hold that chain.
-    fn moves(&self, old: &Element, new: Option<&Element>) -> bool {
-        let points_to_deleted = match &old.data {
-            Some(Data::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain))) => self.chains.contains(&**chain),
+    /// Whether the old element of `set` must go, be it only to come back: an element that points to a chain or an object that
+    /// is deleted would hold it.
+    fn moves(&self, set: &Set, old: &Element, new: Option<&Element>) -> bool {
+        let points_to_deleted = match (&old.data, &set.data) {
+            (Some(Data::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain))), _) => self.chains.contains(&**chain),
+            (Some(Data::Object(name)), Some(SetData::Objects(kind))) => self.objects.contains(&(*kind, &**name)),
             _ => false,
         };
         points_to_deleted || new != Some(old)
@@ -238,91 +323,4 @@ fn side_by_side<'a>(
         let key = left.or(right)?.0;
         Some((key, left.map(|(_, element)| element), right.map(|(_, element)| element)))
     })
-}
-
-/// Why a change does not fit a ruleset.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum ApplyError {
-    #[error("there is no table {0}")]
-    NoTable(TableId),
-    #[error("table {table} has no chain {chain}")]
-    NoChain { table: TableId, chain: Arc<str> },
-    #[error("table {table} has no set {set}")]
-    NoSet { table: TableId, set: Arc<str> },
-    #[error("table {table} has something else named {name} already")]
-    Exists { table: TableId, name: Arc<str> },
-    #[error("an element to delete is not in set {set} of table {table}")]
-    NoElement { table: TableId, set: Arc<str> },
-}
-
-impl Ruleset {
-    /// Does to this value what the kernel would do to its ruleset, except that what refers to what is not checked.
-    ///
-    /// # Errors
-    /// The first change that does not fit; those before it have been applied.
-    pub fn apply(&mut self, changes: &[Change]) -> Result<(), ApplyError> {
-        changes.iter().try_for_each(|change| self.apply_one(change))
-    }
-
-    fn table_mut(&mut self, id: &TableId) -> Result<&mut Table, ApplyError> {
-        self.tables.get_mut(id).ok_or_else(|| ApplyError::NoTable(id.clone()))
-    }
-
-    fn chain_mut(&mut self, table: &TableId, chain: &Arc<str>) -> Result<&mut Chain, ApplyError> {
-        let found = self.table_mut(table)?.chains.get_mut(chain);
-        found.ok_or_else(|| ApplyError::NoChain { table: table.clone(), chain: chain.clone() })
-    }
-
-    fn set_mut(&mut self, table: &TableId, set: &Arc<str>) -> Result<&mut Set, ApplyError> {
-        let found = self.table_mut(table)?.sets.get_mut(set);
-        found.ok_or_else(|| ApplyError::NoSet { table: table.clone(), set: set.clone() })
-    }
-
-    fn apply_one(&mut self, change: &Change) -> Result<(), ApplyError> {
-        match change {
-            Change::AddTable(id) => self.tables.entry(id.clone()).or_default().dormant = false,
-            Change::DeleteTable(id) => {
-                self.tables.remove(id).ok_or_else(|| ApplyError::NoTable(id.clone()))?;
-            }
-            Change::AddChain { table, chain, base } => {
-                let added = Chain { base: base.clone(), rules: Vec::new() };
-                if self.table_mut(table)?.chains.insert(chain.clone(), added).is_some() {
-                    return Err(ApplyError::Exists { table: table.clone(), name: chain.clone() });
-                }
-            }
-            Change::DeleteChain { table, chain } => {
-                self.chain_mut(table, chain)?;
-                self.table_mut(table)?.chains.remove(chain);
-            }
-            Change::FlushChain { table, chain } => self.chain_mut(table, chain)?.rules.clear(),
-            Change::AddRule { table, chain, rule } => self.chain_mut(table, chain)?.rules.push(rule.clone()),
-            Change::AddSet { table, set, value } => match self.table_mut(table)?.sets.get_mut(set) {
-                Some(old) if old.can_become(value) => (old.size, old.timeout_ms) = (value.size, value.timeout_ms),
-                Some(_) => return Err(ApplyError::Exists { table: table.clone(), name: set.clone() }),
-                None => {
-                    self.table_mut(table)?.sets.insert(set.clone(), value.without_elements());
-                }
-            },
-            Change::DeleteSet { table, set } => {
-                self.set_mut(table, set)?;
-                self.table_mut(table)?.sets.remove(set);
-            }
-            Change::AddElements { table, set, elements, .. } => {
-                let into = &mut self.set_mut(table, set)?.elements;
-                for (key, element) in elements {
-                    if into.insert(key.clone(), element.clone()).is_some_and(|old| old != *element) {
-                        return Err(ApplyError::Exists { table: table.clone(), name: set.clone() });
-                    }
-                }
-            }
-            Change::DeleteElements { table, set, elements, .. } => {
-                let from = &mut self.set_mut(table, set)?.elements;
-                if elements.iter().any(|(key, _)| from.remove(key).is_none()) {
-                    return Err(ApplyError::NoElement { table: table.clone(), set: set.clone() });
-                }
-            }
-        }
-        Ok(())
-    }
 }

@@ -255,6 +255,8 @@ pub enum ObjectKind {
     Tunnel,
     /// Options of a SYN proxy.
     Synproxy,
+    /// Only observed: a kind that we do not use, by its number.
+    Other(u32),
 }
 
 /// At most so many bytes of a log's prefix reach the kernel (`NF_LOG_PREFIXLEN` less the zero).

@@ -1,6 +1,6 @@
 //! nftables as data: rulesets are plain comparable values until one line before the system call.
 //!
-//! The way of one ruleset: [`model`] and [`expr`] are the values; [`text`] prints them as nft(8) would; [`change`] is the
+//! The way of one ruleset: [`model`], [`object`] and [`expr`] are the values; [`text`] prints them as nft(8) would; [`change`] is the
 //! difference of two rulesets as an ordered list; [`batch`] turns changes into one netlink transaction and remembers which
 //! object each message was; [`socket`] commits it and attributes errors; [`wire`] is the encoding both ways;
 //! [`Socket::dump`] reads tables back into the same values. So `between(&dump, &wanted)` is empty when nothing is to be done,
@@ -19,6 +19,7 @@ pub mod batch;
 pub mod change;
 pub mod expr;
 pub mod model;
+pub mod object;
 pub mod socket;
 pub mod text;
 pub mod wire;
@@ -33,4 +34,5 @@ pub use model::{
     BaseChain, Bytes, Chain, ChainKind, Data, Datatype, Element, Family, Hook, Key, Rule, Ruleset, Set, SetData, Table,
     TableId,
 };
+pub use object::{Counts, ElementState, Flowtable, Object, Tunnel};
 pub use socket::{CommitError, DumpError, Failure, OpenError, Socket};

@@ -2,13 +2,14 @@
 //!
 //! `==` means "the same configuration": handles, counters and dynamic elements, which the kernel owns, are not in here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::expr::{ObjectKind, Statement, Verdict};
+use crate::expr::{Limit, ObjectKind, Statement, Verdict};
+use crate::object::{Flowtable, Object};
 
 /// Address family of a table (`NFPROTO_*`, `include/uapi/linux/netfilter.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -56,6 +57,10 @@ pub struct Table {
     pub sets: BTreeMap<Arc<str>, Set>,
     /// Chains by name.
     pub chains: BTreeMap<Arc<str>, Chain>,
+    /// Named objects; each kind has names of its own.
+    pub objects: BTreeMap<(ObjectKind, Arc<str>), Object>,
+    /// Flowtables by name.
+    pub flowtables: BTreeMap<Arc<str>, Flowtable>,
 }
 
 /// One chain and its rules in order.
@@ -76,8 +81,8 @@ pub struct BaseChain {
     pub hook: Hook,
     /// `priority`; lower runs earlier.
     pub priority: i32,
-    /// `device`, in [`Family::Netdev`] only.
-    pub device: Option<Arc<str>>,
+    /// `device` or `devices`, in [`Family::Netdev`] only.
+    pub devices: BTreeSet<Arc<str>>,
 }
 
 /// `type` of a base chain.
@@ -217,12 +222,13 @@ impl Set {
             && self.data == new.data
             && kind(self) == kind(new)
             && self.timeout_ms.is_some() == new.timeout_ms.is_some()
+            && self.counters == new.counters
     }
 }
 
 impl Ruleset {
-    /// Adds the tables, sets, elements, chains and rules of `other`. Rules go behind those that a chain has already; where
-    /// both define the same set or element, the definition of `other` counts.
+    /// Adds the tables, sets, elements, chains, rules, objects and flowtables of `other`. Rules go behind those that a chain
+    /// has already; where both define the same other thing, the definition of `other` counts.
     pub fn merge(&mut self, other: Self) {
         for (id, table) in other.tables {
             let mine = self.tables.entry(id).or_default();
@@ -239,12 +245,14 @@ impl Ruleset {
                 mine.base = chain.base.or(mine.base.take());
                 mine.rules.extend(chain.rules);
             }
+            mine.objects.extend(table.objects);
+            mine.flowtables.extend(table.flowtables);
         }
     }
 }
 
 /// A set, or a map when `data` is there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Set {
     /// One field, or several for a concatenation.
     pub key: Vec<Datatype>,
@@ -259,6 +267,8 @@ pub struct Set {
     /// Most elements. A hash set of a declared size is the cheaper kind (no resizing). A `dynamic` set should have one: the
     /// kernel gives 65,535 to one without as soon as a rule writes into it, and tells so (`nft_dynset_init`).
     pub size: Option<u32>,
+    /// `counter`: each element counts the packets that found it; the counts are the kernel's ([`crate::Socket::elements`]).
+    pub counters: bool,
     /// By key.
     pub elements: BTreeMap<Key, Element>,
 }
@@ -291,6 +301,11 @@ pub struct Element {
     pub data: Option<Data>,
     /// Kept by the kernel as user data, shown by nft(8).
     pub comment: Option<Arc<str>>,
+    /// Milliseconds, in sets with time-outs; the set's default is not said again.
+    pub timeout_ms: Option<u64>,
+    /// A limit of its own: a lookup that exceeds it (or does not, see [`Limit::over`]) ends the rule. Not in sets with
+    /// `counters`. Boxed, since of 100,000 elements few have one.
+    pub limit: Option<Box<Limit>>,
 }
 
 /// The data of a map's element.

@@ -18,6 +18,7 @@ use crate::batch::Batch;
 use crate::wire::{Attributes, Header, MESSAGE_HEADER, Message, Messages, SUBSYSTEM, Writer, number_at};
 
 mod dump;
+mod live;
 
 pub use dump::DumpError;
 

@@ -3,7 +3,9 @@
 //! The same value always gives the same text. nft(8) has no escapes, so names and comments pass through filters
 //! ([`crate::model::comment`]) and no text of an operator can end a string and start a command.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter, Write};
+use std::sync::Arc;
 
 use crate::change::Change;
 use crate::model::{
@@ -11,6 +13,7 @@ use crate::model::{
 };
 
 mod datum;
+mod object;
 mod rule;
 mod statement;
 
@@ -72,8 +75,10 @@ impl Display for Hook {
 impl Display for BaseChain {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "type {} hook {}", self.kind, self.hook)?;
-        if let Some(device) = &self.device {
-            write!(f, " device \"{}\"", Name(device))?;
+        match self.devices.first() {
+            Some(device) if self.devices.len() == 1 => write!(f, " device \"{}\"", Name(device))?,
+            Some(_) => write!(f, " devices = {{ {} }}", Devices(&self.devices))?,
+            None => {}
         }
         write!(f, " priority {}; policy accept;", self.priority)
     }
@@ -94,6 +99,16 @@ fn write_table(f: &mut Formatter<'_>, id: &TableId, table: &Table) -> fmt::Resul
         writeln!(f, "\tflags dormant")?;
     }
     let mut blank = "";
+    for ((kind, name), object) in &table.objects {
+        writeln!(f, "{blank}\t{kind} {} {{", Name(name))?;
+        write_lines(f, &object::options(object))?;
+        blank = "\n";
+    }
+    for (name, flowtable) in &table.flowtables {
+        writeln!(f, "{blank}\tflowtable {} {{", Name(name))?;
+        write_lines(f, &object::flowtable(flowtable))?;
+        blank = "\n";
+    }
     for (name, set) in &table.sets {
         write!(f, "{blank}\t{} {} {{\n\t\t", kind(set), Name(name))?;
         write_definition(f, set, "\n\t\t")?;
@@ -110,6 +125,24 @@ fn write_table(f: &mut Formatter<'_>, id: &TableId, table: &Table) -> fmt::Resul
     writeln!(f, "}}")
 }
 
+/// What stands between the braces of an object, and the closing brace.
+fn write_lines(f: &mut Formatter<'_>, lines: &[String]) -> fmt::Result {
+    lines.iter().try_for_each(|line| writeln!(f, "\t\t{line}"))?;
+    writeln!(f, "\t}}")
+}
+
+/// Names in quotes.
+struct Devices<'a>(&'a BTreeSet<Arc<str>>);
+
+impl Display for Devices<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (index, device) in self.0.iter().enumerate() {
+            write!(f, "{}\"{}\"", if index == 0 { "" } else { ", " }, Name(device))?;
+        }
+        Ok(())
+    }
+}
+
 fn write_chain(f: &mut Formatter<'_>, chain: &Chain) -> fmt::Result {
     if let Some(base) = &chain.base {
         writeln!(f, "\t\t{base}")?;
@@ -124,7 +157,7 @@ fn kind(set: &Set) -> &'static str {
     if set.data.is_some() { "map" } else { "set" }
 }
 
-/// `type …`, flags, time-out and size, with `between` in between.
+/// `type …`, flags, size, time-out and counter, with `between` in between.
 fn write_definition(f: &mut Formatter<'_>, set: &Set, between: &str) -> fmt::Result {
     write!(f, "type {}", Types(&set.key))?;
     match &set.data {
@@ -142,9 +175,10 @@ fn write_definition(f: &mut Formatter<'_>, set: &Set, between: &str) -> fmt::Res
         write!(f, "{between}size {size}")?;
     }
     match set.timeout_ms {
-        Some(ms) if ms > 0 => write!(f, "{between}timeout {}", Milliseconds(ms)),
-        _ => Ok(()),
+        Some(ms) if ms > 0 => write!(f, "{between}timeout {}", Milliseconds(ms))?,
+        _ => {}
     }
+    if set.counters { write!(f, "{between}counter") } else { Ok(()) }
 }
 
 /// A time as nft(8) reads it.
@@ -185,9 +219,15 @@ fn write_elements(f: &mut Formatter<'_>, set: &Set) -> fmt::Result {
     f.write_str("\n\t\t}")
 }
 
-/// `KEY comment "…" : DATA`.
+/// `KEY limit … timeout … comment "…" : DATA`.
 fn write_element(f: &mut Formatter<'_>, set: &Set, key: &Key, element: &Element) -> fmt::Result {
     write_key(f, &set.key, key)?;
+    if let Some(limit) = &element.limit {
+        write!(f, " {limit}")?;
+    }
+    if let Some(timeout) = element.timeout_ms {
+        write!(f, " timeout {}", Milliseconds(timeout))?;
+    }
     if let Some(comment) = &element.comment {
         write!(f, " comment \"{}\"", crate::model::comment(comment))?;
     }
@@ -256,6 +296,17 @@ impl Display for Change {
                     write_key(f, &definition.key, key)?;
                 }
                 f.write_str(" }")
+            }
+            Self::AddObject { table, kind, object, value } => {
+                write!(f, "add {kind} {table} {} {{ {}; }}", Name(object), object::options(value).join("; "))
+            }
+            Self::DeleteObject { table, kind, object } => write!(f, "delete {kind} {table} {}", Name(object)),
+            Self::AddFlowtable { table, flowtable, value } => {
+                write!(f, "add flowtable {table} {} {{ {}; }}", Name(flowtable), object::flowtable(value).join("; "))
+            }
+            Self::DeleteFlowtable { table, flowtable } => write!(f, "delete flowtable {table} {}", Name(flowtable)),
+            Self::DeleteDevices { table, flowtable, devices } => {
+                write!(f, "delete flowtable {table} {} {{ devices = {{ {} }}; }}", Name(flowtable), Devices(devices))
             }
         }
     }

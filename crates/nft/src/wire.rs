@@ -49,6 +49,9 @@ pub(crate) mod set_flag {
     pub(crate) const CONCAT: u32 = 0x80;
 }
 
+/// `NFT_MSG_DESTROYSETELEM` (linux/netfilter/nf_tables.h, 6.3): what is not there is no error.
+pub(crate) const NFT_MSG_DESTROYSETELEM: u32 = 30;
+
 /// Element flags (`NFT_SET_ELEM_*`).
 pub(crate) mod element_flag {
     pub(crate) const INTERVAL_END: u32 = 1;
@@ -66,6 +69,15 @@ pub(crate) mod synproxy_flag {
     pub(crate) fn of(timestamp: bool, sack: bool) -> u32 {
         MSS | WSCALE | if timestamp { TIMESTAMP } else { 0 } | if sack { SACK } else { 0 }
     }
+}
+
+/// Segment size, window scale, time stamps and selective acknowledgements of a SYN proxy, be it a statement or an object.
+pub(crate) fn synproxy_options(data: Attributes<'_>) -> Option<(u16, u8, bool, bool)> {
+    let flags = data.number(sys::NFTA_SYNPROXY_FLAGS)?;
+    let (timestamp, sack) = (flags & synproxy_flag::TIMESTAMP != 0, flags & synproxy_flag::SACK != 0);
+    let &[wscale] = data.get(sys::NFTA_SYNPROXY_WSCALE)? else { return None };
+    let mss = data.short(sys::NFTA_SYNPROXY_MSS)?;
+    (flags == synproxy_flag::of(timestamp, sack)).then_some((mss, wscale, timestamp, sack))
 }
 
 /// User data of nft(8), which the kernel keeps without reading it: type, length, value (libnftnl `udata.h`).

@@ -202,7 +202,7 @@ fn fragments_change_only_what_they_hold() {
 fn what_was_only_observed_is_not_sent() {
     let table = TableId::inet("t");
     let unknown = Rule { statements: vec![Statement::Unknown { name: samples::name("limit") }], comment: None };
-    let foreign = BaseChain { kind: ChainKind::Foreign, hook: Hook::Input, priority: 0, device: None };
+    let foreign = BaseChain { kind: ChainKind::Foreign, hook: Hook::Input, priority: 0, devices: Default::default() };
     let changes = [
         Change::AddRule { table: table.clone(), chain: samples::name("c"), rule: unknown },
         Change::AddChain { table, chain: samples::name("c"), base: Some(foreign) },

@@ -63,7 +63,7 @@ pub fn base_chain(name: &str) -> Option<BaseChain> {
         POSTROUTING => (ChainKind::Nat, Hook::Postrouting, 100),
         _ => return None,
     };
-    Some(BaseChain { kind, hook, priority, device: None })
+    Some(BaseChain { kind, hook, priority, devices: Default::default() })
 }
 
 /// The two families of addresses; each has maps of its own.

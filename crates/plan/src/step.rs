@@ -244,12 +244,16 @@ fn write_counts(f: &mut fmt::Formatter<'_>, changes: &[Change]) -> fmt::Result {
             Change::AddElements { elements, .. } | Change::DeleteElements { elements, .. } => {
                 ("element", elements.len())
             }
+            Change::AddObject { .. } | Change::DeleteObject { .. } => ("object", 1),
+            Change::AddFlowtable { .. } | Change::DeleteFlowtable { .. } | Change::DeleteDevices { .. } => {
+                ("flowtable", 1)
+            }
         };
         *counts.entry(what).or_default() += count;
     }
     f.write_str("change the ruleset")?;
     let mut separator = ": ";
-    for what in ["table", "map", "chain", "rule", "element"] {
+    for what in ["table", "object", "flowtable", "map", "chain", "rule", "element"] {
         if let Some(count) = counts.get(what) {
             let plural = if *count == 1 { "" } else { "s" };
             write!(f, "{separator}{count} {what}{plural}")?;
@@ -298,6 +302,13 @@ fn label(change: &Change) -> (String, usize) {
         }
         Change::DeleteElements { table, set, elements, .. } => {
             (format!("delete elements from {set} of table {table}"), elements.len())
+        }
+        Change::AddObject { table, kind, .. } => (format!("add {kind} objects to table {table}"), 1),
+        Change::DeleteObject { table, kind, .. } => (format!("delete {kind} objects from table {table}"), 1),
+        Change::AddFlowtable { table, .. } => (format!("add flowtables to table {table}"), 1),
+        Change::DeleteFlowtable { table, .. } => (format!("delete flowtables from table {table}"), 1),
+        Change::DeleteDevices { table, flowtable, devices } => {
+            (format!("delete devices from flowtable {flowtable} of table {table}"), devices.len())
         }
     }
 }

@@ -10,17 +10,9 @@ fn name(text: &str) -> Arc<str> {
 
 fn map_of(key: &[Datatype], data: SetData, elements: Vec<(Vec<u8>, Data)>) -> Set {
     let element = |(key, data): (Vec<u8>, Data)| {
-        (Key { start: Bytes::from_vec(key), end: None }, Element { data: Some(data), comment: None })
+        (Key { start: Bytes::from_vec(key), end: None }, Element { data: Some(data), ..Element::default() })
     };
-    Set {
-        key: key.to_vec(),
-        data: Some(data),
-        interval: false,
-        dynamic: false,
-        timeout_ms: None,
-        size: None,
-        elements: elements.into_iter().map(element).collect(),
-    }
+    Set { key: key.to_vec(), data: Some(data), elements: elements.into_iter().map(element).collect(), ..Set::default() }
 }
 
 fn value(bytes: &[u8]) -> Data {
@@ -28,7 +20,7 @@ fn value(bytes: &[u8]) -> Data {
 }
 
 fn base(kind: ChainKind, hook: Hook, priority: i32, rules: Vec<Vec<Statement>>) -> Chain {
-    Chain { base: Some(BaseChain { kind, hook, priority, device: None }), ..plain(rules) }
+    Chain { base: Some(BaseChain { kind, hook, priority, devices: Default::default() }), ..plain(rules) }
 }
 
 fn plain(rules: Vec<Vec<Statement>>) -> Chain {
@@ -97,7 +89,6 @@ fn product() -> Ruleset {
         vec![nat(NatKind::Destination, false, "hosts4")],
     ];
     let table = Table {
-        dormant: false,
         sets: [
             ("services4", exact),
             ("ranges4", ranges),
@@ -122,6 +113,7 @@ fn product() -> Ruleset {
         ]
         .map(|(chain, value)| (name(chain), value))
         .into(),
+        ..Table::default()
     };
     Ruleset { tables: [(TableId::inet("headgate"), table)].into() }
 }

@@ -10,11 +10,11 @@ use nix::sys::socket::MsgFlags;
 use rustables::sys;
 
 use super::{Answer, DONE, ERROR, Header, Message, Messages, SUBSYSTEM, Socket, Writer};
-use crate::model::{Chain, Datatype, Family, Ruleset, Set, Table, TableId};
+use crate::model::{Chain, Datatype, Family, Key, Ruleset, Set, Table, TableId};
 use crate::wire::{Attributes, decode};
 
 /// How often a dump begins anew because others change the ruleset meanwhile.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 
 /// Why there is no dump.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,12 @@ pub enum DumpError {
     /// Somebody commits all the time.
     #[error("the ruleset changed during each of {ATTEMPTS} attempts to read it")]
     Unsettled,
+    /// What was asked about is not there.
+    #[error("there is no such {what}")]
+    Absent {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The kernel's answer lacks something.
     #[error("the kernel's answer about the {what} cannot be read")]
     Malformed {
@@ -94,7 +100,12 @@ impl Socket {
         let mut consistency = Consistency::Whole;
         for id in ids {
             let Some(mut table) = self.table(id)? else { continue };
-            let interrupted = [self.sets(id, &mut table)?, self.elements(id, &mut table)?];
+            let interrupted = [
+                self.sets(id, &mut table)?,
+                self.set_elements(id, &mut table)?,
+                self.objects(id, &mut table)?,
+                self.flowtables(id, &mut table)?,
+            ];
             if interrupted.contains(&Consistency::Interrupted) {
                 consistency = Consistency::Interrupted;
             }
@@ -146,29 +157,65 @@ impl Socket {
     }
 
     /// Elements of all sets whose elements are ours.
-    fn elements(&mut self, id: &TableId, table: &mut Table) -> Result<Consistency, DumpError> {
+    fn set_elements(&mut self, id: &TableId, table: &mut Table) -> Result<Consistency, DumpError> {
         let ours = |set: &Set| !set.dynamic && !set.key.iter().any(|key| matches!(key, Datatype::Other { .. }));
         let mut consistency = Consistency::Whole;
-        for (set_name, set) in table.sets.iter_mut().filter(|(_, set)| ours(set)) {
-            let request = Request { kind: sys::NFT_MSG_GETSETELEM, family: id.family as u8, all: true };
-            let names = |writer: &mut Writer| {
-                writer.string(sys::NFTA_SET_ELEM_LIST_TABLE, &id.name);
-                writer.string(sys::NFTA_SET_ELEM_LIST_SET, set_name);
-            };
-            let mut elements = decode::Elements::default();
-            let read = |message: Message<'_>| {
-                let list = message.attributes().nested(sys::NFTA_SET_ELEM_LIST_ELEMENTS);
-                list.into_iter().flatten().for_each(|(_, element)| elements.push(set, Attributes(element)));
-            };
-            match self.request(request, names, read) {
-                Ok(Consistency::Whole) => {}
-                // Gone since the sets were read: another generation.
-                Ok(Consistency::Interrupted) | Err(Errno::ENOENT) => consistency = Consistency::Interrupted,
-                Err(errno) => return Err(DumpError::from_errno("elements", errno)),
+        for (name, set) in table.sets.iter_mut().filter(|(_, set)| ours(set)) {
+            let (elements, found) = self.elements_of(id, (name, set), decode::element)?;
+            if found == Consistency::Interrupted {
+                consistency = found;
             }
-            set.elements = elements.finish();
+            set.elements = elements;
         }
         Ok(consistency)
+    }
+
+    /// The elements of one set, each as `read` says.
+    pub(super) fn elements_of<T>(
+        &mut self,
+        id: &TableId,
+        (name, set): (&str, &Set),
+        read: impl Fn(Attributes<'_>) -> T,
+    ) -> Result<(BTreeMap<Key, T>, Consistency), DumpError> {
+        let request = Request { kind: sys::NFT_MSG_GETSETELEM, family: id.family as u8, all: true };
+        let names = |writer: &mut Writer| {
+            writer.string(sys::NFTA_SET_ELEM_LIST_TABLE, &id.name);
+            writer.string(sys::NFTA_SET_ELEM_LIST_SET, name);
+        };
+        let mut elements = decode::Elements::default();
+        let message = |message: Message<'_>| {
+            let list = message.attributes().nested(sys::NFTA_SET_ELEM_LIST_ELEMENTS);
+            list.into_iter().flatten().for_each(|(_, element)| elements.push(set, Attributes(element), &read));
+        };
+        let consistency = match self.request(request, names, message) {
+            Ok(consistency) => consistency,
+            // Gone since the sets were read: another generation.
+            Err(Errno::ENOENT) => Consistency::Interrupted,
+            Err(errno) => return Err(DumpError::from_errno("elements", errno)),
+        };
+        Ok((elements.finish(), consistency))
+    }
+
+    fn objects(&mut self, id: &TableId, table: &mut Table) -> Result<Consistency, DumpError> {
+        let request = Request { kind: sys::NFT_MSG_GETOBJ, family: id.family as u8, all: true };
+        let name = |writer: &mut Writer| writer.string(sys::NFTA_OBJ_TABLE, &id.name);
+        let read = |message: Message<'_>| {
+            if let Some((kind, name, object)) = decode::object(message.attributes()) {
+                table.objects.insert((kind, name.into()), object);
+            }
+        };
+        self.request(request, name, read).map_err(|errno| DumpError::from_errno("objects", errno))
+    }
+
+    fn flowtables(&mut self, id: &TableId, table: &mut Table) -> Result<Consistency, DumpError> {
+        let request = Request { kind: sys::NFT_MSG_GETFLOWTABLE, family: id.family as u8, all: true };
+        let name = |writer: &mut Writer| writer.string(sys::NFTA_FLOWTABLE_TABLE, &id.name);
+        let read = |message: Message<'_>| {
+            if let Some((name, flowtable)) = decode::flowtable(message.attributes()) {
+                table.flowtables.insert(name.into(), flowtable);
+            }
+        };
+        self.request(request, name, read).map_err(|errno| DumpError::from_errno("flowtables", errno))
     }
 
     fn chains(&mut self, family: Family, ruleset: &mut Ruleset) -> Result<Consistency, DumpError> {

@@ -47,7 +47,7 @@ pub(super) fn datum(f: &mut Formatter<'_>, datatype: Datatype, bytes: &[u8]) -> 
             let octets: [u8; 16] = bytes.try_into().expect("the length was just compared");
             write!(f, "{}", Ipv6Addr::from(octets))
         }
-        (Datatype::InetProto, &[proto]) => protocol(f, proto),
+        (Datatype::InetProto, &[proto]) => Protocol(proto).fmt(f),
         (Datatype::InetService, &[high, low]) => write!(f, "{}", u16::from_be_bytes([high, low])),
         (Datatype::Mark, &[a, b, c, d]) => write!(f, "0x{:08x}", u32::from_ne_bytes([a, b, c, d])),
         (Datatype::IfIndex, &[a, b, c, d]) => write!(f, "{}", u32::from_ne_bytes([a, b, c, d])),
@@ -62,21 +62,25 @@ pub(super) fn datum(f: &mut Formatter<'_>, datatype: Datatype, bytes: &[u8]) -> 
     }
 }
 
-/// The names that nft(8) prints without asking the machine's files.
-fn protocol(f: &mut Formatter<'_>, number: u8) -> fmt::Result {
-    f.write_str(match number {
-        1 => "icmp",
-        6 => "tcp",
-        17 => "udp",
-        33 => "dccp",
-        50 => "esp",
-        51 => "ah",
-        58 => "ipv6-icmp",
-        108 => "comp",
-        132 => "sctp",
-        136 => "udplite",
-        _ => return write!(f, "{number}"),
-    })
+/// A protocol by the name that nft(8) prints without asking the machine's files.
+pub(super) struct Protocol(pub(super) u8);
+
+impl Display for Protocol {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            1 => "icmp",
+            6 => "tcp",
+            17 => "udp",
+            33 => "dccp",
+            50 => "esp",
+            51 => "ah",
+            58 => "ipv6-icmp",
+            108 => "comp",
+            132 => "sctp",
+            136 => "udplite",
+            number => return write!(f, "{number}"),
+        })
+    }
 }
 
 pub(super) fn hexadecimal(f: &mut Formatter<'_>, bytes: &[u8]) -> fmt::Result {

@@ -156,6 +156,7 @@ impl Display for ObjectKind {
             Self::Helper => "ct helper",
             Self::Tunnel => "tunnel",
             Self::Synproxy => "synproxy",
+            Self::Other(number) => return write!(f, "object-{number}"),
         })
     }
 }
@@ -163,6 +164,7 @@ impl Display for ObjectKind {
 /// What stands before an object's name in a rule.
 fn uses(kind: ObjectKind) -> &'static str {
     match kind {
+        ObjectKind::Other(_) => "object name",
         ObjectKind::Counter => "counter name",
         ObjectKind::Helper => "ct helper set",
         ObjectKind::Tunnel => "tunnel name",

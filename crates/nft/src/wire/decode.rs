@@ -4,6 +4,7 @@
 //! it out again. A rule is understood only if every value is taken exactly once; so a rule of somebody else never passes
 //! for one of ours. What is not understood becomes [`Statement::Unknown`] or [`Datatype::Other`] and never an error.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rustables::sys;
@@ -12,11 +13,13 @@ use super::{Attributes, NF_ACCEPT, NF_DROP, text, user_data};
 use crate::expr::Verdict;
 use crate::model::{BaseChain, Chain, ChainKind, Family, Hook};
 
+mod object;
 mod rule;
 mod set;
 
+pub(crate) use object::{flowtable, named_counts, object};
 pub(crate) use rule::rule;
-pub(crate) use set::{Elements, set};
+pub(crate) use set::{Elements, element, element_state, set};
 
 /// The comment in user data.
 fn comment(mut bytes: &[u8]) -> Option<Arc<str>> {
@@ -65,11 +68,17 @@ pub(crate) fn chain(family: Family, attributes: Attributes<'_>) -> Option<(&str,
             kind: if ours { known } else { ChainKind::Foreign },
             hook: number.unwrap_or(Hook::Ingress),
             priority: hook.number(sys::NFTA_HOOK_PRIORITY).unwrap_or_default() as i32,
-            device: hook.string(sys::NFTA_HOOK_DEV).map(Arc::from),
+            devices: devices(hook),
         }
     });
     let name = attributes.string(sys::NFTA_CHAIN_NAME)?;
     Some((attributes.string(sys::NFTA_CHAIN_TABLE)?, name, Chain { base, rules: Vec::new() }))
+}
+
+/// A single device is said twice.
+fn devices(hook: Attributes<'_>) -> BTreeSet<Arc<str>> {
+    let single = || hook.string(sys::NFTA_HOOK_DEV).map(Arc::from).into_iter().collect();
+    hook.nested(sys::NFTA_HOOK_DEVS).map_or_else(single, object::devices)
 }
 
 fn hook_of(family: Family, number: u32) -> Option<Hook> {

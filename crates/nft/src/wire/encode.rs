@@ -11,9 +11,11 @@ use super::{NF_ACCEPT, NF_DROP, Writer, user_data};
 use crate::expr::{Field, Numgen, Value, Verdict};
 use crate::model::{BaseChain, Bytes, ChainKind, Family, Hook};
 
+mod object;
 mod set;
 mod statement;
 
+pub(crate) use object::{HELPER_FAMILIES, flowtable, flowtable_devices, object};
 pub(crate) use set::{element, set, type_id};
 pub(crate) use statement::rule;
 
@@ -186,8 +188,10 @@ pub(crate) fn base_chain(writer: &mut Writer, family: Family, base: &BaseChain) 
     writer.nest(sys::NFTA_CHAIN_HOOK, |writer| {
         writer.number(sys::NFTA_HOOK_HOOKNUM, hook);
         writer.number(sys::NFTA_HOOK_PRIORITY, base.priority as u32);
-        if let Some(device) = &base.device {
-            writer.string(sys::NFTA_HOOK_DEV, device);
+        match base.devices.first() {
+            Some(device) if base.devices.len() == 1 => writer.string(sys::NFTA_HOOK_DEV, device),
+            Some(_) => object::devices(writer, sys::NFTA_HOOK_DEVS, &base.devices),
+            None => {}
         }
     });
     writer.number(sys::NFTA_CHAIN_POLICY, NF_ACCEPT as u32);

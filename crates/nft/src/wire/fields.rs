@@ -101,7 +101,7 @@ pub(crate) const TARGETS: [(Target, Store, usize); 12] = [
 ];
 
 /// `NFT_OBJECT_*`.
-pub(crate) const OBJECT_KINDS: [(ObjectKind, u32); 4] = [
+const OBJECT_KINDS: [(ObjectKind, u32); 4] = [
     (ObjectKind::Counter, sys::NFT_OBJECT_COUNTER),
     (ObjectKind::Helper, sys::NFT_OBJECT_CT_HELPER),
     (ObjectKind::Tunnel, sys::NFT_OBJECT_TUNNEL),
@@ -117,9 +117,13 @@ pub(crate) fn store(target: Target) -> &'static Store {
 }
 
 pub(crate) fn object_number(kind: ObjectKind) -> u32 {
-    OBJECT_KINDS.iter().find(|(one, _)| *one == kind).expect("OBJECT_KINDS has every kind").1
+    match kind {
+        ObjectKind::Other(number) => number,
+        kind => OBJECT_KINDS.iter().find(|(one, _)| *one == kind).expect("OBJECT_KINDS has every other kind").1,
+    }
 }
 
-pub(crate) fn object_kind(number: u32) -> Option<ObjectKind> {
-    OBJECT_KINDS.iter().find(|(_, one)| *one == number).map(|(kind, _)| *kind)
+pub(crate) fn object_kind(number: u32) -> ObjectKind {
+    let known = OBJECT_KINDS.iter().find(|(_, one)| *one == number);
+    known.map_or(ObjectKind::Other(number), |(kind, _)| *kind)
 }

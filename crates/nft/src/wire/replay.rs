@@ -6,12 +6,12 @@ use std::sync::Arc;
 use rustables::sys;
 
 use super::{Attributes, FAMILY_HEADER, Message, Messages, SUBSYSTEM, decode};
-use crate::model::{Family, Ruleset, Table, TableId};
+use crate::model::{Element, Family, Ruleset, Table, TableId};
 
 /// The ruleset that these messages make of nothing: those of a transaction ([`crate::Batch::as_bytes`]) that only adds, or
 /// the kernel's answers to the requests of [`crate::Socket::dump`], one behind the other. `None` when a message is about
 /// something that no message before it has made, or is cut off; messages about other things than tables, sets, elements,
-/// chains and rules are passed over.
+/// chains, rules, objects and flowtables are passed over.
 ///
 /// With it `decode(encode(ruleset)) == ruleset` is a law without a kernel, and the decoder can be given anything.
 pub fn decode_messages(bytes: &[u8]) -> Option<Ruleset> {
@@ -33,14 +33,15 @@ pub fn decode_messages(bytes: &[u8]) -> Option<Ruleset> {
 struct Replay {
     ruleset: Ruleset,
     /// A set's elements may come in several messages, and make ranges only together.
-    elements: BTreeMap<(TableId, Arc<str>), decode::Elements>,
+    elements: BTreeMap<(TableId, Arc<str>), decode::Elements<Element>>,
 }
 
 impl Replay {
     fn message(&mut self, message: &Message<'_>) -> Option<()> {
         let attributes = message.body.get(FAMILY_HEADER..).map(Attributes)?;
         let family = family(message.body[0])?;
-        // NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE and NFTA_SET_ELEM_LIST_TABLE are all 1.
+        // NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, NFTA_SET_ELEM_LIST_TABLE, NFTA_OBJ_TABLE and
+        // NFTA_FLOWTABLE_TABLE are all 1.
         let id = TableId { family, name: attributes.string(sys::NFTA_TABLE_NAME)?.into() };
         match u32::from(message.kind & 0xff) {
             sys::NFT_MSG_NEWTABLE => {
@@ -59,7 +60,9 @@ impl Replay {
                 let set = self.ruleset.tables.get(&id)?.sets.get(&name)?;
                 let collected = self.elements.entry((id, name)).or_default();
                 let list = attributes.nested(sys::NFTA_SET_ELEM_LIST_ELEMENTS);
-                list.into_iter().flatten().for_each(|(_, element)| collected.push(set, Attributes(element)));
+                list.into_iter()
+                    .flatten()
+                    .for_each(|(_, element)| collected.push(set, Attributes(element), decode::element));
             }
             sys::NFT_MSG_NEWCHAIN => {
                 let table = self.ruleset.tables.get_mut(&id)?;
@@ -71,6 +74,18 @@ impl Replay {
                 let Table { sets, chains, .. } = self.ruleset.tables.get_mut(&id)?;
                 let chain = chains.get_mut(attributes.string(sys::NFTA_RULE_CHAIN)?)?;
                 chain.rules.push(decode::rule(attributes, sets));
+            }
+            sys::NFT_MSG_NEWOBJ => {
+                let table = self.ruleset.tables.get_mut(&id)?;
+                if let Some((kind, name, object)) = decode::object(attributes) {
+                    table.objects.insert((kind, name.into()), object);
+                }
+            }
+            sys::NFT_MSG_NEWFLOWTABLE => {
+                let table = self.ruleset.tables.get_mut(&id)?;
+                if let Some((name, flowtable)) = decode::flowtable(attributes) {
+                    table.flowtables.insert(name.into(), flowtable);
+                }
             }
             _ => {}
         }

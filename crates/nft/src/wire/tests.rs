@@ -4,15 +4,7 @@ use super::*;
 use crate::model::{Bytes, Datatype, Element, Family, Key};
 
 fn single(interval: bool, datatype: Datatype) -> Set {
-    Set {
-        key: vec![datatype],
-        data: None,
-        interval,
-        dynamic: false,
-        timeout_ms: None,
-        size: None,
-        elements: BTreeMap::new(),
-    }
+    Set { key: vec![datatype], interval, ..Set::default() }
 }
 
 /// What the kernel keeps of these elements comes back, whatever the order in which it sends them.
@@ -24,7 +16,7 @@ fn roundtrip(set: &Set, elements: &[(Key, Element)]) -> BTreeMap<Key, Element> {
     let mut parts: Vec<_> = Attributes(&writer.buffer).collect();
     parts.reverse();
     let mut elements = decode::Elements::default();
-    parts.into_iter().for_each(|(_, part)| elements.push(set, Attributes(part)));
+    parts.into_iter().for_each(|(_, part)| elements.push(set, Attributes(part), decode::element));
     elements.finish()
 }
 
@@ -66,7 +58,7 @@ fn the_end_element_that_nft_puts_first_is_nothing() {
         writer.number(sys::NFTA_SET_ELEM_FLAGS, element_flag::INTERVAL_END);
     });
     let mut elements = decode::Elements::default();
-    Attributes(&writer.buffer).for_each(|(_, part)| elements.push(&set, Attributes(part)));
+    Attributes(&writer.buffer).for_each(|(_, part)| elements.push(&set, Attributes(part), decode::element));
     assert!(elements.finish().is_empty());
 }
 
@@ -120,10 +112,14 @@ proptest! {
         let attributes = Attributes(&noise);
         decode::chain(Family::Inet, attributes);
         decode::set(attributes);
+        decode::object(attributes);
+        decode::named_counts(attributes);
+        decode::flowtable(attributes);
+        decode::element_state(attributes);
         let mut elements = decode::Elements::default();
         let set = single(true, Datatype::InetService);
-        attributes.for_each(|(_, part)| elements.push(&set, Attributes(part)));
-        elements.push(&set, attributes);
+        attributes.for_each(|(_, part)| elements.push(&set, Attributes(part), decode::element));
+        elements.push(&set, attributes, decode::element);
         elements.finish();
     }
 
@@ -138,9 +134,13 @@ proptest! {
         let attributes = Attributes(&writer.buffer);
         decode::chain(Family::Netdev, attributes);
         decode::set(attributes);
+        decode::object(attributes);
+        decode::named_counts(attributes);
+        decode::flowtable(attributes);
+        decode::element_state(attributes);
         let mut elements = decode::Elements::default();
         for set in [single(true, Datatype::Ipv4Addr), single(false, Datatype::Mark)] {
-            elements.push(&set, attributes);
+            elements.push(&set, attributes, decode::element);
         }
         elements.finish();
     }

@@ -71,7 +71,7 @@ fn definition() -> impl Strategy<Value = Set> {
             key,
             data,
             size: if dynamic { size.or(Some(512)) } else { size },
-            elements: BTreeMap::new(),
+            ..Set::default()
         }
     })
 }
@@ -97,7 +97,7 @@ fn filled(set: Set, leaves: usize) -> BoxedStrategy<Set> {
             let mut set = set.clone();
             for (index, (blob, data, comment, ranged)) in elements.into_iter().enumerate() {
                 let key = key(&set, index as u8, &blob, ranged);
-                set.elements.insert(key, Element { data, comment });
+                set.elements.insert(key, Element { data, comment, ..Element::default() });
             }
             set
         })
@@ -379,9 +379,9 @@ fn table() -> impl Strategy<Value = Table> {
         let sets: Vec<_> =
             definitions.iter().map(|(name, set)| (Just(name.clone()), filled(set.clone(), leaves))).collect();
         (sets, chains(&definitions, leaves)).prop_map(|(sets, chains)| Table {
-            dormant: false,
             sets: sets.into_iter().collect(),
             chains,
+            ..Table::default()
         })
     })
 }

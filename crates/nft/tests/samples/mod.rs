@@ -2,7 +2,6 @@
 
 pub(crate) mod arbitrary;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headgate_nft::*;
@@ -44,7 +43,7 @@ pub(crate) fn nat(kind: NatKind, ipv6: bool, port: bool, to: Value) -> Statement
 }
 
 pub(crate) fn base(kind: ChainKind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
-    Chain { base: Some(BaseChain { kind, hook, priority, device: None }), rules }
+    Chain { base: Some(BaseChain { kind, hook, priority, devices: Default::default() }), rules }
 }
 
 pub(crate) fn chain(rules: Vec<Rule>) -> Chain {
@@ -52,19 +51,11 @@ pub(crate) fn chain(rules: Vec<Rule>) -> Chain {
 }
 
 pub(crate) fn set(key: &[Datatype], data: Option<SetData>) -> Set {
-    Set {
-        key: key.to_vec(),
-        data,
-        interval: false,
-        dynamic: false,
-        timeout_ms: None,
-        size: Some(1024),
-        elements: BTreeMap::new(),
-    }
+    Set { key: key.to_vec(), data, size: Some(1024), ..Set::default() }
 }
 
 pub(crate) fn element(key: &[u8], end: Option<&[u8]>, data: Option<Data>, comment: Option<&str>) -> (Key, Element) {
-    (Key { start: bytes(key), end: end.map(bytes) }, Element { data, comment: comment.map(name) })
+    (Key { start: bytes(key), end: end.map(bytes) }, Element { data, comment: comment.map(name), ..Element::default() })
 }
 
 pub(crate) fn value(data: &[u8]) -> Option<Data> {
@@ -376,7 +367,7 @@ pub(crate) fn ingress() -> Ruleset {
         rule(vec![is(Ip4Daddr, &[1, 2, 3, 6]), fwd(false, map(field(Mark), "ports"), map(field(Mark), "hops"))]),
         rule(vec![is(Ip6Daddr, &FD00_1), fwd(true, lo(), constant(&FD00_1))]),
     ];
-    let hook = BaseChain { kind: ChainKind::Filter, hook: Hook::Ingress, priority: 0, device: Some(name("lo")) };
+    let hook = BaseChain { kind: ChainKind::Filter, hook: Hook::Ingress, priority: 0, devices: [name("lo")].into() };
     table.chains.insert(name("in"), Chain { base: Some(hook), rules });
     let id = TableId { family: Family::Netdev, name: name("hgingress") };
     Ruleset { tables: [(id, table)].into() }

@@ -135,5 +135,5 @@ fn shared_set(map: Map, elements: Elements, size: Option<u32>) -> Set {
     let interval = map.is_interval();
     let size = size.filter(|_| !interval);
     let elements = elements.into_iter().collect();
-    Set { key: map.key(), data: map.data(), interval, dynamic: false, timeout_ms: None, size, elements }
+    Set { key: map.key(), data: map.data(), interval, size, elements, ..Set::default() }
 }

@@ -47,7 +47,7 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     if backend.state == BackendState::Down {
         contents.add(Map::Down, key(), Element { comment: comment.clone(), ..Element::default() });
     }
-    contents.add(map, key(), Element { data: Some(Data::Value(data)), comment });
+    contents.add(map, key(), Element { data: Some(Data::Value(data)), comment, ..Element::default() });
 
     if farm.mode == Mode::Dnat {
         contents.needs.hairpins.extend(ground.routing.subnet_of(address).map(|(_, net)| net));

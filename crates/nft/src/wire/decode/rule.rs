@@ -11,7 +11,7 @@ use crate::model::{Bytes, Rule, Set, SetData, width};
 use crate::wire::fields::{FIELDS, Load, PayloadWrite, Store, TARGETS, object_kind};
 use crate::wire::{
     Attributes, NF_NAT_RANGE_MAP_IPS, NF_NAT_RANGE_PROTO_RANDOM_FULLY, NF_NAT_RANGE_PROTO_SPECIFIED,
-    NFT_BITWISE_MASK_XOR, synproxy_flag,
+    NFT_BITWISE_MASK_XOR, synproxy_options,
 };
 
 /// Expressions and user data of a rule; see [`super::decode_rule`].
@@ -297,7 +297,7 @@ impl Reader<'_> {
     fn object(&mut self, data: Attributes<'_>) -> Option<Statement> {
         if let Some(kind) = data.number(sys::NFTA_OBJREF_IMM_TYPE) {
             let name = data.string(sys::NFTA_OBJREF_IMM_NAME)?.into();
-            return Some(Statement::Object { kind: object_kind(kind)?, name });
+            return Some(Statement::Object { kind: object_kind(kind), name });
         }
         let (map, set) = self.sets.get_key_value(data.string(sys::NFTA_OBJREF_SET_NAME)?)?;
         let Some(SetData::Objects(kind)) = set.data else { return None };
@@ -404,12 +404,6 @@ fn queue(data: Attributes<'_>) -> Option<Statement> {
 }
 
 fn synproxy(data: Attributes<'_>) -> Option<Statement> {
-    let flags = data.number(sys::NFTA_SYNPROXY_FLAGS)?;
-    let (timestamp, sack) = (flags & synproxy_flag::TIMESTAMP != 0, flags & synproxy_flag::SACK != 0);
-    if flags != synproxy_flag::of(timestamp, sack) {
-        return None;
-    }
-    let mss = data.short(sys::NFTA_SYNPROXY_MSS)?;
-    let &[wscale] = data.get(sys::NFTA_SYNPROXY_WSCALE)? else { return None };
+    let (mss, wscale, timestamp, sack) = synproxy_options(data)?;
     Some(Statement::Synproxy { mss, wscale, timestamp, sack })
 }

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 use rustables::sys;
 
+use super::object::counts;
+use super::rule::stateful_body;
 use super::{comment, verdict};
+use crate::expr::Stateful;
 use crate::model::{Bytes, Data, Datatype, Element, Key, Set, SetData, width};
+use crate::object::ElementState;
 use crate::wire::encode::{VERDICT_TYPE, type_id};
 use crate::wire::fields::object_kind;
 use crate::wire::{Attributes, element_flag, set_flag};
@@ -19,14 +23,13 @@ pub(crate) fn set(attributes: Attributes<'_>) -> Option<(&str, Set)> {
     }
     let key_length = attributes.number(sys::NFTA_SET_KEY_LEN)?;
     let mut key = types(attributes.number(sys::NFTA_SET_KEY_TYPE).unwrap_or_default(), key_length);
-    if flags & !(INTERVAL | CONCAT | MAP | TIMEOUT | EVAL | OBJECT) != 0 {
-        // Element counters and the like: it must not pass for a set of ours.
+    let each = attributes.nested(sys::NFTA_SET_EXPR);
+    let counters = each.and_then(stateful_body) == Some(Stateful::Counter);
+    if flags & !(INTERVAL | CONCAT | MAP | TIMEOUT | EVAL | OBJECT) != 0 || (each.is_some() && !counters) {
+        // Something else that each element has: it must not pass for a set of ours.
         key = vec![other(0, key_length)];
     }
-    let kind = attributes.number(sys::NFTA_SET_OBJ_TYPE).and_then(object_kind).filter(|_| flags & OBJECT != 0);
-    if flags & OBJECT != 0 && kind.is_none() {
-        key = vec![other(0, key_length)];
-    }
+    let kind = attributes.number(sys::NFTA_SET_OBJ_TYPE).filter(|_| flags & OBJECT != 0).map(object_kind);
     let data = (flags & (MAP | OBJECT) != 0).then(|| match (kind, attributes.number(sys::NFTA_SET_DATA_TYPE)) {
         (Some(kind), _) => SetData::Objects(kind),
         (None, Some(VERDICT_TYPE)) => SetData::Verdict,
@@ -42,6 +45,7 @@ pub(crate) fn set(attributes: Attributes<'_>) -> Option<(&str, Set)> {
         dynamic: flags & EVAL != 0,
         timeout_ms: (flags & TIMEOUT != 0).then(|| attributes.long(sys::NFTA_SET_TIMEOUT).unwrap_or_default()),
         size: attributes.nested(sys::NFTA_SET_DESC).and_then(|desc| desc.number(sys::NFTA_SET_DESC_SIZE)),
+        counters,
         elements: BTreeMap::new(),
     };
     Some((attributes.string(sys::NFTA_SET_NAME)?, set))
@@ -71,17 +75,55 @@ fn types(id: u32, length: u32) -> Vec<Datatype> {
     }
 }
 
-/// Collects the elements of one set as the kernel sends them, in any order.
-#[derive(Debug, Default)]
-pub(crate) struct Elements {
-    whole: Vec<(Key, Element)>,
-    /// In sets of single-field ranges: where something begins, or where the one before it ends.
-    borders: Vec<(Bytes, Option<Element>)>,
+/// What belongs to a key, as far as it is configuration.
+pub(crate) fn element(attributes: Attributes<'_>) -> Element {
+    let limit = match attributes.nested(sys::NFTA_SET_ELEM_EXPR).and_then(stateful_body) {
+        Some(Stateful::Limit(limit)) => Some(Box::new(limit)),
+        _ => None,
+    };
+    Element {
+        data: data(attributes),
+        comment: attributes.get(sys::NFTA_SET_ELEM_USERDATA).and_then(comment),
+        timeout_ms: attributes.long(sys::NFTA_SET_ELEM_TIMEOUT),
+        limit,
+    }
 }
 
-impl Elements {
-    /// Takes one element of `set`.
-    pub(crate) fn push(&mut self, set: &Set, attributes: Attributes<'_>) {
+/// All that is known about an element.
+pub(crate) fn element_state(attributes: Attributes<'_>) -> ElementState {
+    let Element { data, comment, limit, .. } = element(attributes);
+    let counter = attributes.nested(sys::NFTA_SET_ELEM_EXPR).and_then(|one| {
+        let counts = one.nested(sys::NFTA_EXPR_DATA).map(counts);
+        counts.filter(|_| one.string(sys::NFTA_EXPR_NAME) == Some("counter"))
+    });
+    let expires_ms = attributes.long(sys::NFTA_SET_ELEM_EXPIRATION);
+    ElementState { data, comment, expires_ms, counter, limit: limit.map(|limit| *limit) }
+}
+
+fn data(attributes: Attributes<'_>) -> Option<Data> {
+    let object = || attributes.string(sys::NFTA_SET_ELEM_OBJREF).map(|name| Data::Object(name.into()));
+    let Some(data) = attributes.nested(sys::NFTA_SET_ELEM_DATA) else { return object() };
+    let decision = || data.nested(sys::NFTA_DATA_VERDICT).and_then(verdict).map(Data::Verdict);
+    data.get(sys::NFTA_DATA_VALUE).map(|value| Data::Value(Bytes::from_slice(value))).or_else(decision)
+}
+
+/// Collects the elements of one set as the kernel sends them, in any order.
+#[derive(Debug)]
+pub(crate) struct Elements<T> {
+    whole: Vec<(Key, T)>,
+    /// In sets of single-field ranges: where something begins, or where the one before it ends.
+    borders: Vec<(Bytes, Option<T>)>,
+}
+
+impl<T> Default for Elements<T> {
+    fn default() -> Self {
+        Self { whole: Vec::new(), borders: Vec::new() }
+    }
+}
+
+impl<T> Elements<T> {
+    /// Takes one element of `set`, of which `read` makes what is kept with its key.
+    pub(crate) fn push(&mut self, set: &Set, attributes: Attributes<'_>, read: impl Fn(Attributes<'_>) -> T) {
         let flags = attributes.number(sys::NFTA_SET_ELEM_FLAGS).unwrap_or_default();
         let bytes = |attribute: u16| {
             let value = attributes.nested(attribute).and_then(|data: Attributes<'_>| data.get(sys::NFTA_DATA_VALUE));
@@ -90,29 +132,20 @@ impl Elements {
         let start = bytes(sys::NFTA_SET_ELEM_KEY).unwrap_or_default();
         if flags & element_flag::INTERVAL_END != 0 {
             self.borders.push((start, None));
-            return;
-        }
-        let data = attributes.nested(sys::NFTA_SET_ELEM_DATA).and_then(|data| {
-            let decision = || data.nested(sys::NFTA_DATA_VERDICT).and_then(verdict).map(Data::Verdict);
-            data.get(sys::NFTA_DATA_VALUE).map(|value| Data::Value(Bytes::from_slice(value))).or_else(decision)
-        });
-        let object = || attributes.string(sys::NFTA_SET_ELEM_OBJREF).map(|name| Data::Object(name.into()));
-        let data = data.or_else(object);
-        let element = Element { data, comment: attributes.get(sys::NFTA_SET_ELEM_USERDATA).and_then(comment) };
-        if set.interval && set.key.len() == 1 && flags & element_flag::CATCHALL == 0 {
-            self.borders.push((start, Some(element)));
+        } else if set.interval && set.key.len() == 1 && flags & element_flag::CATCHALL == 0 {
+            self.borders.push((start, Some(read(attributes))));
         } else {
             let end = bytes(sys::NFTA_SET_ELEM_KEY_END).filter(|end| *end != start);
-            self.whole.push((Key { start, end }, element));
+            self.whole.push((Key { start, end }, read(attributes)));
         }
     }
 
     /// All of them.
-    pub(crate) fn finish(mut self) -> BTreeMap<Key, Element> {
+    pub(crate) fn finish(mut self) -> BTreeMap<Key, T> {
         // Where one range ends the next may begin: the end comes first.
         self.borders.sort_by(|(a, begins), (b, ends)| a.cmp(b).then(begins.is_some().cmp(&ends.is_some())));
-        let mut open: Option<(Bytes, Element)> = None;
-        for (at, begins) in std::mem::take(&mut self.borders) {
+        let mut open: Option<(Bytes, T)> = None;
+        for (at, begins) in self.borders {
             if let Some((start, element)) = open.take() {
                 let last = before(&at);
                 self.whole.push((range(start, last), element));

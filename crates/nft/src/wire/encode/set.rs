@@ -2,7 +2,9 @@
 
 use rustables::sys;
 
+use super::statement::stateful_body;
 use super::{VERDICT_TYPE, comment, data, verdict};
+use crate::expr::Stateful;
 use crate::model::{Data, Datatype, Element, Key, Set, SetData};
 use crate::wire::fields::object_number;
 use crate::wire::{Writer, element_flag, set_flag, user_data};
@@ -79,6 +81,9 @@ pub(crate) fn set(writer: &mut Writer, set: &Set, id: u32) {
     if let Some(timeout) = set.timeout_ms.filter(|timeout| *timeout > 0) {
         writer.long(sys::NFTA_SET_TIMEOUT, timeout);
     }
+    if set.counters {
+        writer.nest(sys::NFTA_SET_EXPR, |writer| stateful_body(writer, Stateful::Counter));
+    }
     let mut orders = vec![(user_data::KEY_BYTE_ORDER, byte_order(&set.key))];
     if let Some(SetData::Value(fields)) = &set.data {
         orders.push((user_data::DATA_BYTE_ORDER, byte_order(fields)));
@@ -115,6 +120,12 @@ pub(crate) fn element(writer: &mut Writer, set: &Set, key: &Key, element: &Eleme
             Some(Data::Verdict(decision)) => verdict(writer, sys::NFTA_SET_ELEM_DATA, decision),
             Some(Data::Object(name)) => writer.string(sys::NFTA_SET_ELEM_OBJREF, name),
             None => {}
+        }
+        if let Some(timeout) = element.timeout_ms {
+            writer.long(sys::NFTA_SET_ELEM_TIMEOUT, timeout);
+        }
+        if let Some(limit) = element.limit.as_deref() {
+            writer.nest(sys::NFTA_SET_ELEM_EXPR, |writer| stateful_body(writer, Stateful::Limit(*limit)));
         }
         if let Some(text) = &element.comment {
             comment(writer, sys::NFTA_SET_ELEM_USERDATA, text);

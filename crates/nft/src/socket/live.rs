@@ -1,0 +1,93 @@
+//! What only the kernel knows: counts, elements that packets made, and what this kernel can do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use rustables::sys;
+
+use super::dump::{ATTEMPTS, Consistency, Request};
+use super::{CommitError, DumpError, Message, Socket, Writer};
+use crate::batch::Batch;
+use crate::change::Change;
+use crate::expr::Statement;
+use crate::model::{Key, Rule, TableId};
+use crate::object::{Counts, ElementState, Flowtable};
+use crate::wire::decode;
+
+impl Socket {
+    /// The elements of a set as they are now, by key; also of a dynamic set, whose elements come and go meanwhile.
+    ///
+    /// # Errors
+    /// [`DumpError::Absent`] without such a table or set; [`DumpError::Unsettled`] when somebody commits all the time.
+    pub fn elements(&mut self, table: &TableId, set: &str) -> Result<Vec<(Key, ElementState)>, DumpError> {
+        let request = Request { kind: sys::NFT_MSG_GETSET, family: table.family as u8, all: false };
+        let names = |writer: &mut Writer| {
+            writer.string(sys::NFTA_SET_TABLE, &table.name);
+            writer.string(sys::NFTA_SET_NAME, set);
+        };
+        for _ in 0..ATTEMPTS {
+            let mut definition = None;
+            let read = |message: Message<'_>| definition = decode::set(message.attributes()).map(|(_, set)| set);
+            self.request(request, names, read).map_err(|errno| match errno {
+                Errno::ENOENT => DumpError::Absent { what: "set" },
+                errno => DumpError::from_errno("set", errno),
+            })?;
+            let definition = definition.ok_or(DumpError::Malformed { what: "set" })?;
+            let (elements, consistency) = self.elements_of(table, (set, &definition), decode::element_state)?;
+            if consistency == Consistency::Whole {
+                return Ok(elements.into_iter().collect());
+            }
+        }
+        Err(DumpError::Unsettled)
+    }
+
+    /// What the counter objects of a table have counted, by name.
+    ///
+    /// # Errors
+    /// [`DumpError::Unsettled`] when somebody commits all the time.
+    pub fn counters(&mut self, table: &TableId) -> Result<BTreeMap<Arc<str>, Counts>, DumpError> {
+        let request = Request { kind: sys::NFT_MSG_GETOBJ, family: table.family as u8, all: true };
+        let wanted = |writer: &mut Writer| {
+            writer.string(sys::NFTA_OBJ_TABLE, &table.name);
+            writer.number(sys::NFTA_OBJ_TYPE, sys::NFT_OBJECT_COUNTER);
+        };
+        for _ in 0..ATTEMPTS {
+            let mut counters = BTreeMap::new();
+            let read = |message: Message<'_>| {
+                counters.extend(decode::named_counts(message.attributes()).map(|(name, counts)| (name.into(), counts)));
+            };
+            let consistency = self.request(request, wanted, read);
+            if consistency.map_err(|errno| DumpError::from_errno("counters", errno))? == Consistency::Whole {
+                return Ok(counters);
+            }
+        }
+        Err(DumpError::Unsettled)
+    }
+
+    /// Whether this kernel has flowtables (`CONFIG_NF_FLOW_TABLE_INET`, `CONFIG_NFT_FLOW_OFFLOAD`). The question is a
+    /// transaction with a last change that cannot be, so nothing of it ever happens; modules are loaded on the way.
+    ///
+    /// # Errors
+    /// Missing privilege or kernel feature.
+    pub fn supports_flowtable(&mut self) -> Result<bool, CommitError> {
+        let (table, flowtable, chain) = (TableId::inet("headgate-probe"), Arc::from("probe"), Arc::from("probe"));
+        let value = Flowtable::default();
+        let statements = vec![Statement::FlowAdd { flowtable: Arc::clone(&flowtable) }];
+        let changes = [
+            Change::AddTable(table.clone()),
+            Change::AddFlowtable { table: table.clone(), flowtable, value },
+            Change::AddChain { table: table.clone(), chain: Arc::clone(&chain), base: None },
+            Change::AddRule { table, chain, rule: Rule { statements, comment: None } },
+            Change::DeleteTable(TableId::inet("headgate-probe-nowhere")),
+        ];
+        match self.commit(&Batch::new(&changes, None)) {
+            Err(CommitError::Refused { failures, .. }) => {
+                Ok(failures.iter().all(|failure| failure.change == Some(changes.len() - 1)))
+            }
+            Err(error) => Err(error),
+            // Somebody else has a table of that name, which is gone now.
+            Ok(()) => Ok(true),
+        }
+    }
+}
