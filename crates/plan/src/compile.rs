@@ -9,6 +9,7 @@ pub mod slots;
 
 mod contents;
 mod farm;
+mod guard;
 mod hash;
 mod hooks;
 mod nat;

@@ -126,10 +126,7 @@ impl Map {
 
     /// Its name in the kernel.
     pub fn name(self) -> Arc<str> {
-        let digit = |version| match version {
-            IpVersion::V4 => '4',
-            IpVersion::V6 => '6',
-        };
+        let digit = names::digit;
         match self {
             Self::Listeners(door, version, reach) => {
                 let stem = match reach {

@@ -107,6 +107,44 @@ pub fn farm_of_chain(chain: &str) -> Option<(IpVersion, FarmName)> {
     })
 }
 
+/// The digit by which names of the two families differ.
+pub(crate) fn digit(version: IpVersion) -> char {
+    match version {
+        IpVersion::V4 => '4',
+        IpVersion::V6 => '6',
+    }
+}
+
+/// The chain of a farm that new flows pass before the one that schedules them.
+pub fn guard_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    format!("guard{}-{farm}", digit(version)).into()
+}
+
+/// The chain in which both families of a farm share one limit.
+pub fn total_chain(farm: &FarmName) -> Arc<str> {
+    format!("total-{farm}").into()
+}
+
+/// The chain that refuses a packet of a farm for a reason. The slash keeps a farm's name that ends in a reason from being
+/// taken for another farm's chain.
+pub fn refuse_chain(version: IpVersion, farm: &FarmName, reason: &str) -> Arc<str> {
+    format!("refuse{}-{farm}/{reason}", digit(version)).into()
+}
+
+/// The set of the clients of a farm that are banned.
+pub fn ban_set(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    format!("ban{}-{farm}", digit(version)).into()
+}
+
+/// The set that has a limit for each client of a farm. `limit` says which: elements keep the limit that they were made with
+/// (`nft_dynset_eval` only looks at it), so another limit must be another set.
+pub fn clients_set(version: IpVersion, farm: &FarmName, limit: &str) -> Arc<str> {
+    format!("clients{}-{farm}/{limit}", digit(version)).into()
+}
+
+/// Most clients that a farm's own sets hold: the limits of one farm take at most some 16 MiB.
+pub const CLIENTS_MAX: u32 = 65536;
+
 /// The comment on a backend's element, by which its id is known again after a restart: `FARM/BACKEND`. Neither name can
 /// contain a slash, and with two names of 63 bytes it fits the 128 bytes that nft(8) takes.
 pub fn backend_comment(farm: &FarmName, backend: &BackendName) -> Arc<str> {

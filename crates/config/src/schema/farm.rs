@@ -183,14 +183,39 @@ static PERSISTENCE: &[Key] = &[
 ];
 
 static LIMITS: &[Key] = &[
-    key("new-connections", Kind::Text(Form::Rate), Preset::None, "New connections of one client."),
-    key("new-connections-total", Kind::Text(Form::Rate), Preset::None, "New connections of all clients together."),
-    key("connections-per-client", Kind::Integer(1, 0xffff_ffff), Preset::None, "Open connections of one client."),
+    key(
+        "new-connections",
+        Kind::Text(Form::Rate),
+        Preset::None,
+        "New connections of one client. Without `burst` as many may come at once as in the whole unit. 65,536 clients are watched at a time; when that is full, further ones pass.",
+    ),
+    key(
+        "new-connections-total",
+        Kind::Text(Form::Rate),
+        Preset::None,
+        "New connections of all clients together, both families.",
+    ),
+    key(
+        "connections-per-client",
+        Kind::Integer(1, 0xffff_ffff),
+        Preset::None,
+        "Open connections of one client. After a change of the number those opened since then count.",
+    ),
     key("tcp-resets", Kind::Text(Form::Rate), Preset::None, "TCP resets of one client."),
     key("strict-tcp", Kind::Boolean, Preset::Boolean(false), "Drops packets that no TCP handshake could produce."),
     key("syn-proxy", Kind::Boolean, Preset::Boolean(false), "Answers a SYN before a backend sees it."),
-    key("ban", between(SECOND, DAY), Preset::None, "How long an offender stays out."),
-    key("action", Kind::Word(words::<LimitAction>), Preset::Text("drop"), "What happens to an offender."),
+    key(
+        "ban",
+        between(SECOND, DAY),
+        Preset::None,
+        "How long a client that exceeded one of its limits stays out. Its established connections go on. Whoever forges source addresses can have others banned.",
+    ),
+    key(
+        "action",
+        Kind::Word(words::<LimitAction>),
+        Preset::Text("drop"),
+        "What a new connection beyond a limit meets: `drop` silence, `reject` a TCP reset or ICMP port unreachable, `log` nothing, it is only counted.",
+    ),
 ];
 
 static HEALTH: &[Key] = &[

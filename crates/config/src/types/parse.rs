@@ -133,6 +133,9 @@ fn port(text: &str) -> Result<u16, Invalid> {
     }
 }
 
+/// A bucket fills in at most so many seconds. The kernel counts it in nanoseconds of 64 bits, and refuses what does not fit.
+const BURST_MAX_S: u64 = 365 * 86400;
+
 impl FromStr for Rate {
     type Err = Invalid;
 
@@ -159,6 +162,10 @@ impl FromStr for Rate {
                 "a rate or burst of 0 lets nothing through",
                 "at least 1; omit the key for no limit",
             ));
+        }
+        if u64::from(burst.unwrap_or(0)) * seconds / u64::from(count) > BURST_MAX_S {
+            let help = "a smaller burst, or a higher rate";
+            return Err(Invalid::new("the burst would take more than a year to come back", help));
         }
         Ok(Self { count, per: Duration::from_secs(seconds), burst })
     }

@@ -67,6 +67,11 @@ impl Contents {
         self.chains.insert((place, name), Chain { base: None, rules });
     }
 
+    /// Adds a set that is a farm's own.
+    pub(super) fn add_set(&mut self, place: Place, name: Arc<str>, set: Set) {
+        self.own.insert((place, name), set);
+    }
+
     /// Whether some farm has an element in it.
     pub(super) fn uses(&self, map: Map) -> bool {
         self.elements.contains_key(&map)

@@ -7,6 +7,7 @@ use headgate_nft::{Data, Element, Statement, Target};
 
 use super::contents::Contents;
 use super::farm::{Ground, add_listeners, refusal, versions};
+use super::guard::{self, Post};
 use super::routing::Routing;
 use super::schedule;
 use super::terms::{address_bytes, exactly, mark_bytes, push_field, rule, yields};
@@ -19,7 +20,8 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
         farm.backends.values().filter(|backend| add_backend(contents, farm, backend, ground)).collect();
     for version in versions(farm) {
         let chain = names::farm_chain(version, &farm.name);
-        add_listeners(contents, farm, Door::Nat, version, &chain);
+        let entrance = guard::entrance(contents, farm, Post { place: Place::Inet, version }, &chain);
+        add_listeners(contents, farm, Door::Nat, version, &entrance);
         let rules = match schedule::slot(contents, farm, version, &able, ground) {
             Some(value) => vec![rule([Statement::Set { target: Target::CtMark, value }])],
             None => refusal(farm.on_empty),

@@ -1,8 +1,9 @@
 //! The words that rulesets of ours are made of.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use headgate_nft::{Bytes, Data, Element, Field, Key, Operator, Rule, Statement, Value};
+use headgate_nft::{Bytes, Data, Element, Field, Key, Operator, Rule, Statement, Value, Verdict};
 
 use crate::maps::Map;
 use crate::names::IpVersion;
@@ -24,6 +25,21 @@ pub(super) fn address_fields(version: IpVersion) -> (Field, Field) {
         IpVersion::V4 => (Field::Ip4Saddr, Field::Ip4Daddr),
         IpVersion::V6 => (Field::Ip6Saddr, Field::Ip6Daddr),
     }
+}
+
+/// The client's address.
+pub(super) fn client(version: IpVersion) -> Value {
+    Value::Field(address_fields(version).0)
+}
+
+/// An immediate jump.
+pub(super) fn jump(chain: &Arc<str>) -> Statement {
+    Statement::Verdict(Verdict::Jump(chain.clone()))
+}
+
+/// An immediate goto.
+pub(super) fn goto(chain: &Arc<str>) -> Statement {
+    Statement::Verdict(Verdict::Goto(chain.clone()))
 }
 
 pub(super) fn rule<const N: usize>(statements: [Statement; N]) -> Rule {

@@ -7,8 +7,8 @@ use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
 use headgate_config::model::{
-    AcceptRa, Allow, Api, Backend, Farm, HashField, Health, HealthCheck, Interface, InterfaceAddress, LimitAction,
-    Limits, Metrics, Mode, Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
+    AcceptRa, Allow, Api, Backend, Farm, HashField, Health, HealthCheck, Interface, InterfaceAddress, Limits, Metrics,
+    Mode, Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
 };
 use headgate_config::types::Rate;
 
@@ -129,29 +129,13 @@ impl Uses {
 
     fn limits(&mut self, farm: fmt::Arguments<'_>, limits: &Limits) {
         let at = format_args!("{farm}limits.");
-        let rates = [
-            ("new-connections", limits.new_connections),
-            ("new-connections-total", limits.new_connections_total),
-            ("tcp-resets", limits.tcp_resets),
-        ];
-        for (key, rate) in rates {
-            if let Some(rate) = rate {
-                self.add(at, key, rate_text(rate));
-            }
-        }
-        if let Some(most) = limits.connections_per_client {
-            self.add(at, "connections-per-client", most.to_string());
+        if let Some(rate) = limits.tcp_resets {
+            self.add(at, "tcp-resets", rate_text(rate));
         }
         for (key, wanted) in [("strict-tcp", limits.strict_tcp), ("syn-proxy", limits.syn_proxy)] {
             if wanted {
                 self.add(at, key, "true".to_owned());
             }
-        }
-        if let Some(ban) = limits.ban {
-            self.add(at, "ban", duration(ban));
-        }
-        if limits.action != LimitAction::default() {
-            self.add(at, "action", text(limits.action.word()));
         }
     }
 
@@ -275,14 +259,6 @@ fn rate_text(rate: Rate) -> String {
     };
     let burst = rate.burst.map_or_else(String::new, |burst| format!(" burst {burst}"));
     text(format_args!("{}/{unit}{burst}", rate.count))
-}
-
-/// In the largest unit that needs no fraction.
-fn duration(duration: std::time::Duration) -> String {
-    let milliseconds = duration.as_millis();
-    let units = [("h", 3_600_000), ("m", 60_000), ("s", 1000)];
-    let (unit, size) = units.into_iter().find(|&(_, size)| milliseconds.is_multiple_of(size)).unwrap_or(("ms", 1));
-    text(format_args!("{}{unit}", milliseconds / size))
 }
 
 /// A TOML string. What is not printable is escaped: this ends on terminals.

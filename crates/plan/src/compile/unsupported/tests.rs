@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headgate_config::model::{
-    Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, Helper, LogEvent, Mode, System, Vlan,
+    Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, Helper, LimitAction, LogEvent, Mode, System, Vlan,
 };
 use headgate_config::types::{BackendName, PolicyName, Role};
 
@@ -135,11 +135,6 @@ fn limits_and_health() {
     assert_eq!(
         with_farm(|farm| farm.limits = Some(limits)),
         [
-            "not supported yet: farms.web.limits.action = \"reject\"",
-            "not supported yet: farms.web.limits.ban = \"2m\"",
-            "not supported yet: farms.web.limits.connections-per-client = 100",
-            "not supported yet: farms.web.limits.new-connections = \"200/second burst 400\"",
-            "not supported yet: farms.web.limits.new-connections-total = \"50000/minute\"",
             "not supported yet: farms.web.limits.strict-tcp = true",
             "not supported yet: farms.web.limits.syn-proxy = true",
             "not supported yet: farms.web.limits.tcp-resets = \"10/day\"",

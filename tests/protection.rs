@@ -1,0 +1,198 @@
+//! Real packets against the limits of farms: each test has its own three namespaces and the real kernel.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use headgate_tests::lab::{Lab, backend, backend6};
+use headgate_tests::server::{Connection, Server, ask_udp};
+
+const V4: &str = "172.16.1.1:80";
+const V6: &str = "[2001:db8:1::1]:80";
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// A farm `web` on TCP and UDP, both families, one backend each.
+fn farm(extra: &str) -> String {
+    format!(
+        "[farms.web]\nlisten = [\"{V4}\", \"{V4}/udp\", \"{V6}\", \"{V6}/udp\"]\n\
+         backends.b.address = \"172.16.2.11:8080\"\nbackends.b6.address = \"[2001:db8:2::11]:8080\"\n{extra}"
+    )
+}
+
+/// The lab with the farm and its servers; the client has the addresses …10 and …20 of both families.
+fn lab(label: &str, extra: &str) -> (Lab, [Server; 2]) {
+    let lab = Lab::new(label).unwrap();
+    for address in ["172.16.1.20/24", "2001:db8:1::20/64"] {
+        lab.client.ip(&["address", "add", address, "dev", "eth0", "nodad"]).unwrap();
+    }
+    let servers = [backend(11, 8080), backend6(11, 8080)];
+    let servers = servers.map(|address| Server::start(&lab.backends, "b", address).unwrap());
+    lab.once(&farm(extra)).unwrap();
+    (lab, servers)
+}
+
+/// From now on the client talks to the farm from …`number`.
+fn become_client(lab: &Lab, number: u8) {
+    for (to, from) in [("172.16.1.1", "172.16.1."), ("2001:db8:1::1", "2001:db8:1::")] {
+        let from = format!("{from}{number}");
+        lab.client.ip(&["route", "replace", to, "dev", "eth0", "src", &from]).unwrap();
+    }
+}
+
+/// Time for one SYN and its answer; the next would come after a second.
+const ONE_SYN: Duration = Duration::from_millis(500);
+
+/// One SYN: what becomes of it.
+fn knock(lab: &Lab, to: &str) -> Result<TcpStream, ErrorKind> {
+    let connect = || -> io::Result<TcpStream> { TcpStream::connect_timeout(&at(to), ONE_SYN) };
+    lab.client.within(connect).unwrap().map_err(|error| error.kind())
+}
+
+/// Knocks until it is refused, `most` times at most: how often it was let in.
+fn let_in(lab: &Lab, to: &str, most: usize) -> usize {
+    (0..most).take_while(|_| knock(lab, to).is_ok()).count()
+}
+
+fn open(lab: &Lab, to: &str) -> Connection {
+    Connection::open(&lab.client, at(to)).unwrap().unwrap_or_else(|error| panic!("{to}: {error}"))
+}
+
+#[test]
+fn new_connections_of_each_client_are_limited_to_the_packet() {
+    let (lab, _servers) = lab("rate", "[farms.web.limits]\nnew-connections = \"3/hour\"\naction = \"reject\"");
+    for to in [V4, V6] {
+        become_client(&lab, 10);
+        let mut old = open(&lab, to);
+        assert_eq!(let_in(&lab, to, 9), 2, "{to}: three of an hour, one of them is taken");
+        assert_eq!(knock(&lab, to).unwrap_err(), ErrorKind::ConnectionRefused);
+        assert_eq!(ask_udp(&lab.client, at(to)).unwrap().unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        become_client(&lab, 20);
+        assert_eq!(let_in(&lab, to, 9), 3, "{to}: another client has its own");
+        for _ in 0..20 {
+            old.echo("an established connection does not meet the limit").unwrap();
+        }
+    }
+    // The set keeps a limit with each client: another limit must reach them at once.
+    lab.once(&farm("[farms.web.limits]\nnew-connections = \"3/hour burst 5\"\naction = \"drop\"")).unwrap();
+    assert_eq!(let_in(&lab, V4, 9), 5);
+    assert_eq!(knock(&lab, V4).unwrap_err(), ErrorKind::TimedOut, "dropped in silence");
+    lab.once(&farm("[farms.web.limits]\nnew-connections = \"3/hour burst 4\"\naction = \"log\"")).unwrap();
+    assert_eq!(let_in(&lab, V4, 9), 9, "only counted");
+}
+
+#[test]
+fn both_families_share_what_all_clients_may_open_together() {
+    let (lab, _servers) = lab("total", "[farms.web.limits]\nnew-connections-total = \"6/hour\"\naction = \"reject\"");
+    for (to, number) in [(V4, 10), (V6, 10), (V4, 20), (V6, 20), (V4, 10), (V6, 20)] {
+        become_client(&lab, number);
+        knock(&lab, to).unwrap();
+    }
+    for to in [V4, V6] {
+        assert_eq!(knock(&lab, to).unwrap_err(), ErrorKind::ConnectionRefused);
+    }
+}
+
+#[test]
+fn a_client_has_so_many_connections_and_gets_another_when_one_is_closed() {
+    let (lab, _servers) = lab("conns", "[farms.web.limits]\nconnections-per-client = 3\naction = \"reject\"");
+    for to in [V4, V6] {
+        become_client(&lab, 10);
+        let mut held: Vec<Connection> = (0..3).map(|_| open(&lab, to)).collect();
+        for _ in 0..5 {
+            assert_eq!(knock(&lab, to).unwrap_err(), ErrorKind::ConnectionRefused, "{to}");
+        }
+        become_client(&lab, 20);
+        drop(open(&lab, to));
+        become_client(&lab, 10);
+        held.pop();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while let Err(error) = knock(&lab, to) {
+            assert!(Instant::now() < deadline, "{to}: {error}, although one was closed");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        for connection in &mut held {
+            connection.echo("still here").unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_offender_stays_out_for_its_time_and_nobody_else() {
+    let limits = "[farms.web.limits]\nnew-connections = \"10/second burst 2\"\nban = \"2s\"\naction = \"reject\"";
+    let (lab, _servers) = lab("ban", limits);
+    for to in [V4, V6] {
+        become_client(&lab, 10);
+        let mut old = open(&lab, to);
+        let banned = loop {
+            if knock(&lab, to).is_err() {
+                break Instant::now();
+            }
+        };
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(knock(&lab, to).unwrap_err(), ErrorKind::ConnectionRefused, "{to}: its bucket is full again");
+        become_client(&lab, 20);
+        knock(&lab, to).unwrap();
+        become_client(&lab, 10);
+        old.echo("a ban is for new connections").unwrap();
+        let back = loop {
+            if knock(&lab, to).is_ok() {
+                break banned.elapsed();
+            }
+            assert!(banned.elapsed() < Duration::from_secs(6), "{to}: banned for ever");
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        // The kernel keeps time in jiffies of 4 ms or 10 ms.
+        assert!(back > Duration::from_millis(1900), "{to}: banned for {back:?} only");
+    }
+}
+
+/// A full set limits those whom it knows, and lets others pass: stated so in docs/dataplane.md.
+#[test]
+fn a_flood_of_forged_sources_cannot_shut_a_farm() {
+    let extra = "state = \"down\"\non-empty = \"reject\"\n[farms.web.limits]\nnew-connections = \"1/hour\"";
+    let (lab, _servers) = lab("full", extra);
+    become_client(&lab, 10);
+    assert_eq!(knock(&lab, V4).unwrap_err(), ErrorKind::ConnectionRefused, "past the guard: nobody serves");
+    assert_eq!(knock(&lab, V4).unwrap_err(), ErrorKind::TimedOut, "limited");
+    lab.client.within(|| flood(V4.parse().unwrap(), 70_000)).unwrap().unwrap();
+    assert_eq!(knock(&lab, V4).unwrap_err(), ErrorKind::TimedOut, "whom the set knows stays limited");
+    become_client(&lab, 20);
+    for _ in 0..3 {
+        assert_eq!(knock(&lab, V4).unwrap_err(), ErrorKind::ConnectionRefused, "whom it does not know passes");
+    }
+}
+
+/// Sends one UDP datagram from each of so many addresses above 10.1.0.0.
+fn flood(to: SocketAddr, count: u32) -> io::Result<()> {
+    use nix::libc;
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    let IpAddr::V4(target) = to.ip() else { return Err(ErrorKind::Unsupported.into()) };
+    // SAFETY: no memory is passed.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
+    nix::errno::Errno::result(socket)?;
+    // SAFETY: just opened, and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let address = nix::sys::socket::SockaddrIn::from(std::net::SocketAddrV4::new(target, 0));
+    for number in 0..count {
+        let source = (0x0a01_0000 + number).to_be_bytes();
+        let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
+        packet.extend(source);
+        packet.extend(target.octets());
+        packet.extend([0x10, 0x00]);
+        packet.extend(to.port().to_be_bytes());
+        packet.extend([0, 8, 0, 0]);
+        loop {
+            let flags = nix::sys::socket::MsgFlags::empty();
+            match nix::sys::socket::sendto(socket.as_raw_fd(), &packet, &address, flags) {
+                Ok(_) => break,
+                Err(nix::errno::Errno::ENOBUFS) => std::thread::sleep(Duration::from_millis(1)),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+    Ok(())
+}
