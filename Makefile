@@ -3,12 +3,12 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test fuzz image run boot bench bless clean
+.PHONY: help deps build check test fuzz image run boot bench bench-icount check-icount bless-icount bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## bring the Debian packages that everything here needs (as root; else prints what to type)
 	@scripts/deps
@@ -40,6 +40,15 @@ boot: image ## boot the image in QEMU with its console on this terminal
 bench: deps ## measure Headgate beside its peers and write docs/benchmarks.md (as root, on a quiet machine)
 	$(CARGO) run -q --release -p headgate-bench -- dataplane --write
 	$(CARGO) run -q --release -p headgate-bench -- control --write
+
+bench-icount: deps ## count instructions per packet, flow and connection in a guest, and write docs/benchmarks.md
+	$(CARGO) run -q --release -p headgate-bench -- icount --write
+
+check-icount: deps ## fail when a packet or a new flow takes more instructions than tests/bench/icount.toml says
+	$(CARGO) run -q --release -p headgate-bench -- icount --check
+
+bless-icount: deps ## rewrite tests/bench/icount.toml from what is counted now; read the difference before you commit it
+	$(CARGO) run -q --release -p headgate-bench -- icount --bless
 
 bless: ## rewrite the golden files from what the code says now; read the difference before you commit it
 	BLESS=1 $(CARGO) test -p headgate-tests

@@ -14,9 +14,12 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub const PROGRAMS: [(&str, &str); 3] =
     [("headgated", "usr/sbin"), ("headgate", "usr/bin"), ("headgate-init", "usr/sbin")];
 
-/// Compiles the programs; the directory that holds them. Their own target directory keeps the flags of an ordinary build
-/// from invalidating these, and the reverse.
-pub fn compile(source: &Source) -> Result<PathBuf> {
+/// The packages of [`PROGRAMS`].
+pub const PACKAGES: [&str; 2] = ["headgate", "headgate-init"];
+
+/// Compiles the programs of some packages of the workspace, static; the directory that holds them. Their own target directory
+/// keeps the flags of an ordinary build from invalidating these, and the reverse.
+pub fn compile(source: &Source, packages: &[&str]) -> Result<PathBuf> {
     let target = source.join("build/target-static");
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
@@ -27,7 +30,8 @@ pub fn compile(source: &Source) -> Result<PathBuf> {
         flags.push_str(&format!(" --remap-path-prefix={home}/registry/src=crates"));
     }
     let status = tool(&cargo)
-        .args(["build", "--quiet", "--release", "--target", TARGET, "-p", "headgate", "-p", "headgate-init"])
+        .args(["build", "--quiet", "--release", "--target", TARGET])
+        .args(packages.iter().flat_map(|package| ["-p", package]))
         .arg("--target-dir")
         .arg(&target)
         .env("RUSTFLAGS", flags)

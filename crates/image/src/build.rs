@@ -53,7 +53,8 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
 
     let programs = match &options.programs {
         Some(directory) => directory.clone(),
-        None => progress.step("static programs", || Ok((binaries::compile(source)?, "compiled".to_owned())))?,
+        None => progress
+            .step("static programs", || Ok((binaries::compile(source, &binaries::PACKAGES)?, "compiled".to_owned())))?,
     };
     binaries::check(&programs)?;
     let mut store = Store::open(source, options.refresh)?;

@@ -47,17 +47,22 @@ pub fn initramfs(parts: &Ingredients<'_>, work: &Path) -> Result<PathBuf> {
     symlink("/init", tree.join("usr/sbin/modprobe"))?;
     let index = parts.kernel.install(&parts.modules.initramfs, &tree)?;
     write_index(&index, &tree)?;
-    stamp(&tree)?;
-    let mut list = Vec::new();
-    for path in walk(&tree)? {
-        list.extend_from_slice(path.strip_prefix(&tree)?.as_os_str().as_bytes());
-        list.push(0);
-    }
-    let cpio = ["--null", "--quiet", "-o", "-H", "newc", "--reproducible", "-R", "0:0"];
-    let archive = run_with_input(tool("cpio").args(cpio).current_dir(&tree), &list)?;
+    let archive = archive(&tree)?;
     let packed = work.join("initrd");
     std::fs::write(&packed, run_with_input(tool("zstd").args(["-q", "-19", "-T1", "-c"]), &archive)?)?;
     Ok(packed)
+}
+
+/// The files of `tree` as the kernel unpacks them at its start (`Documentation/driver-api/early-userspace/buffer-format.rst`).
+pub fn archive(tree: &Path) -> Result<Vec<u8>> {
+    stamp(tree)?;
+    let mut list = Vec::new();
+    for path in walk(tree)? {
+        list.extend_from_slice(path.strip_prefix(tree)?.as_os_str().as_bytes());
+        list.push(0);
+    }
+    let cpio = ["--null", "--quiet", "-o", "-H", "newc", "--reproducible", "-R", "0:0"];
+    run_with_input(tool("cpio").args(cpio).current_dir(tree), &list)
 }
 
 /// Lays out the root file system with the kernel and the initramfs in it, and packs it as the slot.
@@ -121,7 +126,8 @@ fn skeleton(parts: &Ingredients<'_>, tree: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_index(index: &Index, tree: &Path) -> Result<()> {
+/// Writes the index of modules where `headgate-init` looks for it.
+pub fn write_index(index: &Index, tree: &Path) -> Result<()> {
     let path = tree.join(INDEX.trim_start_matches('/'));
     std::fs::create_dir_all(path.parent().context("the index has a directory")?)?;
     Ok(std::fs::write(path, index.to_string())?)
@@ -136,7 +142,8 @@ pub fn directories(tree: &Path, paths: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn install(from: &Path, to: &Path) -> Result<()> {
+/// Copies a program.
+pub fn install(from: &Path, to: &Path) -> Result<()> {
     copy(from, to, 0o755)
 }
 

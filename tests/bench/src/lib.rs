@@ -8,6 +8,7 @@
 
 pub mod control;
 pub mod dataplane;
+pub mod icount;
 pub mod load;
 pub mod peer;
 pub mod processors;

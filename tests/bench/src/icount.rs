@@ -1,0 +1,105 @@
+//! `headgate-bench icount`: instructions per packet, per new flow and per TCP connection, without noise.
+//!
+//! A small guest runs in QEMU with `-icount shift=0`, where the time stamp counter counts instructions. What it counts
+//! depends on nothing that the host does: two runs print the same figures, so one percent more is a fact and can be a gate.
+//! It is the length of the path and nothing else: no cache misses, no contention, one processor.
+//!
+//! `variants` says what is measured: what `headgated --once` writes into the kernel, beside `peers`. `ramdisk` packs the guest
+//! (`headgate-bench-guest` is its init), `machine` runs it, `figures` makes sense of what it says and `expected` compares
+//! that with the committed medians. `profile` names the functions in which a phase's instructions are spent.
+
+mod expected;
+mod figures;
+mod machine;
+mod peers;
+mod profile;
+mod ramdisk;
+mod variants;
+
+use anyhow::{Result, ensure};
+use headgate_bench_guest::plan::Plan;
+use headgate_image::progress::Progress;
+use headgate_image::source::Source;
+use headgate_image::stop::Stop;
+
+use crate::report::Report;
+use expected::Expected;
+use figures::Figures;
+use ramdisk::Ramdisk;
+use variants::Row;
+
+/// What to count, and what to do with it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  headgate-bench icount --list                     the variants
+  headgate-bench icount --variants snat,ipvs-nat   these, with 1 and with 10,000 farms
+  headgate-bench icount --check                    all, compared with tests/bench/icount.toml
+  headgate-bench icount --bless                    all, into tests/bench/icount.toml
+  headgate-bench icount --profile snat@1           the kernel functions behind the figures of a variant")]
+pub struct Options {
+    /// Only these: names with or without the number of farms behind the @
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    variants: Vec<String>,
+    /// Print the names of the variants and end
+    #[arg(long, conflicts_with_all = ["check", "bless", "profile"])]
+    list: bool,
+    /// Fail when a figure is more than 1 % (established) or 2 % (new flow, TCP) over the committed one
+    #[arg(long)]
+    check: bool,
+    /// Replace the committed figures by these
+    #[arg(long, conflicts_with = "check")]
+    bless: bool,
+    /// Print where the instructions of a variant go, per kernel function, and end
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["check", "bless", "variants"])]
+    profile: Option<String>,
+}
+
+/// Counts.
+pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
+    if options.list {
+        return Ok(figures::list(&variants::all()));
+    }
+    let source = Source::find()?;
+    let progress = Progress::new();
+    let rows = chosen(options)?;
+    let plan = Plan { variants: rows.iter().map(Row::variant).collect(), profile: options.profile.is_some() };
+    let ramdisk = progress.step("guest", || {
+        let ramdisk = Ramdisk::build(&source, &plan)?;
+        let release = ramdisk.setting.kernel.clone();
+        Ok((ramdisk, release))
+    })?;
+    if options.profile.is_some() {
+        return profile::run(&ramdisk, stop);
+    }
+    let measured = machine::measure(&ramdisk, &progress, stop)?;
+    let figures = Figures::new(&measured)?;
+    let whole = options.variants.is_empty();
+    if options.check {
+        Expected::read(&source)?.check(&ramdisk.setting, &figures, whole)?;
+        progress.line("no figure is worse than the committed one");
+    }
+    if options.bless {
+        ensure!(whole, "--bless wants all variants: those before one in a run move its figures a little");
+        Expected::new(&ramdisk.setting, &figures).write(&source)?;
+    }
+    Ok(figures::report(&ramdisk.setting, &rows, &figures))
+}
+
+/// The rows that were asked for, with those that the others are compared with.
+fn chosen(options: &Options) -> Result<Vec<Row>> {
+    let mut rows = variants::all();
+    let wanted: Vec<&str> = match &options.profile {
+        Some(name) => vec![name],
+        None => options.variants.iter().map(String::as_str).collect(),
+    };
+    if wanted.is_empty() {
+        return Ok(rows);
+    }
+    for &name in &wanted {
+        ensure!(rows.iter().any(|row| row.answers_to(name)), "there is no variant {name:?}: see --list");
+    }
+    let base = |row: &Row| options.profile.is_none() && row.is_base();
+    rows.retain(|row| base(row) || wanted.iter().any(|name| row.answers_to(name)));
+    Ok(rows)
+}

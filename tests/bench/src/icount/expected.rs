@@ -1,0 +1,131 @@
+//! The committed figures, and the gate: `tests/bench/icount.toml`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result, ensure};
+use headgate_bench_guest::plan::Phase;
+use headgate_image::source::Source;
+use serde::{Deserialize, Serialize};
+
+use super::figures::Figures;
+use super::ramdisk::Setting;
+
+const FILE: &str = "tests/bench/icount.toml";
+const HEADER: &str = "\
+# Instructions of the kernel per packet and per TCP connection: what `headgate-bench icount --check` compares with.
+# `make bless-icount` rewrites this; read the difference before you commit it.
+";
+
+/// The file.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Expected {
+    setting: Setting,
+    instructions: BTreeMap<String, BTreeMap<Phase, f64>>,
+}
+
+impl Expected {
+    /// What was measured, as what is expected from now on.
+    pub(super) fn new(setting: &Setting, figures: &Figures) -> Self {
+        Self { setting: setting.clone(), instructions: figures.0.clone() }
+    }
+
+    /// Reads the file.
+    pub(super) fn read(source: &Source) -> Result<Self> {
+        source
+            .read_toml(FILE)
+            .with_context(|| format!("no figures to compare with (`make bless-icount` writes {FILE})"))
+    }
+
+    /// Writes the file.
+    pub(super) fn write(&self, source: &Source) -> Result<()> {
+        let text = format!("{HEADER}{}", toml::to_string(self)?);
+        std::fs::write(source.join(FILE), text).with_context(|| format!("cannot write {FILE}"))
+    }
+
+    /// An error with every figure that is worse than it may be. With `whole`, all variants were to be measured.
+    pub(super) fn check(&self, setting: &Setting, figures: &Figures, whole: bool) -> Result<()> {
+        ensure!(
+            self.setting == *setting,
+            "figures of another setting mean nothing here: {FILE} was made with {:?}, this is {setting:?}. \
+             Measure the commit before this one with --bless, then this one with --check",
+            self.setting
+        );
+        let mut worse = String::new();
+        for (variant, phases) in &figures.0 {
+            for (&phase, &is) in phases {
+                match self.instructions.get(variant).and_then(|phases| phases.get(&phase)) {
+                    None => writeln!(worse, "{variant} {phase}: {is}, and nothing was expected")?,
+                    Some(&was) if is > was * (1.0 + tolerance(phase)) => {
+                        let percent = (is / was - 1.0) * 100.0;
+                        writeln!(worse, "{variant} {phase}: {is} instead of {was}, {percent:+.1} %")?;
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        for variant in self.instructions.keys().filter(|variant| whole && !figures.0.contains_key(*variant)) {
+            writeln!(worse, "{variant}: expected, and not measured")?;
+        }
+        ensure!(worse.is_empty(), "not what {FILE} says:\n{worse}");
+        Ok(())
+    }
+}
+
+/// How much more than before is let go. Repeats of established packets are equal; those of new flows depend a little on
+/// how a hash table happens to be filled.
+fn tolerance(phase: Phase) -> f64 {
+    match phase {
+        Phase::Original | Phase::Reply => 0.01,
+        Phase::New | Phase::Tcp => 0.02,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting(kernel: &str) -> Setting {
+        Setting { kernel: kernel.to_owned(), nft: "1".to_owned(), qemu: "10".to_owned(), cpu: "x".to_owned() }
+    }
+
+    fn figures(original: f64, new: f64) -> Figures {
+        let phases = BTreeMap::from([(Phase::Original, original), (Phase::New, new)]);
+        Figures(BTreeMap::from([("snat@1".to_owned(), phases)]))
+    }
+
+    #[test]
+    fn one_percent_and_two_are_the_limits() {
+        let expected = Expected::new(&setting("6.12"), &figures(5000.0, 9000.0));
+        expected.check(&setting("6.12"), &figures(5050.0, 9180.0), true).unwrap();
+        expected.check(&setting("6.12"), &figures(4000.0, 8000.0), true).unwrap();
+        let error = expected.check(&setting("6.12"), &figures(5051.0, 9181.0), true).unwrap_err().to_string();
+        assert!(error.contains("snat@1 original: 5051 instead of 5000, +1.0 %"), "{error}");
+        assert!(error.contains("snat@1 new: 9181 instead of 9000, +2.0 %"), "{error}");
+    }
+
+    #[test]
+    fn what_is_new_or_gone_is_named() {
+        let expected = Expected::new(&setting("6.12"), &figures(5000.0, 9000.0));
+        let other = Figures(BTreeMap::from([("dnat@1".to_owned(), BTreeMap::from([(Phase::New, 1.0)]))]));
+        let error = expected.check(&setting("6.12"), &other, true).unwrap_err().to_string();
+        assert!(error.contains("dnat@1 new: 1, and nothing was expected"), "{error}");
+        assert!(error.contains("snat@1: expected, and not measured"), "{error}");
+        let error = expected.check(&setting("6.12"), &other, false).unwrap_err().to_string();
+        assert!(!error.contains("not measured"), "{error}");
+    }
+
+    #[test]
+    fn another_kernel_is_not_compared() {
+        let expected = Expected::new(&setting("6.12"), &figures(5000.0, 9000.0));
+        let error = expected.check(&setting("6.18"), &figures(1.0, 1.0), true).unwrap_err().to_string();
+        assert!(error.contains("6.12") && error.contains("6.18"), "{error}");
+    }
+
+    #[test]
+    fn the_file_survives_a_round_trip() {
+        let expected = Expected::new(&setting("6.12"), &figures(5000.5, 9000.0));
+        assert_eq!(toml::from_str::<Expected>(&toml::to_string(&expected).unwrap()).unwrap(), expected);
+    }
+}

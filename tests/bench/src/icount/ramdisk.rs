@@ -1,0 +1,114 @@
+//! The guest: Debian's kernel, the modules that farms and peers use, the programs that set them up, and the plan.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use headgate_bench_guest::{machine, plan};
+use headgate_image::kernel::{Kernel, ModuleLists, Sets};
+use headgate_image::packages::{Packages, Refresh, Store};
+use headgate_image::source::Source;
+use headgate_image::tool::{run, tool};
+use headgate_image::{binaries, tree};
+use serde::{Deserialize, Serialize};
+
+/// What QEMU pretends to be. Not its fullest processor: that one has fast string instructions, which count once per
+/// iteration. The generator of random numbers is off, so that they are the same each time.
+pub(super) const CPU: &str = "qemu64,+rdtscp,-rdrand,-rdseed";
+
+/// Beside those that the image loads at its start.
+const MODULES: &[&str] =
+    &["veth", "nft_flow_offload", "nf_flow_table", "nf_flow_table_inet", "nft_fwd_netdev", "ip_vs", "ip_vs_rr"];
+/// Taken from the machine, with their libraries.
+const TOOLS: &[&str] = &["ip", "nft", "ipvsadm"];
+
+/// What figures depend on: compared with those of another setting they mean nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Setting {
+    /// The release of the guest's kernel.
+    pub(super) kernel: String,
+    /// The version of nft(8), which writes the peers' rules.
+    pub(super) nft: String,
+    /// The version of QEMU.
+    pub(super) qemu: String,
+    /// The processor that it shows the guest.
+    pub(super) cpu: String,
+}
+
+/// What QEMU starts.
+#[derive(Debug)]
+pub(super) struct Ramdisk {
+    /// The compressed kernel.
+    pub(super) kernel: PathBuf,
+    /// The initramfs.
+    pub(super) initramfs: PathBuf,
+    /// The directory that holds it.
+    pub(super) work: PathBuf,
+    /// What it consists of.
+    pub(super) setting: Setting,
+}
+
+impl Ramdisk {
+    /// Packs the guest, below `build/icount`.
+    pub(super) fn build(source: &Source, plan: &plan::Plan) -> Result<Self> {
+        let packages: Packages = source.read_toml("image/packages.toml")?;
+        let lists: ModuleLists = source.read_toml("image/modules.toml")?;
+        let programs = binaries::compile(source, &["headgate", "headgate-init", "headgate-bench-guest"])?;
+        let mut store = Store::open(source, Refresh::Keep)?;
+        let kernel = Kernel::open(source, &store.unpacked(&packages.kernel)?)?;
+        let work = source.join("build/icount");
+        let root = work.join("root");
+        let _ = std::fs::remove_dir_all(&root);
+        tree::directories(&root, &["dev", "proc", "sys", "run", "etc/headgate", "tmp", "sbin", "usr/sbin", "var/lib"])?;
+        for (program, place) in
+            [("headgate-bench-guest", "init"), ("headgate-init", "sbin/modprobe"), ("headgated", "usr/sbin/headgated")]
+        {
+            tree::install(&programs.join(program), &root.join(place))?;
+        }
+        TOOLS.iter().try_for_each(|name| install_with_libraries(name, &root))?;
+        tree::write_index(&kernel.install(&modules(lists), &root)?, &root)?;
+        let file = root.join(plan::PLAN.trim_start_matches('/'));
+        std::fs::write(&file, serde_json::to_vec(plan)?)?;
+        let initramfs = work.join("initramfs");
+        std::fs::write(&initramfs, tree::archive(&root)?)?;
+        let setting = Setting {
+            kernel: kernel.release().to_owned(),
+            nft: version("nft", "--version", 1)?,
+            qemu: version("qemu-system-x86_64", "--version", 3)?,
+            cpu: CPU.to_owned(),
+        };
+        Ok(Self { kernel: kernel.image().to_owned(), initramfs, work, setting })
+    }
+}
+
+/// What the appliance loads at its start, and the rest of the bench; what it loads when asked is there for that.
+fn modules(mut lists: ModuleLists) -> Sets {
+    let mut loaded = lists.root.remove("netfilter").unwrap_or_default();
+    loaded.extend(MODULES.iter().map(|&name| name.to_owned()));
+    let asked = lists.root.remove("on-request").unwrap_or_default();
+    [(machine::MODULES.to_owned(), loaded), ("on-request".to_owned(), asked)].into()
+}
+
+/// Copies a program and every library that the loader would take for it, to the same places.
+fn install_with_libraries(name: &str, root: &Path) -> Result<()> {
+    let path = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(|directory| Path::new(directory).join(name));
+    let path = path.into_iter().find(|path| path.is_file());
+    let path = path.with_context(|| format!("{name} is missing: `make deps` brings it"))?;
+    let listing = run(tool("ldd").arg(&path))?;
+    let listing = String::from_utf8_lossy(&listing);
+    let libraries = listing.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    for library in libraries {
+        let target = root.join(library.trim_start_matches('/'));
+        std::fs::create_dir_all(target.parent().context("a library lies in a directory")?)?;
+        tree::install(Path::new(library), &target)?;
+    }
+    tree::install(&path, &root.join("sbin").join(name))
+}
+
+/// The word with this number of a program's first line about itself.
+fn version(program: &str, argument: &str, word: usize) -> Result<String> {
+    let output = run(tool(program).arg(argument))?;
+    let output = String::from_utf8_lossy(&output);
+    let word = output.split_whitespace().nth(word).with_context(|| format!("{program} does not say its version"))?;
+    Ok(word.trim_start_matches('v').to_owned())
+}
