@@ -165,6 +165,7 @@ fn clients(version: IpVersion, timeout: Option<Duration>) -> Set {
         dynamic: true,
         timeout_ms: timeout.map(|timeout| timeout.as_millis() as u64),
         size: Some(names::CLIENTS_MAX),
+        counters: false,
         elements: Default::default(),
     }
 }
