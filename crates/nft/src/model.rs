@@ -304,7 +304,7 @@ pub struct Element {
     /// Milliseconds, in sets with time-outs; the set's default is not said again.
     pub timeout_ms: Option<u64>,
     /// A limit of its own: a lookup that exceeds it (or does not, see [`Limit::over`]) ends the rule. Not in sets with
-    /// `counters`. Boxed, since of 100,000 elements few have one.
+    /// `counters`. nft(8) 1.0.6 lists it but does not read it. Boxed, since of 100,000 elements few have one.
     pub limit: Option<Box<Limit>>,
 }
 

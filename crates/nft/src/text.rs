@@ -298,11 +298,11 @@ impl Display for Change {
                 f.write_str(" }")
             }
             Self::AddObject { table, kind, object, value } => {
-                write!(f, "add {kind} {table} {} {{ {}; }}", Name(object), object::options(value).join("; "))
+                write!(f, "add {kind} {table} {} {{ {} }}", Name(object), commands(&object::options(value)))
             }
             Self::DeleteObject { table, kind, object } => write!(f, "delete {kind} {table} {}", Name(object)),
             Self::AddFlowtable { table, flowtable, value } => {
-                write!(f, "add flowtable {table} {} {{ {}; }}", Name(flowtable), object::flowtable(value).join("; "))
+                write!(f, "add flowtable {table} {} {{ {} }}", Name(flowtable), commands(&object::flowtable(value)))
             }
             Self::DeleteFlowtable { table, flowtable } => write!(f, "delete flowtable {table} {}", Name(flowtable)),
             Self::DeleteDevices { table, flowtable, devices } => {
@@ -310,6 +310,11 @@ impl Display for Change {
             }
         }
     }
+}
+
+/// Lines between the braces of a command.
+fn commands(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{line};")).collect::<Vec<_>>().join(" ")
 }
 
 /// One element as it stands between the braces of a set.

@@ -6,7 +6,7 @@ mod samples;
 use headgate_nft::wire::{decode_messages, decode_rule, encode_rule};
 use headgate_nft::*;
 use proptest::prelude::*;
-use samples::arbitrary::{particular, ruleset};
+use samples::arbitrary::{any_ruleset, particular};
 
 /// Refuses what the kernel would refuse besides: deleting what something refers to, and referring to nothing.
 fn is_legal(ruleset: &Ruleset, change: &Change) -> Result<(), String> {
@@ -18,13 +18,13 @@ fn is_legal(ruleset: &Ruleset, change: &Change) -> Result<(), String> {
                 statement.references(&mut |reference| found |= reference == wanted);
             }
         }
-        let verdicts = table.sets.values().flat_map(|set| set.elements.values()).filter_map(|one| one.data.as_ref());
-        found | verdicts.into_iter().any(|data| points_to(data) == Some(wanted))
+        found | table.sets.values().any(|set| set.elements.values().any(|one| points_to(set, one) == Some(wanted)))
     };
     let exists = |table: &TableId, reference: Reference<'_>| match reference {
         Reference::Set(name) => ruleset.tables[table].sets.contains_key(name),
         Reference::Chain(name) => ruleset.tables[table].chains.contains_key(name),
-        Reference::Object(..) | Reference::Flowtable(_) => true,
+        Reference::Object(kind, object) => ruleset.tables[table].objects.contains_key(&(kind, object.into())),
+        Reference::Flowtable(name) => ruleset.tables[table].flowtables.contains_key(name),
     };
     let legal = match change {
         Change::DeleteSet { table, set } => !refers(table, Reference::Set(set), None),
@@ -36,30 +36,36 @@ fn is_legal(ruleset: &Ruleset, change: &Change) -> Result<(), String> {
             }
             all
         }
-        Change::AddElements { table, elements, .. } => elements
+        Change::DeleteObject { table, kind, object } => !refers(table, Reference::Object(*kind, object), None),
+        Change::DeleteFlowtable { table, flowtable } => !refers(table, Reference::Flowtable(flowtable), None),
+        Change::DeleteDevices { table, flowtable, devices } => {
+            devices.is_subset(&ruleset.tables[table].flowtables[flowtable].devices)
+        }
+        Change::AddElements { table, definition, elements, .. } => elements
             .iter()
-            .filter_map(|(_, element)| element.data.as_ref().and_then(points_to))
+            .filter_map(|(_, element)| points_to(definition, element))
             .all(|reference| exists(table, reference)),
         _ => true,
     };
     if legal { Ok(()) } else { Err(change.to_string()) }
 }
 
-fn points_to(data: &Data) -> Option<Reference<'_>> {
-    match data {
-        Data::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)) => Some(Reference::Chain(chain)),
+fn points_to<'a>(set: &Set, element: &'a Element) -> Option<Reference<'a>> {
+    match (element.data.as_ref()?, &set.data) {
+        (Data::Verdict(Verdict::Goto(chain) | Verdict::Jump(chain)), _) => Some(Reference::Chain(chain)),
+        (Data::Object(object), Some(SetData::Objects(kind))) => Some(Reference::Object(*kind, object)),
         _ => None,
     }
 }
 
 proptest! {
     #[test]
-    fn nothing_changes_between_equals(ruleset in ruleset()) {
+    fn nothing_changes_between_equals(ruleset in any_ruleset()) {
         prop_assert_eq!(between(&ruleset, &ruleset), []);
     }
 
     #[test]
-    fn changes_lead_there_and_each_is_legal(a in ruleset(), b in ruleset()) {
+    fn changes_lead_there_and_each_is_legal(a in any_ruleset(), b in any_ruleset()) {
         for (from, to) in [(&a, &b), (&b, &a), (&Ruleset::default(), &a), (&a, &Ruleset::default())] {
             let mut current = from.clone();
             for change in between(from, to) {
@@ -71,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn a_rule_comes_back_from_its_encoding(ruleset in ruleset()) {
+    fn a_rule_comes_back_from_its_encoding(ruleset in any_ruleset()) {
         for table in ruleset.tables.values() {
             for rule in table.chains.values().flat_map(|chain| &chain.rules) {
                 prop_assert_eq!(&decode_rule(&encode_rule(rule), &table.sets), rule);
@@ -81,7 +87,7 @@ proptest! {
 
     /// The transaction that makes a ruleset of nothing says that ruleset and nothing else.
     #[test]
-    fn a_ruleset_comes_back_from_its_messages(ruleset in ruleset()) {
+    fn a_ruleset_comes_back_from_its_messages(ruleset in any_ruleset()) {
         let changes = between(&Ruleset::default(), &ruleset);
         let batch = Batch::new(&changes, Some(7));
         prop_assert_eq!(decode_messages(batch.as_bytes()), Some(ruleset));
@@ -89,7 +95,7 @@ proptest! {
 
     #[test]
     fn broken_messages_are_read_without_harm(
-        ruleset in ruleset(),
+        ruleset in any_ruleset(),
         places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         end in any::<prop::sample::Index>(),
     ) {
@@ -111,7 +117,7 @@ proptest! {
 
     #[test]
     fn broken_encodings_are_read_without_harm(
-        ruleset in ruleset(),
+        ruleset in any_ruleset(),
         particular in prop::collection::vec(particular(), 1..4),
         place in any::<prop::sample::Index>(),
         byte in any::<u8>(),
@@ -132,7 +138,7 @@ proptest! {
     }
 
     #[test]
-    fn merging_fragments_gives_the_whole(a in ruleset()) {
+    fn merging_fragments_gives_the_whole(a in any_ruleset()) {
         // Each chain and each element in a fragment of its own.
         let mut whole = Ruleset::default();
         for (id, table) in &a.tables {
@@ -149,6 +155,16 @@ proptest! {
             }
             for (name, chain) in &table.chains {
                 let table = Table { chains: [(name.clone(), chain.clone())].into(), ..Table::default() };
+                whole.merge(Ruleset { tables: [(id.clone(), table)].into() });
+            }
+        }
+        for (id, table) in &a.tables {
+            for (name, object) in &table.objects {
+                let table = Table { objects: [(name.clone(), object.clone())].into(), ..Table::default() };
+                whole.merge(Ruleset { tables: [(id.clone(), table)].into() });
+            }
+            for (name, flowtable) in &table.flowtables {
+                let table = Table { flowtables: [(name.clone(), flowtable.clone())].into(), ..Table::default() };
                 whole.merge(Ruleset { tables: [(id.clone(), table)].into() });
             }
         }

@@ -123,6 +123,115 @@ fn prints_the_features() {
     );
 }
 
+#[test]
+fn prints_objects_and_flowtables() {
+    let mut ruleset = objects();
+    ruleset.tables.values_mut().for_each(|table| table.chains.clear());
+    ruleset.merge(offload());
+    let expected = "\
+table inet hgobjects {
+	counter dns.6 {
+	}
+
+	counter web {
+	}
+
+	ct helper web {
+		type \"ftp\" protocol tcp
+		l3proto inet
+	}
+
+	synproxy web {
+		mss 1460
+		wscale 7
+		timestamp
+	}
+
+	map by-mark {
+		type mark : counter
+		size 1024
+		elements = {
+			0x00000001 comment \"web/b1\" : \"web\",
+			0x00000002 : \"dns.6\"
+		}
+	}
+
+	set counted {
+		type mark
+		size 1024
+		counter
+		elements = {
+			0x00000001,
+			0x00000002 comment \"b2\"
+		}
+	}
+
+	set limited {
+		type ipv4_addr
+		flags timeout
+		size 1024
+		timeout 3600s
+		elements = {
+			10.0.0.1 limit rate over 10/second burst 5 packets timeout 86400s comment \"guest\",
+			10.0.0.2
+		}
+	}
+
+	map proxies {
+		type ipv4_addr : synproxy
+		size 1024
+		elements = {
+			10.1.0.100 : \"web\"
+		}
+	}
+}
+table inet hgoffload {
+	flowtable fast {
+		hook ingress priority -10
+		devices = { \"eth0\", \"eth1\" }
+		counter
+	}
+
+	chain forward {
+		type filter hook forward priority 0; policy accept;
+		flow add @fast
+	}
+}
+";
+    assert_eq!(ruleset.to_string(), expected);
+}
+
+#[test]
+fn changes_of_objects_are_commands() {
+    let mut less = offload();
+    let table = less.tables.values_mut().next().unwrap();
+    table.flowtables.get_mut("fast").unwrap().devices.remove("eth1");
+    let none = Ruleset::default();
+    let changes =
+        [(&none, &objects()), (&tunnels(), &none), (&none, &tunnels()), (&offload(), &less), (&less, &offload())]
+            .map(|(old, new)| between(old, new));
+    let text: Vec<String> = changes.iter().flatten().map(Change::to_string).collect();
+    let mut emptied = objects();
+    let table = emptied.tables.values_mut().next().unwrap();
+    (table.objects, table.sets, table.chains) = Default::default();
+    let deletions = between(&objects(), &emptied);
+    let text: Vec<String> = text.into_iter().chain(deletions.iter().map(Change::to_string)).collect();
+    let expected = [
+        "add counter inet hgobjects web {  }",
+        "add ct helper inet hgobjects web { type \"ftp\" protocol tcp; l3proto inet; }",
+        "add synproxy inet hgobjects web { mss 1460; wscale 7; timestamp; }",
+        "add tunnel netdev hgtunnels b2 { id 2; ip6 saddr fd02::1; ip6 daddr fd02::12; ttl 64; }",
+        "add chain netdev hgtunnels in { type filter hook ingress devices = { \"hg0\", \"lo\" } priority -5; policy accept; }",
+        "delete flowtable inet hgoffload fast { devices = { \"eth1\" }; }",
+        "add flowtable inet hgoffload fast { hook ingress priority -10; devices = { \"eth0\", \"eth1\" }; counter; }",
+        "delete counter inet hgobjects web",
+        "delete ct helper inet hgobjects web",
+    ];
+    for line in expected {
+        assert!(text.iter().any(|text| text == line), "{line}\nis missing in\n{}", text.join("\n"));
+    }
+}
+
 fn rules(chain: &Chain) -> Vec<String> {
     chain.rules.iter().map(Rule::to_string).collect()
 }

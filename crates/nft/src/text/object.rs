@@ -35,8 +35,8 @@ fn tunnel(tunnel: &Tunnel) -> Vec<String> {
         format!("{} daddr {destination}", family(destination)),
         format!("ttl {ttl}"),
     ];
-    // nft(8) has no word for it.
-    lines.extend(zero_checksum.then(|| "# zero checksum".to_owned()));
+    // The word is ours: nft(8) has none for it.
+    lines.extend(zero_checksum.then(|| "zero-checksum".to_owned()));
     lines
 }
 

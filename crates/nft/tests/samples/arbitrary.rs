@@ -8,7 +8,16 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::{base, bytes, chain, name};
+use super::{base, bytes, chain, field, name, object, to_object};
+
+/// What rules and elements may point to.
+#[derive(Clone, Copy)]
+struct Targets {
+    /// Chains `l0`…
+    leaves: usize,
+    /// Counters `c0`…
+    counters: usize,
+}
 
 /// Number generators and hashes: `offset + modulus` fits 32 bits, or the kernel says EOVERFLOW.
 fn span() -> impl Strategy<Value = (u32, u32)> {
@@ -58,16 +67,18 @@ fn definition() -> impl Strategy<Value = Set> {
         Just(None),
         Just(Some(SetData::Verdict)),
         vec(datatype(), 1..3).prop_map(|types| Some(SetData::Value(types))),
+        Just(Some(SetData::Objects(ObjectKind::Counter))),
     ];
     let size = proptest::option::of(select(vec![256u32, 1024]));
-    (vec(datatype(), 1..4), data, 0..4, size, any::<bool>()).prop_map(|(key, data, kind, size, timeout)| {
-        let verdicts = data == Some(SetData::Verdict);
-        let dynamic = kind == 2 && !verdicts;
+    (vec(datatype(), 1..4), data, 0..4, size, any::<(bool, bool)>()).prop_map(|(key, data, kind, size, own)| {
+        let points = matches!(data, Some(SetData::Verdict | SetData::Objects(_)));
+        let dynamic = kind == 2 && !points;
         Set {
             // Ranges compare bytes, so what is in host order has no ranges of a single field.
             interval: kind == 1,
             dynamic,
-            timeout_ms: (timeout && dynamic).then_some(3_600_000),
+            timeout_ms: (own.0 && kind >= 2 && !points).then_some(3_600_000),
+            counters: own.1,
             key,
             data,
             size: if dynamic { size.or(Some(512)) } else { size },
@@ -76,10 +87,11 @@ fn definition() -> impl Strategy<Value = Set> {
     })
 }
 
-fn data(data: Option<&SetData>, leaves: usize) -> BoxedStrategy<Option<Data>> {
+fn data(data: Option<&SetData>, targets: Targets) -> BoxedStrategy<Option<Data>> {
     match data.cloned() {
-        None | Some(SetData::Objects(_)) => Just(None).boxed(),
-        Some(SetData::Verdict) => verdict(leaves).prop_map(|verdict| Some(Data::Verdict(verdict))).boxed(),
+        None => Just(None).boxed(),
+        Some(SetData::Objects(_)) => (0..targets.counters).prop_map(|n| to_object(&format!("c{n}"))).boxed(),
+        Some(SetData::Verdict) => verdict(targets.leaves).prop_map(|verdict| Some(Data::Verdict(verdict))).boxed(),
         Some(SetData::Value(types)) => {
             let value = vec(any::<u8>(), 64).prop_map(move |blob| Some(Data::Value(key_bytes(&types, &blob).into())));
             value.boxed()
@@ -87,17 +99,23 @@ fn data(data: Option<&SetData>, leaves: usize) -> BoxedStrategy<Option<Data>> {
     }
 }
 
-fn filled(set: Set, leaves: usize) -> BoxedStrategy<Set> {
+fn filled(set: Set, targets: Targets) -> BoxedStrategy<Set> {
     if set.dynamic {
         return Just(set).boxed();
     }
-    let element = (vec(any::<u8>(), 64), data(set.data.as_ref(), leaves), comment(), any::<bool>());
+    let (timeouts, limits) = (set.timeout_ms.is_some(), !set.counters);
+    let timeout = proptest::option::of(1..1_000u64);
+    let timeout = timeout.prop_map(move |s| s.map(|s| (s + 3_600) * 1_000).filter(|_| timeouts));
+    let limit = proptest::option::weighted(0.2, limit()).prop_map(move |one| one.filter(|_| limits).map(Box::new));
+    let element = (data(set.data.as_ref(), targets), comment(), timeout, limit)
+        .prop_map(|(data, comment, timeout_ms, limit)| Element { data, comment, timeout_ms, limit });
+    let element = (vec(any::<u8>(), 64), element, any::<bool>());
     vec(element, 0..12)
         .prop_map(move |elements| {
             let mut set = set.clone();
-            for (index, (blob, data, comment, ranged)) in elements.into_iter().enumerate() {
+            for (index, (blob, element, ranged)) in elements.into_iter().enumerate() {
                 let key = key(&set, index as u8, &blob, ranged);
-                set.elements.insert(key, Element { data, comment, ..Element::default() });
+                set.elements.insert(key, element);
             }
             set
         })
@@ -227,10 +245,10 @@ fn dynset(name: &std::sync::Arc<str>, set: &Set) -> Option<BoxedStrategy<Stateme
         return None;
     }
     let data = types.map_or_else(|| Just(None).boxed(), |types| key_value(&types).prop_map(Some).boxed());
-    let timeouts = set.timeout_ms.is_some();
+    let (timeouts, counters) = (set.timeout_ms.is_some(), set.counters);
     let timeout = proptest::option::of(1..100_000u64).prop_map(move |ms| ms.map(|ms| ms * 100).filter(|_| timeouts));
     let stateful = proptest::option::of(stateful())
-        .prop_map(move |one| one.filter(|one| !timeouts || !matches!(one, Stateful::Connlimit { .. })));
+        .prop_map(move |one| one.filter(|one| !counters && (!timeouts || !matches!(one, Stateful::Connlimit { .. }))));
     let op = select(vec![DynsetOp::Add, DynsetOp::Update, DynsetOp::Delete]);
     let name = name.clone();
     let whole = (op, key_value(&set.key), data, timeout, stateful);
@@ -250,7 +268,7 @@ fn log() -> impl Strategy<Value = Statement> {
 }
 
 /// Statements that any chain may have; those that decide where to go on come last in their rule.
-fn statement(sets: &Sets) -> BoxedStrategy<Statement> {
+fn statement(sets: &Sets, targets: Targets) -> BoxedStrategy<Statement> {
     let state = stateful().prop_map(|one| match one {
         Stateful::Counter => Statement::Counter,
         Stateful::Limit(limit) => Statement::Limit(limit),
@@ -258,6 +276,14 @@ fn statement(sets: &Sets) -> BoxedStrategy<Statement> {
     });
     let mut choices = vec![comparison().boxed(), write(sets), state.boxed(), log().boxed()];
     choices.extend(sets.iter().filter_map(|(name, set)| dynset(name, set)));
+    let counter = (0..targets.counters).prop_map(|n| name(&format!("c{n}")));
+    choices.push(counter.prop_map(|name| Statement::Object { kind: ObjectKind::Counter, name }).boxed());
+    for (name, set) in sets.iter().filter(|(_, set)| matches!(set.data, Some(SetData::Objects(_)))) {
+        let map = name.clone();
+        let kind = ObjectKind::Counter;
+        let lookup = key_value(&set.key).prop_map(move |key| Statement::ObjectMap { kind, key, map: map.clone() });
+        choices.push(lookup.boxed());
+    }
     for (name, set) in sets.iter().filter(|(_, set)| set.data.is_none()) {
         let name = name.clone();
         let lookup = (key_value(&set.key), any::<bool>()).prop_map(move |(value, invert)| Statement::InSet {
@@ -339,7 +365,9 @@ fn rules(body: BoxedStrategy<Statement>, last: BoxedStrategy<Statement>) -> Boxe
     vec(rule, 0..4).boxed()
 }
 
-fn chains(sets: &Sets, leaves: usize) -> BoxedStrategy<BTreeMap<std::sync::Arc<str>, Chain>> {
+fn chains(sets: &Sets, targets: Targets) -> BoxedStrategy<BTreeMap<std::sync::Arc<str>, Chain>> {
+    let leaves = targets.leaves;
+    let statement = |sets| statement(sets, targets);
     let leaf = || Just(Statement::Verdict(Verdict::Return)).boxed();
     let refusal = select(vec![
         Statement::Notrack,
@@ -373,14 +401,25 @@ fn chains(sets: &Sets, leaves: usize) -> BoxedStrategy<BTreeMap<std::sync::Arc<s
         .boxed()
 }
 
+fn objects(targets: Targets) -> impl Strategy<Value = BTreeMap<(ObjectKind, std::sync::Arc<str>), Object>> {
+    let proxy = (1..5000u16, 0..15u8, any::<bool>(), any::<bool>());
+    let proxy = proxy.prop_map(|(mss, wscale, timestamp, sack)| Object::Synproxy { mss, wscale, timestamp, sack });
+    proptest::option::of(proxy).prop_map(move |proxy| {
+        let counters = (0..targets.counters).map(|n| object(ObjectKind::Counter, &format!("c{n}"), Object::Counter));
+        counters.chain(proxy.map(|proxy| object(ObjectKind::Synproxy, "c0", proxy))).collect()
+    })
+}
+
 fn table() -> impl Strategy<Value = Table> {
     let sets = btree_map((0..5u8).prop_map(|n| name(&format!("s{n}"))), definition(), 0..5);
-    (sets, 1..4usize).prop_flat_map(|(definitions, leaves)| {
+    (sets, 1..4usize, 1..3usize).prop_flat_map(|(definitions, leaves, counters)| {
+        let targets = Targets { leaves, counters };
         let sets: Vec<_> =
-            definitions.iter().map(|(name, set)| (Just(name.clone()), filled(set.clone(), leaves))).collect();
-        (sets, chains(&definitions, leaves)).prop_map(|(sets, chains)| Table {
+            definitions.iter().map(|(name, set)| (Just(name.clone()), filled(set.clone(), targets))).collect();
+        (sets, chains(&definitions, targets), objects(targets)).prop_map(|(sets, chains, objects)| Table {
             sets: sets.into_iter().collect(),
             chains,
+            objects,
             ..Table::default()
         })
     })
@@ -392,5 +431,73 @@ pub(crate) fn ruleset() -> impl Strategy<Value = Ruleset> {
         let mut tables = BTreeMap::from([(TableId::inet("one"), one)]);
         tables.extend(two.map(|two| (TableId::inet("two"), two)));
         Ruleset { tables }
+    })
+}
+
+fn devices() -> impl Strategy<Value = std::collections::BTreeSet<std::sync::Arc<str>>> {
+    proptest::collection::btree_set((0..4u8).prop_map(|n| name(&format!("d{n}"))), 0..4)
+}
+
+fn flowtable() -> impl Strategy<Value = Flowtable> {
+    (select(vec![-10, 0]), devices(), any::<bool>(), proptest::bool::weighted(0.1))
+        .prop_map(|(priority, devices, counters, hardware)| Flowtable { priority, devices, counters, hardware })
+}
+
+fn tunnel() -> impl Strategy<Value = Object> {
+    use std::net::IpAddr;
+    let addresses = prop_oneof![
+        any::<[[u8; 4]; 2]>().prop_map(|both| both.map(IpAddr::from)),
+        any::<[[u8; 16]; 2]>().prop_map(|both| both.map(IpAddr::from)),
+    ];
+    (0..4u32, addresses, any::<u8>(), any::<bool>()).prop_map(|(id, [source, destination], ttl, zero_checksum)| {
+        Object::Tunnel(Tunnel { id, source, destination, ttl, zero_checksum })
+    })
+}
+
+fn helper() -> impl Strategy<Value = Object> {
+    (select(vec!["ftp", "sip"]), select(vec![6u8, 17]), select(vec![Family::Inet, Family::Ip, Family::Ip6]))
+        .prop_map(|(helper, protocol, family)| Object::Helper { helper: name(helper), protocol, family })
+}
+
+/// Flowtables, tunnels, helpers and chains at devices, each with rules and elements that point to it: what not every kernel
+/// takes, so for the laws alone.
+fn particular_table() -> impl Strategy<Value = Table> {
+    let flowtables = btree_map((0..3u8).prop_map(|n| name(&format!("f{n}"))), flowtable(), 0..3);
+    let objects = btree_map((0..3u8).prop_map(|n| name(&format!("o{n}"))), prop_oneof![tunnel(), helper()], 0..4);
+    (flowtables, objects, devices()).prop_map(|(flowtables, objects, devices)| {
+        let kind = |object: &Object| object.kind().expect("none of them is foreign");
+        let add = flowtables.keys().map(|flowtable| Statement::FlowAdd { flowtable: flowtable.clone() });
+        let uses = objects.iter().map(|(name, object)| Statement::Object { kind: kind(object), name: name.clone() });
+        let mut by_mark =
+            Set { key: vec![Datatype::Mark], data: Some(SetData::Objects(ObjectKind::Tunnel)), ..Set::default() };
+        let tunnels = objects.iter().filter(|(_, object)| kind(object) == ObjectKind::Tunnel);
+        by_mark.elements = tunnels
+            .enumerate()
+            .map(|(n, (tunnel, _))| super::element(&(n as u32).to_ne_bytes(), None, to_object(tunnel), None))
+            .collect();
+        let map = Statement::ObjectMap { kind: ObjectKind::Tunnel, key: field(Field::Mark), map: name("by-mark") };
+        let rules = |statements: Vec<Statement>| -> Vec<Rule> {
+            statements.into_iter().map(|one| Rule { statements: vec![one], comment: None }).collect()
+        };
+        let hook = BaseChain { kind: ChainKind::Filter, hook: Hook::Ingress, priority: 0, devices };
+        let chains = [
+            (name("flows"), chain(rules(add.collect()))),
+            (name("in"), Chain { base: Some(hook), rules: rules(uses.chain([map]).collect()) }),
+        ];
+        Table {
+            chains: chains.into(),
+            sets: [(name("by-mark"), by_mark)].into(),
+            objects: objects.into_iter().map(|(name, object)| ((kind(&object), name), object)).collect(),
+            flowtables,
+            ..Table::default()
+        }
+    })
+}
+
+/// A ruleset of anything at all.
+pub(crate) fn any_ruleset() -> impl Strategy<Value = Ruleset> {
+    (ruleset(), particular_table()).prop_map(|(mut ruleset, table)| {
+        ruleset.tables.insert(TableId { family: Family::Netdev, name: name("three") }, table);
+        ruleset
     })
 }

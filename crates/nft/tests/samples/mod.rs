@@ -1,6 +1,7 @@
 //! Rulesets that several tests use.
 
 pub(crate) mod arbitrary;
+pub(crate) mod namespace;
 
 use std::sync::Arc;
 
@@ -371,4 +372,96 @@ pub(crate) fn ingress() -> Ruleset {
     table.chains.insert(name("in"), Chain { base: Some(hook), rules });
     let id = TableId { family: Family::Netdev, name: name("hgingress") };
     Ruleset { tables: [(id, table)].into() }
+}
+
+pub(crate) fn object(kind: ObjectKind, object: &str, value: Object) -> ((ObjectKind, Arc<str>), Object) {
+    ((kind, name(object)), value)
+}
+
+pub(crate) fn to_object(object: &str) -> Option<Data> {
+    Some(Data::Object(name(object)))
+}
+
+/// Named objects and what elements have for themselves.
+pub(crate) fn objects() -> Ruleset {
+    use ObjectKind::*;
+    let mut table = Table::default();
+    let helper = Object::Helper { helper: name("ftp"), protocol: 6, family: Family::Inet };
+    let proxy = Object::Synproxy { mss: 1460, wscale: 7, timestamp: true, sack: false };
+    table.objects.extend([
+        object(Counter, "web", Object::Counter),
+        object(Counter, "dns.6", Object::Counter),
+        object(Helper, "web", helper),
+        object(Synproxy, "web", proxy),
+    ]);
+    let mut by_mark = set(&[Datatype::Mark], Some(SetData::Objects(Counter)));
+    by_mark.elements.extend([
+        element(&mark(1), None, to_object("web"), Some("web/b1")),
+        element(&mark(2), None, to_object("dns.6"), None),
+    ]);
+    let mut proxies = set(&[Datatype::Ipv4Addr], Some(SetData::Objects(Synproxy)));
+    proxies.elements.extend([element(&[10, 1, 0, 100], None, to_object("web"), None)]);
+    let mut counted = set(&[Datatype::Mark], None);
+    counted.counters = true;
+    counted.elements.extend([element(&mark(1), None, None, None), element(&mark(2), None, None, Some("b2"))]);
+    let mut limited = set(&[Datatype::Ipv4Addr], None);
+    limited.timeout_ms = Some(3_600_000);
+    let (key, lasting) = element(&[10, 0, 0, 1], None, None, Some("guest"));
+    limited.elements.insert(key, Element { timeout_ms: Some(86_400_000), limit: Some(Box::new(OVER)), ..lasting });
+    limited.elements.extend([element(&[10, 0, 0, 2], None, None, None)]);
+    let sets = [("by-mark", by_mark), ("counted", counted), ("limited", limited), ("proxies", proxies)];
+    table.sets.extend(sets.map(|(set, value)| (name(set), value)));
+    let named = |kind, object| Statement::Object { kind, name: name(object) };
+    let in_set = |value, set| Statement::InSet { value: field(value), set: name(set), invert: false };
+    let forward = vec![
+        rule(vec![named(Counter, "web")]),
+        rule(vec![Statement::ObjectMap { kind: Counter, key: field(Field::CtMark), map: name("by-mark") }]),
+        rule(vec![in_set(Field::CtMark, "counted")]),
+        rule(vec![is(Field::Nfproto, &[2]), in_set(Field::Ip4Saddr, "limited"), Statement::Verdict(Verdict::Drop)]),
+        rule(vec![is(Field::L4proto, &[6]), named(Helper, "web")]),
+        rule(vec![is(Field::L4proto, &[6]), named(Synproxy, "web")]),
+        rule(vec![
+            is(Field::Nfproto, &[2]),
+            is(Field::L4proto, &[6]),
+            Statement::ObjectMap { kind: Synproxy, key: field(Field::Ip4Daddr), map: name("proxies") },
+        ]),
+    ];
+    table.chains.insert(name("forward"), base(ChainKind::Filter, Hook::Forward, 0, forward));
+    Ruleset { tables: [(TableId::inet("hgobjects"), table)].into() }
+}
+
+/// Tunnels, which nft(8) 1.0.6 cannot list, and a chain at two devices.
+pub(crate) fn tunnels() -> Ruleset {
+    let tunnel = |id, source: &str, destination: &str| {
+        let address = |text: &str| text.parse().expect("an address");
+        let (source, destination) = (address(source), address(destination));
+        Object::Tunnel(Tunnel { id, source, destination, ttl: 64, zero_checksum: id % 2 == 1 })
+    };
+    let mut table = Table::default();
+    table.objects.extend([
+        object(ObjectKind::Tunnel, "b1", tunnel(1, "10.2.0.1", "10.2.0.11")),
+        object(ObjectKind::Tunnel, "b2", tunnel(2, "fd02::1", "fd02::12")),
+    ]);
+    let mut by_mark = set(&[Datatype::Mark], Some(SetData::Objects(ObjectKind::Tunnel)));
+    by_mark
+        .elements
+        .extend([element(&mark(1), None, to_object("b1"), None), element(&mark(2), None, to_object("b2"), None)]);
+    table.sets.insert(name("tunnels"), by_mark);
+    let objref = Statement::ObjectMap { kind: ObjectKind::Tunnel, key: field(Field::Mark), map: name("tunnels") };
+    let devices = [name("lo"), name("hg0")].into();
+    let hook = BaseChain { kind: ChainKind::Filter, hook: Hook::Ingress, priority: -5, devices };
+    table.chains.insert(name("in"), Chain { base: Some(hook), rules: vec![rule(vec![objref])] });
+    let id = TableId { family: Family::Netdev, name: name("hgtunnels") };
+    Ruleset { tables: [(id, table)].into() }
+}
+
+/// A flowtable, which not every kernel has.
+pub(crate) fn offload() -> Ruleset {
+    let mut table = Table::default();
+    let devices = [name("eth0"), name("eth1")].into();
+    let flowtable = Flowtable { priority: -10, devices, counters: true, hardware: false };
+    table.flowtables.insert(name("fast"), flowtable);
+    let rules = vec![rule(vec![Statement::FlowAdd { flowtable: name("fast") }])];
+    table.chains.insert(name("forward"), base(ChainKind::Filter, Hook::Forward, 0, rules));
+    Ruleset { tables: [(TableId::inet("hgoffload"), table)].into() }
 }
