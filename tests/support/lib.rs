@@ -1,6 +1,7 @@
 //! What the tests across crates share: a lab of network namespaces, servers that say who they are, the product's binaries,
-//! hostile bytes for its parsers, and a tracer that follows packets through rulesets without a kernel.
+//! random configurations, hostile bytes for its parsers, and a tracer that follows packets through rulesets without a kernel.
 
+pub mod arbitrary;
 pub mod binaries;
 pub mod farms;
 pub mod hostile;
