@@ -14,6 +14,7 @@ use std::process::Command;
 use std::{fs, thread};
 
 use headgate_config::Config;
+use headgate_config::model::Backend;
 use headgate_nft::change::between;
 use headgate_nft::{Batch, Reject, Ruleset, Socket};
 use headgate_plan::compile::{Desired, compile};
@@ -159,6 +160,14 @@ fn end(config: &Config, desired: &Desired, packet: &Packet, outcome: &Outcome) -
         Fate::Dropped => "dropped".to_owned(),
         Fate::Refused(Reject::TcpReset) => "reset".to_owned(),
         Fate::Refused(Reject::PortUnreachable) => "unreachable".to_owned(),
+        Fate::Passed if outcome.untracked => {
+            let backends = config.farms.values().flat_map(|farm| farm.backends.values());
+            let at = |backend: &&Backend| {
+                let port = backend.address.port.unwrap_or(packet.destination.port());
+                outcome.destination == SocketAddr::new(backend.address.address, port)
+            };
+            backends.into_iter().find(at).expect("where an untracked packet goes is a backend").name.to_string()
+        }
         Fate::Passed if outcome.ct_mark == 0 => {
             assert_eq!(outcome.destination, packet.destination, "translated without a mark");
             "untouched".to_owned()

@@ -450,8 +450,8 @@ fn write(target: Target, value: Option<Vec<u8>>, mut flow: Flow) -> (Option<End>
         Target::Ip4Daddr => address(4).map(|address| destination.set_ip(address)),
         Target::Ip6Saddr => address(16).map(|address| source.set_ip(address)),
         Target::Ip6Daddr => address(16).map(|address| destination.set_ip(address)),
-        Target::TcpSport | Target::UdpSport => port.map(|port| source.set_port(port)),
-        Target::TcpDport | Target::UdpDport => port.map(|port| destination.set_port(port)),
+        Target::TcpSport | Target::UdpSport | Target::SctpSport => port.map(|port| source.set_port(port)),
+        Target::TcpDport | Target::UdpDport | Target::SctpDport => port.map(|port| destination.set_port(port)),
         Target::Nftrace | Target::UdpChecksum => Some(()),
     };
     (if written.is_some() { None } else { Some(End::Next) }, flow)

@@ -149,6 +149,10 @@ pub enum Target {
     UdpDport,
     /// `udp checksum set`.
     UdpChecksum,
+    /// `sctp sport set`; the kernel computes the CRC32c anew (Linux 5.10).
+    SctpSport,
+    /// `sctp dport set`.
+    SctpDport,
 }
 
 /// Source or destination.

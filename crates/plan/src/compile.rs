@@ -15,6 +15,7 @@ mod hooks;
 mod nat;
 mod network;
 mod schedule;
+mod stateless;
 mod terms;
 mod unsupported;
 

@@ -13,7 +13,7 @@ use headgate_config::types::{BackendName, FarmName};
 use headgate_nft::{Chain, Ruleset, Statement, Table, Value};
 
 use crate::maps::{Map, Place};
-use crate::names::{self, IpVersion};
+use crate::names;
 
 /// Ids of farms and backends, and the sizes of the maps that hold them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -60,7 +60,7 @@ impl Ids {
     }
 
     fn observe_backends(&mut self, table: &Table, seen: &mut BTreeSet<u32>) {
-        for map in IpVersion::ALL.into_iter().flat_map(|version| [Map::Targets(version), Map::Hosts(version)]) {
+        for map in Map::BACKENDS {
             let Some(set) = table.sets.get(&map.name()) else { continue };
             for (key, element) in &set.elements {
                 let Ok(mark) = <[u8; 4]>::try_from(key.start.as_slice()).map(u32::from_ne_bytes) else { continue };

@@ -105,9 +105,29 @@ pub enum Map {
     Hosts(IpVersion),
     /// ct mark → source address, for backends of `snat` farms.
     Sources(IpVersion),
+    /// Packet mark → address of the backend, for `stateless` farms.
+    Rewrites(IpVersion),
+    /// Packet mark → port of the backend, for `stateless` farms.
+    RewritePorts,
+    /// What a backend of a `stateless` farm sends from → number of the listener that it answers for.
+    Answers(IpVersion, Reach),
+    /// Number of a listener → its address.
+    Virtual(IpVersion),
+    /// Number of a listener → its port.
+    VirtualPorts,
 }
 
 impl Map {
+    /// Those with an element for each backend, whose comment says whose it is.
+    pub const BACKENDS: [Self; 6] = [
+        Self::Targets(IpVersion::V4),
+        Self::Targets(IpVersion::V6),
+        Self::Hosts(IpVersion::V4),
+        Self::Hosts(IpVersion::V6),
+        Self::Rewrites(IpVersion::V4),
+        Self::Rewrites(IpVersion::V6),
+    ];
+
     /// Those that a table of ours has even while they are empty: what fills and empties them must not be more than elements.
     pub fn always(place: Place) -> &'static [Self] {
         match place {
@@ -121,6 +141,9 @@ impl Map {
         match self {
             Self::Listeners(door, ..) => door.place(),
             Self::Slots | Self::Down | Self::Targets(_) | Self::Hosts(_) | Self::Sources(_) => Place::Inet,
+            Self::Rewrites(_) | Self::RewritePorts | Self::Answers(..) | Self::Virtual(_) | Self::VirtualPorts => {
+                Place::Inet
+            }
         }
     }
 
@@ -142,6 +165,19 @@ impl Map {
             Self::Targets(version) => format!("targets{}", digit(version)).into(),
             Self::Hosts(version) => format!("hosts{}", digit(version)).into(),
             Self::Sources(version) => format!("sources{}", digit(version)).into(),
+            Self::Rewrites(version) => format!("rewrites{}", digit(version)).into(),
+            Self::RewritePorts => "rewrite-ports".into(),
+            Self::Answers(version, reach) => {
+                let stem = match reach {
+                    Reach::Port => "answers",
+                    Reach::Range => "answer-ranges",
+                    Reach::AllPorts => "answer-wildcards",
+                    Reach::AllProtocols => "answer-protocols",
+                };
+                format!("{stem}{}", digit(version)).into()
+            }
+            Self::Virtual(version) => format!("virtual{}", digit(version)).into(),
+            Self::VirtualPorts => "virtual-ports".into(),
         }
     }
 
@@ -149,10 +185,12 @@ impl Map {
     pub fn key(self) -> Vec<Datatype> {
         use Datatype::{InetProto, InetService, Mark};
         match self {
-            Self::Listeners(_, version, Reach::Port | Reach::Range) => vec![address(version), InetProto, InetService],
-            Self::Listeners(_, version, Reach::AllPorts) => vec![address(version), InetProto],
-            Self::Listeners(_, version, Reach::AllProtocols) => vec![address(version)],
-            Self::Slots | Self::Down | Self::Targets(_) | Self::Hosts(_) | Self::Sources(_) => vec![Mark],
+            Self::Listeners(_, version, reach) | Self::Answers(version, reach) => match reach {
+                Reach::Port | Reach::Range => vec![address(version), InetProto, InetService],
+                Reach::AllPorts => vec![address(version), InetProto],
+                Reach::AllProtocols => vec![address(version)],
+            },
+            _ => vec![Mark],
         }
     }
 
@@ -160,16 +198,19 @@ impl Map {
     pub fn data(self) -> Option<SetData> {
         match self {
             Self::Listeners(..) => Some(SetData::Verdict),
-            Self::Slots => Some(SetData::Value(vec![Datatype::Mark])),
+            Self::Slots | Self::Answers(..) => Some(SetData::Value(vec![Datatype::Mark])),
             Self::Down => None,
             Self::Targets(version) => Some(SetData::Value(vec![address(version), Datatype::InetService])),
-            Self::Hosts(version) | Self::Sources(version) => Some(SetData::Value(vec![address(version)])),
+            Self::Hosts(version) | Self::Sources(version) | Self::Rewrites(version) | Self::Virtual(version) => {
+                Some(SetData::Value(vec![address(version)]))
+            }
+            Self::RewritePorts | Self::VirtualPorts => Some(SetData::Value(vec![Datatype::InetService])),
         }
     }
 
     /// Its keys are ranges.
     pub fn is_interval(self) -> bool {
-        matches!(self, Self::Listeners(_, _, Reach::Range))
+        matches!(self, Self::Listeners(_, _, Reach::Range) | Self::Answers(_, Reach::Range))
     }
 }
 

@@ -39,6 +39,10 @@ pub const SLOTS_MAX: usize = 0x8000;
 
 /// What comes in, before connection tracking sees it.
 pub const RAW: &str = "raw";
+/// The chain that finds the farm of a packet at [`RAW`].
+pub const RAW_DISPATCH: &str = "raw-dispatch";
+/// Answers of `stateless` farms on their way out.
+pub const RAW_POSTROUTING: &str = "raw-postrouting";
 /// What comes in, packet by packet, behind connection tracking.
 pub const INSPECT: &str = "inspect";
 /// What is for the box itself.
@@ -60,6 +64,7 @@ pub fn base_chain(name: &str) -> Option<BaseChain> {
         PREROUTING => (ChainKind::Nat, Hook::Prerouting, -100),
         INPUT => (ChainKind::Filter, Hook::Input, 0),
         OUTPUT => (ChainKind::Nat, Hook::Output, -100),
+        RAW_POSTROUTING => (ChainKind::Filter, Hook::Postrouting, -300),
         POSTROUTING => (ChainKind::Nat, Hook::Postrouting, 100),
         _ => return None,
     };
@@ -97,6 +102,22 @@ fn farm_prefix(version: IpVersion) -> &'static str {
 /// The chain of a farm in one family: `farm4-web`. A suffix instead of the digit could be part of another farm's name.
 pub fn farm_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
     format!("{}{farm}", farm_prefix(version)).into()
+}
+
+/// The chain that sends packets of `stateless` farms to their backends.
+pub fn rewrite_chain(version: IpVersion) -> Arc<str> {
+    match version {
+        IpVersion::V4 => "rewrite4".into(),
+        IpVersion::V6 => "rewrite6".into(),
+    }
+}
+
+/// The chain that gives the answers of `stateless` farms their virtual address back.
+pub fn answer_chain(version: IpVersion) -> Arc<str> {
+    match version {
+        IpVersion::V4 => "answer4".into(),
+        IpVersion::V6 => "answer6".into(),
+    }
 }
 
 /// The farm whose chain this is; `None` for other chains.

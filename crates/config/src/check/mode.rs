@@ -64,12 +64,29 @@ pub(super) fn check(checker: &mut Checker<'_>, fields: Fields<'_>, listen: &[(Li
         checker.push(Report::error(fields.key_span(key), message).help(why));
     }
     tracked(checker, fields, farm);
+    if farm.mode == Mode::Stateless {
+        unbound(checker, fields, listen, farm);
+    }
     backend_keys(checker, fields, farm);
     hash_keys(checker, fields, farm);
     helper(checker, fields, listen, farm);
     if farm.mode == Mode::Dsr {
         dsr_ports(checker, fields, listen, farm);
     }
+}
+
+/// Nothing remembers where a connection went, so the packet itself must say it each time.
+fn unbound(checker: &mut Checker<'_>, fields: Fields<'_>, listen: &[(Listen, Span)], farm: &Farm) {
+    if !matches!(farm.scheduler, Scheduler::RoundRobin | Scheduler::Random) || farm.backends.len() < 2 {
+        return;
+    }
+    let Some((connected, span)) = listen.iter().find(|(listen, _)| listen.protocol != Protocol::Udp) else { return };
+    let name = if farm.scheduler == Scheduler::Random { "random" } else { "round-robin" };
+    let message = format!("mode stateless with scheduler {name} cannot carry connections ({connected})");
+    let report = Report::error(fields.span_of("scheduler"), message).note(*span, "the farm listens here");
+    checker.push(
+        report.help("each packet would go to another backend; scheduler = \"maglev\" keeps a client on its backend"),
+    );
 }
 
 /// What comes from `[defaults.farm]` and means nothing here is passed over, but for limits: who set them relies on them.

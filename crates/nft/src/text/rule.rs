@@ -72,6 +72,8 @@ impl Display for Target {
             Self::TcpDport => "tcp dport",
             Self::UdpSport => "udp sport",
             Self::UdpDport => "udp dport",
+            Self::SctpSport => "sctp sport",
+            Self::SctpDport => "sctp dport",
             Self::UdpChecksum => "udp checksum",
         })
     }
@@ -145,7 +147,12 @@ pub(super) fn write_new(f: &mut Formatter<'_>, target: Target, bytes: &[u8]) -> 
         Target::CtMark | Target::Mark => Field::Mark,
         Target::Ip4Saddr | Target::Ip4Daddr => Field::Ip4Saddr,
         Target::Ip6Saddr | Target::Ip6Daddr => Field::Ip6Saddr,
-        Target::TcpSport | Target::TcpDport | Target::UdpSport | Target::UdpDport => Field::Sport,
+        Target::TcpSport
+        | Target::TcpDport
+        | Target::UdpSport
+        | Target::UdpDport
+        | Target::SctpSport
+        | Target::SctpDport => Field::Sport,
         Target::UdpChecksum => Field::UdpChecksum,
         Target::Nftrace => return bytes.first().map_or(Ok(()), |on| write!(f, "{on}")),
     };

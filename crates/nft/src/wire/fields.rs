@@ -84,8 +84,14 @@ const fn transport(offset: u32, checksum_offset: u32) -> Store {
     Store::Payload(PayloadWrite { base: TRANSPORT, offset, length: 2, checksum: INET, checksum_offset, flags: 0 })
 }
 
+/// Two bytes of SCTP's header; its checksum is a CRC32c, 8 bytes into it.
+const fn sctp(offset: u32) -> Store {
+    let checksum = sys::NFT_PAYLOAD_CSUM_SCTP;
+    Store::Payload(PayloadWrite { base: TRANSPORT, offset, length: 2, checksum, checksum_offset: 8, flags: 0 })
+}
+
 /// Every target with its store and its length in bytes.
-pub(crate) const TARGETS: [(Target, Store, usize); 12] = [
+pub(crate) const TARGETS: [(Target, Store, usize); 14] = [
     (Target::CtMark, Store::Conntrack(sys::NFT_CT_MARK), 4),
     (Target::Mark, Store::Meta(sys::NFT_META_MARK), 4),
     (Target::Nftrace, Store::Meta(sys::NFT_META_NFTRACE), 1),
@@ -98,6 +104,8 @@ pub(crate) const TARGETS: [(Target, Store, usize); 12] = [
     (Target::UdpSport, transport(0, 6), 2),
     (Target::UdpDport, transport(2, 6), 2),
     (Target::UdpChecksum, transport(6, 6), 2),
+    (Target::SctpSport, sctp(0), 2),
+    (Target::SctpDport, sctp(2), 2),
 ];
 
 /// `NFT_OBJECT_*`.

@@ -8,9 +8,9 @@ use headgate_nft::{Bytes, Data, Element, Key, Reject, Rule, Statement, Verdict};
 
 use super::contents::Contents;
 use super::hash::Site;
-use super::nat;
 use super::routing::Routing;
 use super::terms::{address_bytes, exactly, is_tcp, push_field, rule};
+use super::{nat, stateless};
 use crate::ids::Ids;
 use crate::maps::{Door, Map, Reach};
 use crate::names::IpVersion;
@@ -30,8 +30,9 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     }
     match farm.mode {
         Mode::Snat | Mode::Dnat => nat::add(contents, farm, ground),
+        Mode::Stateless => stateless::add(contents, farm, ground),
         // Refused by name before it comes here.
-        Mode::Stateless | Mode::Dsr | Mode::Local => {}
+        Mode::Dsr | Mode::Local => {}
     }
 }
 
@@ -50,7 +51,8 @@ pub(super) fn add_listeners(contents: &mut Contents, farm: &Farm, door: Door, ve
     }
 }
 
-fn listener(listen: &Listen) -> (Reach, Key) {
+/// How far a listener reaches, and its key.
+pub(super) fn listener(listen: &Listen) -> (Reach, Key) {
     let address = address_bytes(listen.address);
     let of_protocol = |number: u8| {
         let mut key = address.clone();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use headgate_nft::{Chain, Field, Nat, NatKind, Rule, Statement, Target, Value, Verdict};
 
 use super::contents::Contents;
+use super::stateless;
 use super::terms::{SCTP, TCP, UDP, address_bytes, address_fields, by_mark, equal, is, mark_bytes, nfproto, rule};
 use crate::maps::{Door, Map, Place, Reach};
 use crate::names::{self, IpVersion};
@@ -15,7 +16,7 @@ pub(super) fn chains(contents: &Contents, place: Place) -> Vec<(Arc<str>, Chain)
     let doors = Door::ALL.into_iter().filter(|door| door.place() == place && is_open(contents, *door));
     doors
         .flat_map(|door| match door {
-            Door::Raw => vec![base(names::RAW, lookups(contents, door))],
+            Door::Raw => stateless::chains(contents),
             Door::Inspect => vec![base(names::INSPECT, lookups(contents, door))],
             Door::Nat => nat(contents),
             Door::Input => vec![base(names::INPUT, lookups(contents, door))],
@@ -56,29 +57,30 @@ fn nat(contents: &Contents) -> Vec<(Arc<str>, Chain)> {
     chains
 }
 
-fn base(name: &str, rules: Vec<Rule>) -> (Arc<str>, Chain) {
+pub(super) fn base(name: &str, rules: Vec<Rule>) -> (Arc<str>, Chain) {
     (name.into(), Chain { base: names::base_chain(name), rules })
 }
 
 /// Exact ports before ranges before `*` before `any`; a miss goes on with the next rule.
-fn lookups(contents: &Contents, door: Door) -> Vec<Rule> {
+pub(super) fn lookups(contents: &Contents, door: Door) -> Vec<Rule> {
     let versions = IpVersion::ALL.into_iter().flat_map(|version| Reach::ALL.map(|reach| (version, reach)));
     let used = versions.filter(|&(version, reach)| contents.uses(Map::Listeners(door, version, reach)));
     used.map(|(version, reach)| {
         let (_, destination) = address_fields(version);
-        let fields = match reach {
-            Reach::Port | Reach::Range => &[destination, Field::L4proto, Field::Dport][..],
-            Reach::AllPorts => &[destination, Field::L4proto],
-            Reach::AllProtocols => &[destination],
-        };
-        let key = match fields {
-            [one] => Value::Field(*one),
-            many => Value::Concat(many.iter().copied().map(Value::Field).collect()),
-        };
+        let key = key(reach, destination, Field::Dport);
         let map = Map::Listeners(door, version, reach).name();
         rule([is(Field::Nfproto, nfproto(version)), Statement::VerdictMap { key, map }])
     })
     .collect()
+}
+
+/// What is looked up in maps that reach so far.
+pub(super) fn key(reach: Reach, address: Field, port: Field) -> Value {
+    match reach {
+        Reach::Port | Reach::Range => Value::Concat([address, Field::L4proto, port].map(Value::Field).into()),
+        Reach::AllPorts => Value::Concat([address, Field::L4proto].map(Value::Field).into()),
+        Reach::AllProtocols => Value::Field(address),
+    }
 }
 
 /// Slot → mark → destination. A miss ends a rule and the next is tried, so a backend is in exactly one map.

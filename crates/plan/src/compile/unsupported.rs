@@ -59,7 +59,7 @@ impl Uses {
 
     fn farm(&mut self, farm: &Farm) {
         let at = format_args!("farms.{}.", farm.name);
-        if !matches!(farm.mode, Mode::Snat | Mode::Dnat) {
+        if matches!(farm.mode, Mode::Dsr | Mode::Local) {
             self.add(at, "mode", text(farm.mode.word()));
         }
         match &farm.scheduler {
