@@ -43,6 +43,7 @@ boot: image ## boot the image in QEMU with its console on this terminal
 bench: deps ## measure Headgate beside its peers and write docs/benchmarks.md (as root, on a quiet machine)
 	$(CARGO) run -q --release -p headgate-bench -- dataplane --write
 	$(CARGO) run -q --release -p headgate-bench -- control --write
+	$(CARGO) run -q --release -p headgate-bench -- consistency --write
 
 bench-icount: deps ## count instructions per packet, flow and connection in a guest, and write docs/benchmarks.md
 	$(CARGO) run -q --release -p headgate-bench -- icount --write

@@ -6,8 +6,10 @@
 //! Shared machines are noisy. What is compared is therefore alive side by side and measured in turns, in slices of about
 //! a second, and the figure is the median of the ratio within a round.
 
+pub mod consistency;
 pub mod control;
 pub mod dataplane;
+pub mod http;
 pub mod icount;
 pub mod load;
 pub mod peer;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
 use headgate_bench::report::Report;
-use headgate_bench::{control, dataplane, icount};
+use headgate_bench::{consistency, control, dataplane, icount};
 use headgate_image::stop::Stop;
 
 /// Measures Headgate beside its peers.
@@ -44,6 +44,8 @@ enum What {
     Control(control::Options),
     /// Instructions per packet, flow and connection, without noise
     Icount(icount::Options),
+    /// Who moves when backends come and go, how fair the schedulers are, and a connection's memory
+    Consistency(consistency::Options),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let stop = Stop::on_signals()?;
     let report = match arguments.what {
         What::Dataplane(options) => dataplane::run(&options, &stop)?,
+        What::Consistency(options) => consistency::run(&options, &stop)?,
         What::Control(options) => control::run(&options, &stop)?,
         What::Icount(options) => icount::run(&options, &stop)?,
     };

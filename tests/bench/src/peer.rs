@@ -1,14 +1,16 @@
 //! The others: programs that balance, with configurations that do the same as ours and no more.
 
 use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use headgate_image::netns::Namespace;
 use headgate_image::tool;
 use serde::Serialize;
+
+use crate::http;
 
 /// A service: an address, and what it listens to.
 #[derive(Debug, Clone)]
@@ -131,6 +133,8 @@ pub struct NftlbFarm {
     mode: &'static str,
     protocol: &'static str,
     scheduler: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sched_param: Option<&'static str>,
     virtual_addr: Ipv4Addr,
     virtual_ports: String,
     state: &'static str,
@@ -145,7 +149,7 @@ struct NftlbBackend {
     /// Empty: that of the farm.
     #[serde(skip_serializing_if = "String::is_empty")]
     port: String,
-    weight: &'static str,
+    weight: String,
     priority: &'static str,
     state: &'static str,
 }
@@ -158,7 +162,7 @@ impl NftlbFarm {
             name: format!("b{index}"),
             ip_addr,
             port: String::new(),
-            weight: "1",
+            weight: "1".to_owned(),
             priority: "1",
             state: "up",
         };
@@ -171,11 +175,25 @@ impl NftlbFarm {
             },
             protocol,
             scheduler: "rr",
+            sched_param: None,
             virtual_addr,
             virtual_ports,
             state: "up",
             backends: backends.iter().enumerate().map(backend).collect(),
         }
+    }
+
+    /// The same, but a hash of the source address picks, and a backend of weight 0 is down.
+    #[must_use]
+    pub fn by_source(mut self, weights: &[u32]) -> Self {
+        self.scheduler = "hash";
+        self.sched_param = Some("srcip");
+        for (backend, weight) in self.backends.iter_mut().zip(weights) {
+            // It knows no weight 0.
+            backend.weight = (*weight).max(1).to_string();
+            backend.state = if *weight > 0 { "up" } else { "down" };
+        }
+        self
     }
 
     /// The same with backends that listen on this port.
@@ -226,6 +244,33 @@ pub fn nftlb(space: &Namespace, directory: &Path, configuration: &NftlbFarms) ->
     let output = nftlb_once(space, &file).output().context("cannot start nftlb: `make deps` installs it")?;
     ensure!(output.status.success(), "nftlb: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
+}
+
+/// nftlb's API wants one.
+const KEY: &str = "benchmark";
+const NFTLB_API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5555);
+
+/// `nftlb` that loads a file and takes changes afterwards; errors only, on standard error.
+pub fn nftlb_daemon(space: &Namespace, file: &Path) -> Command {
+    let mut command = space.command("nftlb");
+    // It prints its key.
+    command.args(["-l", "3", "-L", "2", "-k", KEY, "-c"]).arg(file).stdout(Stdio::null());
+    command
+}
+
+/// Whether the daemon listens yet.
+pub fn nftlb_answers(space: &Namespace) -> Result<()> {
+    Ok(space.within(|| TcpStream::connect(NFTLB_API))?.map(drop)?)
+}
+
+/// Asks the daemon for a change.
+pub fn nftlb_api(space: &Namespace, method: &str, path: &str, body: &str) -> Result<()> {
+    http::exchange_with_key(space.within(|| TcpStream::connect(NFTLB_API))??, KEY, (method, path, body))
+}
+
+/// Settings of the kernel in a namespace, as sysctl(8) takes them.
+pub fn sysctl(space: &Namespace, settings: &[&str]) -> Result<()> {
+    tool::run(space.command("sysctl").arg("-qw").args(settings)).map(drop)
 }
 
 /// `nftlb` that loads a file and ends; errors only, on standard error.

@@ -28,6 +28,16 @@ pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     Some(below + (above - below) * place.fract())
 }
 
+/// Pearson's χ² of counts against the shares that the weights give them; the weights are not all 0.
+pub fn chi_square(counts: &[u64], weights: &[u32]) -> f64 {
+    let (total, weight) = (counts.iter().sum::<u64>() as f64, weights.iter().sum::<u32>() as f64);
+    let of_one = |(&count, &share): (&u64, &u32)| {
+        let expected = total * f64::from(share) / weight;
+        (count as f64 - expected).powi(2) / expected
+    };
+    counts.iter().zip(weights).map(of_one).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,5 +48,12 @@ mod tests {
         assert_eq!(Spread::of([1.0, 2.0]), Some(Spread { low: 1.25, median: 1.5, high: 1.75 }));
         assert_eq!(Spread::of([7.0]), Some(Spread { low: 7.0, median: 7.0, high: 7.0 }));
         assert_eq!(Spread::of([]), None);
+    }
+
+    #[test]
+    fn chi_square_of_a_die() {
+        // 60 throws: expected are 10 each.
+        assert_eq!(chi_square(&[5, 8, 9, 8, 10, 20], &[1; 6]), 13.4);
+        assert_eq!(chi_square(&[30, 10], &[3, 1]), 0.0);
     }
 }

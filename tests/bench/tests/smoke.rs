@@ -52,6 +52,21 @@ fn dataplane_carries_each_load_through_each_engine() {
 }
 
 #[test]
+fn consistency_follows_every_client() {
+    let report = measure(&["consistency", "--clients", "2000"]);
+    let pickers = rows(&report, 0);
+    assert_eq!(pickers.len(), 5);
+    for row in &pickers {
+        assert_eq!(row[4], 0.0, "an open flow moved: {row:?}");
+    }
+    let maglev = pickers.iter().find(|row| row[0] == "maglev").unwrap();
+    assert!(maglev[2].as_f64().unwrap() <= 2.0, "{maglev:?}");
+    for row in rows(&report, 1) {
+        assert!(row[1].as_f64().unwrap() > 200.0, "less than a conntrack entry: {row:?}");
+    }
+}
+
+#[test]
 fn a_size_that_is_none_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_headgate-bench")).args(["control", "--sizes", "3"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("FARMSxBACKENDS is needed"));

@@ -18,10 +18,10 @@ pub struct Content {
 }
 
 impl Content {
-    /// For `headgated`; the addresses are none of its business here, as they are none of the others'.
+    /// For `headgated`; addresses and health checks are none of its business here, as they are none of the others'.
     pub fn headgate(self) -> String {
         let farms = farms::generate(self.size.farms, self.size.backends).replace(":8080", &format!(":{}", self.port));
-        format!("[defaults.farm.address]\nmanage = \"never\"\n{farms}")
+        format!("[defaults.farm.address]\nmanage = \"never\"\n[defaults.farm.health]\ntype = \"none\"\n{farms}")
     }
 
     /// For nftlb, in its order of keys.

@@ -1,19 +1,18 @@
 //! Ours, `nft -f` and nftlb with the same farms: whole loads as processes, and single changes each in its own way.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use headgate_image::netns::Namespace;
 use headgate_image::tool;
 use headgate_tests::binaries;
 
 use super::content::Content;
 use super::process::{self, Run};
+use crate::http;
 use crate::peer::{self, Daemon};
 
 /// Who loads and changes.
@@ -26,10 +25,6 @@ pub enum Engine {
     /// nftlb: `nftlb -e`, and changes by the API of its daemon.
     Nftlb,
 }
-
-/// nftlb's API wants one.
-const KEY: &str = "benchmark";
-const NFTLB_API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 5555);
 
 impl Engine {
     /// In the order of the tables.
@@ -100,8 +95,7 @@ impl Engine {
             Self::Headgate => Some(Daemon::start(headgated(space, directory).stderr(log(directory)?))?),
             Self::Nft => None,
             Self::Nftlb => {
-                let mut command = space.command("nftlb");
-                command.args(["-l", "3", "-L", "2", "-k", KEY, "-c"]).arg(self.file(directory)).stdout(log(directory)?);
+                let mut command = peer::nftlb_daemon(space, &self.file(directory));
                 Some(Daemon::start(command.stderr(log(directory)?))?)
             }
         };
@@ -173,7 +167,7 @@ impl Live {
             Change::Remove(farm) => ("DELETE", format!("f{farm}"), String::new()),
         };
         let stream = UnixStream::connect(&self.socket).context("headgated's socket")?;
-        exchange(stream, &request(method, &format!("/v1/farms/{path}"), &body))
+        http::exchange(stream, method, &format!("/v1/farms/{path}"), &body)
     }
 
     /// Resident memory of the daemon, bytes.
@@ -192,8 +186,8 @@ impl Live {
                 Engine::Nft => return Ok(()),
                 Engine::Headgate => UnixStream::connect(&self.socket)
                     .map_err(anyhow::Error::from)
-                    .and_then(|stream| exchange(stream, &request("GET", "/v1/history", ""))),
-                Engine::Nftlb => space.within(|| TcpStream::connect(NFTLB_API)).and_then(|tried| Ok(tried.map(drop)?)),
+                    .and_then(|stream| http::exchange(stream, "GET", "/v1/history", "")),
+                Engine::Nftlb => peer::nftlb_answers(space),
             };
             match ready {
                 Ok(()) => return Ok(()),
@@ -220,48 +214,16 @@ fn nftlb(space: &Namespace, content: Content, change: Change) -> Result<()> {
         let body = format!(
             "{{\"farms\":[{{\"name\":\"f{farm}\",\"backends\":[{{\"name\":\"b0\",\"state\":\"{state}\"}}]}}]}}"
         );
-        request("POST", "/farms", &body)
+        ("POST", "/farms".to_owned(), body)
     };
-    let request = match change {
+    let (method, path, body) = match change {
         Change::Leave(farm) => state(farm, "off"),
         Change::Return(farm) => state(farm, "up"),
         Change::Add(farm) => {
             let farms = peer::NftlbFarms { farms: vec![content.nftlb_farm(farm)] };
-            request("POST", "/farms", &serde_json::to_string(&farms)?)
+            ("POST", "/farms".to_owned(), serde_json::to_string(&farms)?)
         }
-        Change::Remove(farm) => request("DELETE", &format!("/farms/f{farm}"), ""),
+        Change::Remove(farm) => ("DELETE", format!("/farms/f{farm}"), String::new()),
     };
-    let stream = space.within(|| TcpStream::connect(NFTLB_API))??;
-    exchange(stream, &request)
-}
-
-fn request(method: &str, path: &str, body: &str) -> String {
-    let length = body.len();
-    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nKey: {KEY}\r\nContent-Length: {length}\r\n\r\n{body}")
-}
-
-/// Sends a request and waits for the whole answer, which must be one of success.
-fn exchange(mut stream: impl Read + Write, request: &str) -> Result<()> {
-    stream.write_all(request.as_bytes())?;
-    let (mut answer, mut buffer) = (Vec::new(), [0; 65536]);
-    loop {
-        let length = stream.read(&mut buffer)?;
-        answer.extend_from_slice(&buffer[..length]);
-        if length == 0 || complete(&answer) {
-            break;
-        }
-    }
-    let text = String::from_utf8_lossy(&answer);
-    ensure!(text.starts_with("HTTP/1.1 2"), "{}: {text}", request.lines().next().unwrap_or_default());
-    Ok(())
-}
-
-/// Whether an answer with a length is all there; one without ends with its connection.
-fn complete(answer: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(answer);
-    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-    let length = head
-        .lines()
-        .find_map(|line| line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("content-length")));
-    length.and_then(|(_, length)| length.trim().parse().ok()).is_some_and(|length: usize| body.len() >= length)
+    peer::nftlb_api(space, method, &path, &body)
 }

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 use headgate_image::http;
 use headgate_image::netns::Namespace;
 use headgate_image::nginx::Nginx;
-use headgate_image::tool;
 use headgate_tests::farms;
 use headgate_tests::lab::Lab;
 use tempfile::TempDir;
@@ -104,12 +103,12 @@ impl Alive {
         let servers = [Nginx::start(&lab.backends, &[first])?, Nginx::start(&lab.backends, &[second])?];
         let sinks = bulk::Sinks::start(&lab.backends, &BACKENDS.map(|address| (address, bulk::PORT).into()))?;
         for space in [&lab.client, &lab.gate, &lab.backends] {
-            sysctl(space, &["net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_tw_reuse=1"])?;
+            peer::sysctl(space, &["net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_tw_reuse=1"])?;
         }
         let daemon = set_up(variant.engine, &lab, &files)?;
         // A box that has served some minutes of connection per request would otherwise be out of ports for source NAT: two
         // backends, one source address. It is the same for all, and set after whatever the engine itself set.
-        sysctl(&lab.gate, &["net.ipv4.ip_forward=1", "net.netfilter.nf_conntrack_tcp_timeout_time_wait=1"])?;
+        peer::sysctl(&lab.gate, &["net.ipv4.ip_forward=1", "net.netfilter.nf_conntrack_tcp_timeout_time_wait=1"])?;
         let workers = Workers::new(&[])?;
         let mut alive =
             Self { variant, workers, _daemon: daemon, _servers: servers, _sinks: sinks, lab, _files: files };
@@ -143,10 +142,6 @@ impl Alive {
         }
         Ok(())
     }
-}
-
-fn sysctl(space: &Namespace, settings: &[&str]) -> Result<()> {
-    tool::run(space.command("sysctl").arg("-qw").args(settings)).map(drop)
 }
 
 /// What all of them do.
