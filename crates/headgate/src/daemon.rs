@@ -7,6 +7,7 @@ pub mod engine;
 pub mod notify;
 pub mod operator;
 pub mod server;
+pub mod steering;
 pub mod store;
 pub mod supervise;
 
@@ -105,7 +106,13 @@ pub fn perform(task: Task, root: &Path, listing: Listing) -> (Exit, String) {
 }
 
 fn once(root: &Path, listing: Listing) -> Result<(Exit, String), DaemonError> {
-    let Started { error, .. } = open(root)?.start();
+    let mut engine = open(root)?;
+    let Started { error, .. } = engine.start();
+    if engine.steered().is_some() {
+        tracing::warn!(
+            "scheduler least-connections needs headgated to run: until it does, new flows follow the weights alone"
+        );
+    }
     Ok(match error {
         // Since a rollback the files are not what should run.
         None | Some(EngineError::NotAgain) => (Exit::Good, String::new()),
@@ -156,6 +163,7 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
     if appliance && is_firmware_good(&started) {
         tokio::spawn(mark_good());
     }
+    tokio::spawn(steering::run(engine.clone()));
     notify::ready(&headline(&started.error));
     until_terminated(signals, &engine, services, &supervisor).await;
     notify::stopping();

@@ -175,6 +175,19 @@ impl Context {
         Some(headgate_nft::change::between(&old, &new))
     }
 
+    /// Moves the slots of a farm whose scheduler is `least-connections`: its backends' shares in `ids`, and what has to be
+    /// changed of the ruleset. `flows` are those that each backend has, by ct mark.
+    pub fn steer(&self, farm: &Farm, ids: &mut Ids, flows: &BTreeMap<u32, u64>) -> Vec<Change> {
+        let next = schedule::steered(farm, self.ground(ids), flows);
+        if next.iter().all(|(&mark, &share)| ids.share(mark) == Some(share)) {
+            return Vec::new();
+        }
+        let before = self.contents(farm, ids);
+        ids.set_shares(farm, next);
+        let [old, new] = [before, self.contents(farm, ids)].map(|contents| contents.into_fragment(Sets::Comparable));
+        headgate_nft::change::between(&old, &new)
+    }
+
     /// The ct marks whose flows have to go when one farm turns into its next version; see [`crate::flows`].
     pub fn flows_lost(&self, old: &Farm, new: &Farm, ids: &Ids) -> BTreeSet<u32> {
         crate::flows::lost(&self.farm_fragment(old, ids).ruleset, &self.farm_fragment(new, ids).ruleset)
@@ -187,8 +200,12 @@ impl Context {
 
     fn contents(&self, farm: &Farm, ids: &Ids) -> Contents {
         let mut contents = Contents::default();
-        farm::add(&mut contents, farm, Ground { routing: &self.routing, ids, site: self.site });
+        farm::add(&mut contents, farm, self.ground(ids));
         contents
+    }
+
+    fn ground<'a>(&'a self, ids: &'a Ids) -> Ground<'a> {
+        Ground { routing: &self.routing, ids, site: self.site }
     }
 }
 

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use headgate_config::Config;
-use headgate_config::model::Farm;
+use headgate_config::model::{Farm, Scheduler};
 use headgate_config::types::{BackendName, FarmName};
-use headgate_nft::{Chain, Ruleset, Statement, Table, Value};
+use headgate_nft::{Chain, Data, Ruleset, Statement, Table, Value};
 
 use crate::maps::{Map, Place};
 use crate::names;
@@ -23,6 +23,8 @@ pub struct Ids {
     last_farm: u16,
     last_backend: u32,
     sizes: BTreeMap<(Place, Arc<str>), u32>,
+    /// The slots of backends of farms that are steered, by ct mark.
+    shares: BTreeMap<u32, u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -55,8 +57,25 @@ impl Ids {
         let mut seen = BTreeSet::new();
         for (_, table) in tables() {
             ids.observe_farms(table, &mut seen);
+            ids.observe_shares(table);
         }
         ids
+    }
+
+    /// What a farm that is steered had of slots. A farm that only looks like one is sorted out by [`Self::assign`].
+    fn observe_shares(&mut self, table: &Table) {
+        let steered: BTreeSet<u16> =
+            table.chains.values().filter(|chain| looks_steered(chain)).filter_map(farm_id_of_chain).collect();
+        let Some(slots) = table.sets.get(&Map::Slots.name()).filter(|_| !steered.is_empty()) else { return };
+        for (key, element) in &slots.elements {
+            let slot = <[u8; 4]>::try_from(key.start.as_slice()).map(u32::from_ne_bytes).unwrap_or(0);
+            if let Some(Data::Value(mark)) = &element.data
+                && steered.contains(&((slot >> 16) as u16))
+                && let Ok(mark) = <[u8; 4]>::try_from(mark.as_slice()).map(u32::from_ne_bytes)
+            {
+                *self.shares.entry(mark).or_default() += 1;
+            }
+        }
     }
 
     fn observe_backends(&mut self, table: &Table, seen: &mut BTreeSet<u32>) {
@@ -101,6 +120,9 @@ impl Ids {
             }
             None => false,
         });
+        let steered = config.farms.values().filter(|farm| farm.scheduler == Scheduler::LeastConnections);
+        let marks: BTreeSet<u32> = steered.flat_map(|farm| self.marks_of(farm)).collect();
+        self.shares.retain(|mark, _| marks.contains(mark));
     }
 
     /// Gives ids to one farm and those of its backends that have none; nothing is forgotten.
@@ -150,6 +172,25 @@ impl Ids {
         Some(names::MARK_TAG | self.farms.get(farm)?.backends.get(backend)?)
     }
 
+    /// The ct marks of a farm's backends.
+    pub fn marks_of(&self, farm: &Farm) -> impl Iterator<Item = u32> {
+        farm.backends.keys().filter_map(|backend| self.mark(&farm.name, backend))
+    }
+
+    /// How many slots a backend of a steered farm has; `None` until it is given some.
+    pub fn share(&self, mark: u32) -> Option<u32> {
+        self.shares.get(&mark).copied()
+    }
+
+    /// Gives the backends of one farm these slots, and the others of it none.
+    pub fn set_shares(&mut self, farm: &Farm, shares: impl IntoIterator<Item = (u32, u32)>) {
+        let marks: Vec<u32> = self.marks_of(farm).collect();
+        for mark in &marks {
+            self.shares.remove(mark);
+        }
+        self.shares.extend(shares);
+    }
+
     /// All backends with the ct marks of their flows, by name.
     pub fn marks(&self) -> impl Iterator<Item = (&FarmName, &BackendName, u32)> {
         self.farms
@@ -194,6 +235,15 @@ fn farm_id_of_chain(chain: &Chain) -> Option<u16> {
         };
         u16::try_from(offset >> 16).ok().filter(|&id| id != 0)
     })
+}
+
+/// The chain of a steered farm counts through as many slots as [`slot_count`](crate::steering::slot_count) says.
+fn looks_steered(chain: &Chain) -> bool {
+    let value = chain.rules.first().and_then(|rule| match rule.statements.first()? {
+        Statement::Set { value: Value::Numgen(numgen), .. } => Some(numgen),
+        _ => None,
+    });
+    value.is_some_and(|numgen| !numgen.random && numgen.modulus.is_power_of_two() && numgen.modulus >= 64)
 }
 
 /// The first number behind `last`, from 1 to `max` and around, that is not in `used`; it is then.

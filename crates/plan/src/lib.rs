@@ -7,7 +7,7 @@
 //!
 //! What must not move from one plan to the next is not written down anywhere: [`Ids`](ids::Ids) reads it back from the
 //! kernel. Weights become slots in [`slots`](compile::slots), so that the packet path needs no arithmetic; one farm's
-//! change is compiled alone by [`Context`](compile::Context); [`Status`](status::Status) is the state in people's words.
+//! change is compiled alone by [`Context`](compile::Context); [`steering`] moves slots by the flows that backends have; [`Status`](status::Status) is the state in people's words.
 
 pub mod affinity;
 pub mod compile;
@@ -20,6 +20,7 @@ pub mod maps;
 pub mod names;
 pub mod state;
 pub mod status;
+pub mod steering;
 pub mod step;
 
 #[cfg(test)]

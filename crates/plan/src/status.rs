@@ -37,6 +37,22 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// The hardware profile in use.
     pub profile: Option<String>,
+    /// How flows are counted for the farms that are steered by their numbers; `None` without such farms.
+    pub counting: Option<Counting>,
+}
+
+/// How flows are counted for least connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Counting {
+    /// Farms that are steered.
+    pub farms: usize,
+    /// The flows of their backends when they were counted last.
+    pub flows: u64,
+    /// CPU time that the last count took, milliseconds.
+    pub took_ms: u64,
+    /// From one count to the next, milliseconds: long enough for counting to take at most 2 % of one CPU.
+    pub every_ms: u64,
 }
 
 /// How a farm is. The order is from bad to good.
@@ -166,6 +182,7 @@ impl Status {
             refused,
             warnings: desired.warnings.clone(),
             profile: desired.profile.clone(),
+            counting: None,
         };
         status.healthy = status.is_healthy();
         status

@@ -81,6 +81,15 @@ fn footer(status: &Status) -> String {
             knobs.unsupported
         );
     }
+    if let Some(counting) = &status.counting {
+        text += &format!(
+            "\nleast connections: {} flows counted every {} s for {} farms, in {} ms of CPU\n",
+            counting.flows,
+            counting.every_ms as f64 / 1000.0,
+            counting.farms,
+            counting.took_ms
+        );
+    }
     if !status.warnings.is_empty() {
         text.push('\n');
     }

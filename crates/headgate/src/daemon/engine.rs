@@ -9,6 +9,7 @@ mod error;
 mod flows;
 mod load;
 mod secret;
+mod steer;
 mod view;
 
 use std::collections::BTreeMap;
@@ -21,12 +22,14 @@ use headgate_host::{Host, Lock, Root};
 use headgate_plan::compile::Desired;
 use headgate_plan::facts::Facts;
 use headgate_plan::state::State;
+use headgate_plan::status::Counting;
 use headgate_plan::step::{Outcome, Step};
 use tokio::sync::{oneshot, watch};
 
 pub use self::change::Edit;
 pub use self::error::EngineError;
 use self::load::{Base, Candidate};
+pub use self::steer::Counted;
 use super::operator::{Overrides, PERSISTENT, RUNTIME};
 use super::store::{Store, StoreError, hash};
 use crate::api::{ApiError, Applied, StepLine};
@@ -73,6 +76,8 @@ pub struct Engine {
     unkept: Option<String>,
     announcements: announce::Announcements,
     services: watch::Sender<Services>,
+    /// How flows were counted last.
+    counting: Option<Counting>,
 }
 
 /// The processes that should run.
@@ -142,6 +147,7 @@ impl Engine {
             unkept: None,
             announcements: announce::Announcements::default(),
             services,
+            counting: None,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Who takes new flows, and in which order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use headgate_config::model::{Backend, BackendState, Farm, FarmState, Mode, Scheduler};
 use headgate_config::types::BackendName;
@@ -8,13 +8,15 @@ use headgate_nft::{Numgen, Value};
 
 use super::contents::Contents;
 use super::farm::Ground;
-use super::hash::{self, Site};
+use super::hash;
 use super::nat::source;
 use super::routing::Routing;
 use super::slots;
 use super::terms::{exactly, mark_bytes, yields};
+use crate::ids::Ids;
 use crate::maps::Map;
 use crate::names::{self, IpVersion};
+use crate::steering::{self, Lane};
 
 /// Whether a backend takes flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -43,8 +45,7 @@ impl Standing {
 
 /// The standing of each backend, in the order of their names.
 pub(super) fn standings(farm: &Farm, routing: &Routing) -> Vec<Standing> {
-    let is_able = |backend: &&Backend| farm.mode != Mode::Snat || source(farm, backend, routing).is_some();
-    let able: Vec<&Backend> = farm.backends.values().filter(is_able).collect();
+    let able = able(farm, routing);
     let serving = IpVersion::ALL.into_iter().flat_map(|version| serving(farm, version, &able));
     let serving: BTreeSet<&BackendName> = serving.map(|backend| &backend.name).collect();
     let able: BTreeSet<&BackendName> = able.iter().map(|backend| &backend.name).collect();
@@ -60,6 +61,12 @@ pub(super) fn standings(farm: &Farm, routing: &Routing) -> Vec<Standing> {
     farm.backends.values().map(standing).collect()
 }
 
+/// Those to which flows can be sent.
+fn able<'a>(farm: &'a Farm, routing: &Routing) -> Vec<&'a Backend> {
+    let is_able = |backend: &&Backend| farm.mode != Mode::Snat || source(farm, backend, routing).is_some();
+    farm.backends.values().filter(is_able).collect()
+}
+
 /// Adds the slots of a farm in one family; what picks one. `None` when nobody can serve.
 pub(super) fn slot(
     contents: &mut Contents,
@@ -70,7 +77,7 @@ pub(super) fn slot(
 ) -> Option<Value> {
     let serving = serving(farm, version, able);
     let id = ground.ids.farm(&farm.name).filter(|_| !serving.is_empty())?;
-    let table = table(farm, &serving, ground.site);
+    let table = table(farm, version, &serving, ground);
     warn_of_starved(contents, farm, &serving, &table);
     let mut modulus = 0;
     for (slot, &index) in (0u32..).zip(&table) {
@@ -90,17 +97,50 @@ pub(super) fn slot(
 }
 
 /// Slot → index of the backend.
-fn table(farm: &Farm, serving: &[&Backend], site: Site) -> Vec<u32> {
+fn table(farm: &Farm, version: IpVersion, serving: &[&Backend], ground: Ground<'_>) -> Vec<u32> {
     let weights = || serving.iter().map(|backend| backend.weight).collect::<Vec<u16>>();
     match farm.scheduler {
         Scheduler::Hash { slots, .. } => hash::even(&weights(), slots as usize),
         Scheduler::Maglev { slots, .. } => {
+            let site = ground.site;
             let key = |backend: &&Backend| site.backend_key(farm.name.as_str(), backend.name.as_str());
             let backends: Vec<(u64, u16)> = serving.iter().map(|backend| (key(backend), backend.weight)).collect();
             hash::consistent(&backends, slots as usize)
         }
-        _ => slots::order(&weights()),
+        Scheduler::LeastConnections => steering::order(&shares(farm, version, serving, ground.ids)),
+        Scheduler::RoundRobin | Scheduler::Random => slots::order(&weights()),
     }
+}
+
+/// The slots of each backend of a steered farm. While nobody steers it: by weight.
+fn shares(farm: &Farm, version: IpVersion, serving: &[&Backend], ids: &Ids) -> Vec<u32> {
+    let weights: Vec<u16> = serving.iter().map(|backend| backend.weight).collect();
+    let share = |backend: &&Backend| ids.share(ids.mark(&farm.name, &backend.name)?);
+    let known: Vec<Option<u32>> = serving.iter().map(share).collect();
+    let all = farm.backends.values().filter(|backend| IpVersion::of(backend.address.address) == version).count();
+    steering::settle(&weights, &known, steering::slot_count(all))
+}
+
+/// The slots that the backends of a steered farm get next, by ct mark; `flows` are those that they have.
+pub(super) fn steered(farm: &Farm, ground: Ground<'_>, flows: &BTreeMap<u32, u64>) -> BTreeMap<u32, u32> {
+    let able = able(farm, ground.routing);
+    let mut next = BTreeMap::new();
+    for version in IpVersion::ALL {
+        let serving = serving(farm, version, &able);
+        let marks = serving.iter().filter_map(|backend| ground.ids.mark(&farm.name, &backend.name));
+        let marks: Vec<u32> = marks.collect();
+        if serving.is_empty() || marks.len() < serving.len() {
+            continue;
+        }
+        let now = shares(farm, version, &serving, ground.ids);
+        let lanes = serving.iter().zip(&marks).zip(now).map(|((backend, mark), slots)| {
+            let flows = flows.get(mark).copied().unwrap_or(0);
+            Lane { weight: backend.weight, flows, slots }
+        });
+        let lanes: Vec<Lane> = lanes.collect();
+        next.extend(marks.into_iter().zip(steering::steer(&lanes)));
+    }
+    next
 }
 
 /// The backends that take new flows now: usable, and of the lowest priority number that has any.

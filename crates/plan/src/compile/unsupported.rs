@@ -63,9 +63,8 @@ impl Uses {
             self.add(at, "mode", text(farm.mode.word()));
         }
         match &farm.scheduler {
-            Scheduler::RoundRobin | Scheduler::Random => {}
+            Scheduler::RoundRobin | Scheduler::Random | Scheduler::LeastConnections => {}
             Scheduler::Hash { fields, .. } | Scheduler::Maglev { fields, .. } => self.hashes(at, fields),
-            Scheduler::LeastConnections => self.add(at, "scheduler", text("least-connections")),
         }
         for version in IpVersion::ALL {
             let pool: Vec<_> =

@@ -47,6 +47,7 @@ impl Engine {
         });
         status.warnings.extend(self.notes.iter().chain(&self.unkept).cloned());
         status.warnings.extend(self.differences());
+        status.counting = self.counting;
         super::release_memory();
         Ok(status)
     }
