@@ -12,6 +12,7 @@ mod farm;
 mod guard;
 mod hash;
 mod hooks;
+mod local;
 mod nat;
 mod network;
 mod schedule;

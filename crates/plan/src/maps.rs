@@ -94,6 +94,8 @@ impl Reach {
 pub enum Map {
     /// What a farm listens on → the chain that the packet goes to.
     Listeners(Door, IpVersion, Reach),
+    /// What a `local` farm listens on at all addresses of the box → the chain that the packet goes to.
+    Anywhere(IpVersion, Reach),
     /// Slot → ct mark of the backend that serves it: the schedule of all farms.
     Slots,
     /// ct marks of backends that the operator or a health check took out. No rule needs it to be there: going down is then
@@ -140,6 +142,7 @@ impl Map {
     pub fn place(self) -> Place {
         match self {
             Self::Listeners(door, ..) => door.place(),
+            Self::Anywhere(..) => Door::Input.place(),
             Self::Slots | Self::Down | Self::Targets(_) | Self::Hosts(_) | Self::Sources(_) => Place::Inet,
             Self::Rewrites(_) | Self::RewritePorts | Self::Answers(..) | Self::Virtual(_) | Self::VirtualPorts => {
                 Place::Inet
@@ -150,16 +153,17 @@ impl Map {
     /// Its name in the kernel.
     pub fn name(self) -> Arc<str> {
         let digit = names::digit;
+        let listeners = |reach| match reach {
+            Reach::Port => "services",
+            Reach::Range => "ranges",
+            Reach::AllPorts => "wildcards",
+            Reach::AllProtocols => "protocols",
+        };
         match self {
             Self::Listeners(door, version, reach) => {
-                let stem = match reach {
-                    Reach::Port => "services",
-                    Reach::Range => "ranges",
-                    Reach::AllPorts => "wildcards",
-                    Reach::AllProtocols => "protocols",
-                };
-                format!("{}{stem}{}", door.prefix(), digit(version)).into()
+                format!("{}{}{}", door.prefix(), listeners(reach), digit(version)).into()
             }
+            Self::Anywhere(version, reach) => format!("anywhere-{}{}", listeners(reach), digit(version)).into(),
             Self::Slots => "slots".into(),
             Self::Down => "down".into(),
             Self::Targets(version) => format!("targets{}", digit(version)).into(),
@@ -190,6 +194,8 @@ impl Map {
                 Reach::AllPorts => vec![address(version), InetProto],
                 Reach::AllProtocols => vec![address(version)],
             },
+            Self::Anywhere(_, Reach::Port | Reach::Range) => vec![InetProto, InetService],
+            Self::Anywhere(_, Reach::AllPorts | Reach::AllProtocols) => vec![InetProto],
             _ => vec![Mark],
         }
     }
@@ -197,7 +203,7 @@ impl Map {
     /// What it yields; nothing for a set.
     pub fn data(self) -> Option<SetData> {
         match self {
-            Self::Listeners(..) => Some(SetData::Verdict),
+            Self::Listeners(..) | Self::Anywhere(..) => Some(SetData::Verdict),
             Self::Slots | Self::Answers(..) => Some(SetData::Value(vec![Datatype::Mark])),
             Self::Down => None,
             Self::Targets(version) => Some(SetData::Value(vec![address(version), Datatype::InetService])),
@@ -210,7 +216,11 @@ impl Map {
 
     /// Its keys are ranges.
     pub fn is_interval(self) -> bool {
-        matches!(self, Self::Listeners(_, _, Reach::Range) | Self::Answers(_, Reach::Range))
+        match self {
+            Self::Listeners(_, _, reach) | Self::Answers(_, reach) => reach == Reach::Range,
+            Self::Anywhere(_, reach) => matches!(reach, Reach::Range | Reach::AllProtocols),
+            _ => false,
+        }
     }
 }
 

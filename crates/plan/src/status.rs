@@ -251,6 +251,9 @@ impl FarmStatus {
         match farm.state {
             FarmState::Off => FarmHealth::Off,
             FarmState::Down => FarmHealth::Down,
+            // The box itself serves, or not: that is not seen from here.
+            FarmState::Up if farm.mode == Mode::Local && self.unplaced.is_empty() => FarmHealth::Serving,
+            FarmState::Up if farm.mode == Mode::Local => FarmHealth::Degraded,
             FarmState::Up if served == 0 => FarmHealth::Down,
             FarmState::Up if served < families.len() => FarmHealth::Degraded,
             FarmState::Up if self.usable < self.total || !self.unplaced.is_empty() => FarmHealth::Degraded,

@@ -10,7 +10,7 @@ use super::contents::Contents;
 use super::hash::Site;
 use super::routing::Routing;
 use super::terms::{address_bytes, exactly, is_tcp, push_field, rule};
-use super::{nat, stateless};
+use super::{local, nat, stateless};
 use crate::ids::Ids;
 use crate::maps::{Door, Map, Reach};
 use crate::names::IpVersion;
@@ -31,8 +31,9 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     match farm.mode {
         Mode::Snat | Mode::Dnat => nat::add(contents, farm, ground),
         Mode::Stateless => stateless::add(contents, farm, ground),
+        Mode::Local => local::add(contents, farm),
         // Refused by name before it comes here.
-        Mode::Dsr | Mode::Local => {}
+        Mode::Dsr => {}
     }
 }
 
@@ -49,6 +50,11 @@ pub(super) fn add_listeners(contents: &mut Contents, farm: &Farm, door: Door, ve
         let element = Element { data: Some(Data::Verdict(Verdict::Goto(chain.clone()))), ..Element::default() };
         contents.add(Map::Listeners(door, version, reach), key, element);
     }
+}
+
+/// It listens on every address that the box has, in mode `local`.
+pub(super) fn is_anywhere(listen: &Listen) -> bool {
+    listen.address.is_unspecified()
 }
 
 /// How far a listener reaches, and its key.
@@ -78,10 +84,12 @@ pub(super) fn listener(listen: &Listen) -> (Reach, Key) {
 /// the kernel takes reject as well (`nft_reject_inet_validate`).
 pub(super) fn refusal(on_empty: OnEmpty) -> Vec<Rule> {
     match on_empty {
-        OnEmpty::Reject => vec![
-            rule([is_tcp(), Statement::Reject(Reject::TcpReset)]),
-            rule([Statement::Reject(Reject::PortUnreachable)]),
-        ],
+        OnEmpty::Reject => refuse(),
         OnEmpty::Drop => vec![rule([Statement::Verdict(Verdict::Drop)])],
     }
+}
+
+/// TCP gets a reset, everything else an ICMP error.
+pub(super) fn refuse() -> Vec<Rule> {
+    vec![rule([is_tcp(), Statement::Reject(Reject::TcpReset)]), rule([Statement::Reject(Reject::PortUnreachable)])]
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use headgate_nft::{Chain, Field, Nat, NatKind, Rule, Statement, Target, Value, Verdict};
 
 use super::contents::Contents;
-use super::stateless;
 use super::terms::{SCTP, TCP, UDP, address_bytes, address_fields, by_mark, equal, is, mark_bytes, nfproto, rule};
+use super::{local, stateless};
 use crate::maps::{Door, Map, Place, Reach};
 use crate::names::{self, IpVersion};
 
@@ -19,7 +19,7 @@ pub(super) fn chains(contents: &Contents, place: Place) -> Vec<(Arc<str>, Chain)
             Door::Raw => stateless::chains(contents),
             Door::Inspect => vec![base(names::INSPECT, lookups(contents, door))],
             Door::Nat => nat(contents),
-            Door::Input => vec![base(names::INPUT, lookups(contents, door))],
+            Door::Input => local::chains(contents),
         })
         .collect()
 }
@@ -27,7 +27,10 @@ pub(super) fn chains(contents: &Contents, place: Place) -> Vec<(Arc<str>, Chain)
 /// Whether some farm listens there.
 fn is_open(contents: &Contents, door: Door) -> bool {
     let reaches = IpVersion::ALL.into_iter().flat_map(|version| Reach::ALL.map(|reach| (version, reach)));
-    reaches.into_iter().any(|(version, reach)| contents.uses(Map::Listeners(door, version, reach)))
+    reaches.into_iter().any(|(version, reach)| {
+        let anywhere = door == Door::Input && contents.uses(Map::Anywhere(version, reach));
+        anywhere || contents.uses(Map::Listeners(door, version, reach))
+    })
 }
 
 /// The way of a new flow: the hook jumps to `dispatch`, which goes to the chain of a farm; that one only sets the ct

@@ -7,6 +7,7 @@ use headgate_config::Config;
 use headgate_config::model::{Farm, FarmState, Interface, InterfaceAddress, InterfaceMatch, ManageAddress};
 use ipnet::IpNet;
 
+use super::farm::is_anywhere;
 use super::routing::{Routing, TABLE_MAIN};
 use crate::facts::{Facts, Link};
 use crate::state::{Address, LinkState, Route};
@@ -92,7 +93,7 @@ impl Layout {
             if farm.state == FarmState::Off || farm.address_manage == ManageAddress::Never {
                 continue;
             }
-            for address in farm.listen.iter().map(|listen| listen.address) {
+            for address in farm.listen.iter().filter(|listen| !is_anywhere(listen)).map(|listen| listen.address) {
                 if foreign.contains(&address) || configured.contains(&address) || !placed.insert(address) {
                     continue;
                 }

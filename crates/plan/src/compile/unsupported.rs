@@ -59,7 +59,7 @@ impl Uses {
 
     fn farm(&mut self, farm: &Farm) {
         let at = format_args!("farms.{}.", farm.name);
-        if matches!(farm.mode, Mode::Dsr | Mode::Local) {
+        if farm.mode == Mode::Dsr {
             self.add(at, "mode", text(farm.mode.word()));
         }
         match &farm.scheduler {

@@ -59,7 +59,7 @@ fn what_is_supported_is_not_told() {
 fn modes_and_schedulers() {
     let mode = |mode| with_farm(|farm| farm.mode = mode);
     assert_eq!(mode(Mode::Stateless), [""; 0]);
-    assert_eq!(mode(Mode::Local), ["not supported yet: farms.web.mode = \"local\""]);
+    assert_eq!(mode(Mode::Local), [""; 0]);
     let dsr = with_farm(|farm| {
         farm.mode = Mode::Dsr;
         farm.dsr = Some(Dsr { via: DsrVia::L2, interface: None });
