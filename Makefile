@@ -44,6 +44,7 @@ bench: deps ## measure Headgate beside its peers and write docs/benchmarks.md (a
 	$(CARGO) run -q --release -p headgate-bench -- dataplane --write
 	$(CARGO) run -q --release -p headgate-bench -- control --write
 	$(CARGO) run -q --release -p headgate-bench -- consistency --write
+	$(CARGO) run -q --release -p headgate-bench -- paper --image --write
 
 bench-icount: deps ## count instructions per packet, flow and connection in a guest, and write docs/benchmarks.md
 	$(CARGO) run -q --release -p headgate-bench -- icount --write

@@ -12,6 +12,7 @@ pub mod dataplane;
 pub mod http;
 pub mod icount;
 pub mod load;
+pub mod paper;
 pub mod peer;
 pub mod processors;
 pub mod report;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
 use headgate_bench::report::Report;
-use headgate_bench::{consistency, control, dataplane, icount};
+use headgate_bench::{consistency, control, dataplane, icount, paper};
 use headgate_image::stop::Stop;
 
 /// Measures Headgate beside its peers.
@@ -42,6 +42,8 @@ enum What {
     Dataplane(dataplane::Options),
     /// Loading, replacing and changing farms: time and memory
     Control(control::Options),
+    /// wrk, 10 threads, 360 connections, 30 s: what others publish
+    Paper(paper::Options),
     /// Instructions per packet, flow and connection, without noise
     Icount(icount::Options),
     /// Who moves when backends come and go, how fair the schedulers are, and a connection's memory
@@ -67,6 +69,7 @@ fn run(arguments: Arguments) -> Result<()> {
         What::Dataplane(options) => dataplane::run(&options, &stop)?,
         What::Consistency(options) => consistency::run(&options, &stop)?,
         What::Control(options) => control::run(&options, &stop)?,
+        What::Paper(options) => paper::run(&options, &stop)?,
         What::Icount(options) => icount::run(&options, &stop)?,
     };
     show(&report, arguments.json)?;

@@ -23,6 +23,10 @@ pub const NFT: (&str, &[&str]) = ("nft", &["--version"]);
 pub const NFTLB: (&str, &[&str]) = ("nftlb", &["-h"]);
 /// haproxy(1).
 pub const HAPROXY: (&str, &[&str]) = ("haproxy", &["-v"]);
+/// wrk(1).
+pub const WRK: (&str, &[&str]) = ("wrk", &["-v"]);
+/// qemu(1).
+pub const QEMU: (&str, &[&str]) = ("qemu-system-x86_64", &["--version"]);
 /// nginx(8): the backends, and its stream module as a peer.
 pub const NGINX: (&str, &[&str]) = ("nginx", &["-v"]);
 

@@ -67,6 +67,15 @@ fn consistency_follows_every_client() {
 }
 
 #[test]
+fn the_papers_run_goes_through_every_engine() {
+    let rows = rows(&measure(&["paper", "--seconds", "1"]), 0);
+    assert_eq!(rows.len(), 4);
+    for row in &rows {
+        assert!(row[1].as_f64().unwrap() > 100.0, "{row:?}");
+    }
+}
+
+#[test]
 fn a_size_that_is_none_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_headgate-bench")).args(["control", "--sizes", "3"]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("FARMSxBACKENDS is needed"));
