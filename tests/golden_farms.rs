@@ -40,6 +40,12 @@ struct Expected {
     ends: BTreeSet<String>,
     /// Whom the backend sees; default: the client.
     source: Option<IpAddr>,
+    /// Whom it may see, when there are several.
+    #[serde(default)]
+    sources: BTreeSet<IpAddr>,
+    /// The packet's mark.
+    #[serde(default)]
+    mark: u32,
     /// `network` (default) or `box`.
     from: Option<String>,
 }
@@ -119,9 +125,14 @@ fn packets_end_where_they_say() {
             let ends: BTreeSet<String> =
                 outcomes.iter().map(|outcome| end(&case.config, &desired, &packet, outcome)).collect();
             assert_eq!(ends, expected.ends, "{}: {}", path.display(), expected.is);
-            let source = expected.source.unwrap_or(packet.source.ip());
+            let mut sources = expected.sources;
+            if sources.is_empty() {
+                sources.insert(expected.source.unwrap_or(packet.source.ip()));
+            }
+            let seen: BTreeSet<IpAddr> = outcomes.iter().map(|outcome| outcome.source.ip()).collect();
+            assert_eq!(seen, sources, "{}: {}", path.display(), expected.is);
             for outcome in outcomes {
-                assert_eq!(outcome.source.ip(), source, "{}: {}", path.display(), expected.is);
+                assert_eq!(outcome.mark, expected.mark, "{}: {}", path.display(), expected.is);
             }
         }
     }

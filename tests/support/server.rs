@@ -144,6 +144,11 @@ pub fn ask_udp_from(space: &Namespace, port: u16, to: SocketAddr) -> Result<io::
     Ok(Talk::open_from(space, port, to)?.ask())
 }
 
+/// As [`ask_udp`], from this address; port 0 lets the kernel choose.
+pub fn ask_udp_as(space: &Namespace, source: SocketAddr, to: SocketAddr) -> Result<io::Result<Answer>> {
+    Ok(Talk::open_as(space, source, to)?.ask())
+}
+
 /// A UDP socket that keeps its source port, so that all it sends is one flow.
 #[derive(Debug)]
 pub struct Talk(UdpSocket);
@@ -155,9 +160,13 @@ impl Talk {
     }
 
     fn open_from(space: &Namespace, port: u16, to: SocketAddr) -> Result<Self> {
+        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+        Self::open_as(space, SocketAddr::new(any, port), to)
+    }
+
+    fn open_as(space: &Namespace, source: SocketAddr, to: SocketAddr) -> Result<Self> {
         let socket = space.within(|| -> io::Result<UdpSocket> {
-            let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-            let socket = UdpSocket::bind((any, port))?;
+            let socket = UdpSocket::bind(source)?;
             socket.connect(to)?;
             Ok(socket)
         })??;

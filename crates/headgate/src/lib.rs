@@ -19,6 +19,7 @@ pub mod exit;
 pub mod files;
 pub mod logging;
 pub mod reconcile;
+pub mod secret;
 pub mod service;
 pub mod steps;
 

@@ -3,15 +3,13 @@
 //! Start, reload, `headgate apply`, `rollback` and `headgated --once` run it to the end; `headgate plan`, `explain`, `hw
 //! show` and the drift of `status` stop before anything is written.
 
-use std::collections::BTreeSet;
-
 use headgate_config::Config;
 use headgate_config::model::Profile;
 use headgate_host::conntrack::Conntrack;
 use headgate_host::{Host, HostError};
 use headgate_plan::compile::{Desired, Unsupported, compile};
 use headgate_plan::facts::Facts;
-use headgate_plan::flows;
+use headgate_plan::flows::{self, Lost};
 use headgate_plan::ids::Ids;
 use headgate_plan::state::State;
 use headgate_plan::step::{Detail, Outcome, Plan, Step};
@@ -110,7 +108,7 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         match report.failure {
             None => {
                 so_far.done.extend(report.steps);
-                so_far.warnings.extend(cut_lost(&lost));
+                so_far.warnings.extend(cut_lost(host, &lost));
             }
             Some(failure) if failure.stale => tracing::info!("nftables changed meanwhile; looking again"),
             Some(failure) => {
@@ -123,31 +121,39 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
     Err(ReconcileError::Unsettled(lines(&so_far.done)))
 }
 
-/// The ct marks whose flows have to go once the plan is carried out.
-fn lost(so_far: &Reconciled) -> BTreeSet<u32> {
+/// What backends lose once the plan is carried out.
+fn lost(so_far: &Reconciled) -> Lost {
     let changes = so_far.plan.steps.iter().any(|step| matches!(step, Step::Ruleset(_)));
     match changes {
         true => flows::lost(&so_far.observed.ruleset, &so_far.desired.state.ruleset),
-        false => BTreeSet::new(),
+        false => Lost::default(),
     }
 }
 
-/// Deletes what is not TCP of the flows with these ct marks; a warning when that fails. Only behind the commit of the ruleset:
-/// before, their next packets would find the same backends again.
-pub fn cut_lost(marks: &BTreeSet<u32>) -> Option<String> {
-    if marks.is_empty() {
-        return None;
+/// Ends the flows, TCP apart, and the memories of clients of backends that are down or gone; a warning for what fails. Only
+/// behind the commit of the ruleset: before, the next packets would find the same backends again.
+pub fn cut_lost(host: &mut Host, lost: &Lost) -> Vec<String> {
+    if lost.marks.is_empty() {
+        return Vec::new();
     }
-    match Conntrack::open().and_then(|mut conntrack| conntrack.delete_all_but_tcp(marks)) {
-        Ok(flows) => {
-            tracing::info!(backends = marks.len(), flows, "flows that are not TCP left backends that are down or gone");
-            None
-        }
-        Err(error) => Some(format!(
+    let backends = lost.marks.len();
+    let mut warnings = Vec::new();
+    match host.forget(&lost.memories, Some(&lost.marks)) {
+        Ok(0) => {}
+        Ok(clients) => tracing::info!(backends, clients, "clients of backends that are down or gone were forgotten"),
+        Err(error) => warnings.push(format!(
+            "clients of backends that are down or gone come back to them when these come back: {}",
+            crate::explain(&error)
+        )),
+    }
+    match Conntrack::open().and_then(|mut conntrack| conntrack.delete_all_but_tcp(&lost.marks)) {
+        Ok(flows) => tracing::info!(backends, flows, "flows that are not TCP left backends that are down or gone"),
+        Err(error) => warnings.push(format!(
             "flows that are not TCP stay with backends that are down or gone until they are idle: {}",
             crate::explain(&error)
         )),
     }
+    warnings
 }
 
 /// The kernel has said its word about this step: trying again would say the same.

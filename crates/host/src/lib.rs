@@ -22,6 +22,7 @@ mod facts;
 pub mod knob;
 mod link;
 pub mod lock;
+pub mod memory;
 mod netlink;
 mod observe;
 pub mod recorded;

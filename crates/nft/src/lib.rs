@@ -32,7 +32,7 @@ pub use expr::{
 };
 pub use model::{
     BaseChain, Bytes, Chain, ChainKind, Data, Datatype, Element, Family, Hook, Key, Rule, Ruleset, Set, SetData, Table,
-    TableId,
+    TableId, width,
 };
 pub use object::{Counts, ElementState, Flowtable, Object, Tunnel};
 pub use socket::{CommitError, DumpError, Failure, OpenError, Socket};

@@ -162,6 +162,9 @@ pub enum Datatype {
     InetService,
     /// 4 bytes, host order.
     Mark,
+    /// 4 bytes, host order: what a number generator or a hash yields. nft(8) has no word for the type and writes a set of
+    /// it by example (`typeof numgen inc mod 1 : ip daddr`), so only as the one field of a key.
+    Number,
     /// 4 bytes, host order: an interface index.
     IfIndex,
     /// 16 bytes: an interface name padded with zeroes.
@@ -183,7 +186,7 @@ impl Datatype {
         match self {
             Self::InetProto => 1,
             Self::InetService => 2,
-            Self::Ipv4Addr | Self::Mark | Self::IfIndex => 4,
+            Self::Ipv4Addr | Self::Mark | Self::Number | Self::IfIndex => 4,
             Self::EtherAddr => 6,
             Self::Ipv6Addr | Self::IfName => 16,
             Self::Other { len, .. } => usize::from(len),

@@ -157,14 +157,25 @@ fn kind(set: &Set) -> &'static str {
     if set.data.is_some() { "map" } else { "set" }
 }
 
+/// What a map from numbers yields, as an expression of that type: `type` has no word for its key.
+fn by_example(set: &Set) -> Option<&'static str> {
+    let ([Datatype::Number], Some(SetData::Value(data))) = (set.key.as_slice(), &set.data) else { return None };
+    match data.as_slice() {
+        [Datatype::Ipv4Addr] => Some("ip daddr"),
+        [Datatype::Ipv6Addr] => Some("ip6 daddr"),
+        [Datatype::Mark] => Some("ct mark"),
+        _ => None,
+    }
+}
+
 /// `type …`, flags, size, time-out and counter, with `between` in between.
 fn write_definition(f: &mut Formatter<'_>, set: &Set, between: &str) -> fmt::Result {
-    write!(f, "type {}", Types(&set.key))?;
-    match &set.data {
-        Some(SetData::Verdict) => f.write_str(" : verdict")?,
-        Some(SetData::Value(data)) => write!(f, " : {}", Types(data))?,
-        Some(SetData::Objects(kind)) => write!(f, " : {kind}")?,
-        None => {}
+    match (by_example(set), &set.data) {
+        (Some(like), _) => write!(f, "typeof numgen inc mod 1 : {like}")?,
+        (None, Some(SetData::Verdict)) => write!(f, "type {} : verdict", Types(&set.key))?,
+        (None, Some(SetData::Value(data))) => write!(f, "type {} : {}", Types(&set.key), Types(data))?,
+        (None, Some(SetData::Objects(kind))) => write!(f, "type {} : {kind}", Types(&set.key))?,
+        (None, None) => write!(f, "type {}", Types(&set.key))?,
     }
     let flags = [("dynamic", set.dynamic), ("interval", set.interval), ("timeout", set.timeout_ms.is_some())];
     let flags: Vec<&str> = flags.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();

@@ -7,6 +7,7 @@ pub mod hardware;
 pub mod routing;
 pub mod slots;
 
+mod chosen;
 mod contents;
 mod farm;
 mod guard;
@@ -17,6 +18,7 @@ mod nat;
 mod network;
 mod schedule;
 mod stateless;
+mod sticky;
 mod terms;
 mod unsupported;
 
@@ -37,6 +39,7 @@ pub use self::schedule::Standing;
 pub use self::unsupported::Unsupported;
 use crate::affinity::Spread;
 use crate::facts::Facts;
+use crate::flows::Lost;
 use crate::ids::Ids;
 use crate::state::{Knob, KnobValue, State};
 
@@ -189,8 +192,8 @@ impl Context {
         headgate_nft::change::between(&old, &new)
     }
 
-    /// The ct marks whose flows have to go when one farm turns into its next version; see [`crate::flows`].
-    pub fn flows_lost(&self, old: &Farm, new: &Farm, ids: &Ids) -> BTreeSet<u32> {
+    /// What has to go when one farm turns into its next version; see [`crate::flows`].
+    pub fn flows_lost(&self, old: &Farm, new: &Farm, ids: &Ids) -> Lost {
         crate::flows::lost(&self.farm_fragment(old, ids).ruleset, &self.farm_fragment(new, ids).ruleset)
     }
 

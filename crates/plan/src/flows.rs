@@ -1,4 +1,4 @@
-//! Which flows a change of the ruleset takes away from their backends.
+//! Which flows and which remembered clients a change of the ruleset takes away from their backends.
 //!
 //! Connection tracking sends a flow where its first packet went, whatever the ruleset says later. TCP ends by itself; a
 //! client that keeps sending UDP from one port would stay for ever with a backend that is down or gone. So these entries
@@ -10,16 +10,18 @@
 //! deletion: the next one finds the ruleset as it should be.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use headgate_nft::{Data, Key, Ruleset, Set};
 
 use crate::ids::id_of_mark;
 use crate::maps::{Map, Place};
-use crate::names::IpVersion;
+use crate::names::{self, IpVersion};
 
 /// Where flows with one ct mark go.
 #[derive(Debug, PartialEq, Eq)]
 struct Destination<'a> {
+    version: IpVersion,
     map: Map,
     /// Address, and port where the map has one.
     address: &'a Data,
@@ -27,16 +29,32 @@ struct Destination<'a> {
     owner: &'a str,
 }
 
-/// The ct marks whose flows, TCP apart, are to be deleted once `before` has become `after`: those of backends that went,
-/// got another address, or went down. Draining changes no element of a backend, and a farm that is down neither.
-pub fn lost(before: &Ruleset, after: &Ruleset) -> BTreeSet<u32> {
+/// What some backends have to let go of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lost {
+    /// Their ct marks: flows with them, TCP apart, are to be deleted.
+    pub marks: BTreeSet<u32>,
+    /// The maps, in [`Place::Inet`], in which clients may be remembered for one of them.
+    pub memories: BTreeSet<Arc<str>>,
+}
+
+/// What is lost once `before` has become `after`: by backends that went, got another address, or went down. Draining changes
+/// no element of a backend, and a farm that is down neither.
+pub fn lost(before: &Ruleset, after: &Ruleset) -> Lost {
     let (was_down, is_down) = (down(before), down(after));
+    let sets = after.tables.get(&Place::Inet.table()).map(|table| &table.sets);
     let after = destinations(after);
-    let is_lost = |mark: &u32, old: &Destination<'_>| {
-        after.get(mark) != Some(old) || (is_down.contains(mark) && !was_down.contains(mark))
-    };
-    let before = destinations(before).into_iter();
-    before.filter(|(mark, old)| is_lost(mark, old)).map(|(mark, _)| mark).collect()
+    let mut lost = Lost::default();
+    for (mark, old) in destinations(before) {
+        if after.get(&mark) == Some(&old) && (!is_down.contains(&mark) || was_down.contains(&mark)) {
+            continue;
+        }
+        lost.marks.insert(mark);
+        let owner = names::backend_of_comment(old.owner);
+        let memory = owner.map(|(farm, _)| names::sticky_set(old.version, &farm));
+        lost.memories.extend(memory.filter(|name| sets.is_some_and(|sets| sets.contains_key(name))));
+    }
+    lost
 }
 
 fn set(ruleset: &Ruleset, map: Map) -> Option<&Set> {
@@ -56,15 +74,18 @@ fn down(ruleset: &Ruleset) -> BTreeSet<u32> {
 
 /// By ct mark. What is not ours is passed over.
 fn destinations(ruleset: &Ruleset) -> BTreeMap<u32, Destination<'_>> {
-    let maps = IpVersion::ALL.into_iter().flat_map(|version| [Map::Targets(version), Map::Hosts(version)]);
-    let elements = maps.filter_map(|map| Some((map, &set(ruleset, map)?.elements)));
-    let elements = elements.flat_map(|(map, elements)| elements.iter().map(move |(key, element)| (map, key, element)));
-    elements
-        .filter_map(|(map, key, element)| {
-            let (address, owner) = (element.data.as_ref()?, element.comment.as_deref()?);
-            Some((mark(key)?, Destination { map, address, owner }))
-        })
-        .collect()
+    let maps = IpVersion::ALL
+        .into_iter()
+        .flat_map(|version| [Map::Targets(version), Map::Hosts(version)].map(|map| (version, map)));
+    let mut destinations = BTreeMap::new();
+    for (version, map) in maps {
+        for (key, element) in set(ruleset, map).into_iter().flat_map(|set| &set.elements) {
+            if let (Some(mark), Some(address), Some(owner)) = (mark(key), &element.data, element.comment.as_deref()) {
+                destinations.insert(mark, Destination { version, map, address, owner });
+            }
+        }
+    }
+    destinations
 }
 
 #[cfg(test)]

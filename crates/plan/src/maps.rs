@@ -117,6 +117,12 @@ pub enum Map {
     Virtual(IpVersion),
     /// Number of a listener → its port.
     VirtualPorts,
+    /// ct mark → the chain that chooses a source address, for backends of farms that have several.
+    Pooled,
+    /// ct mark → the chain of what else a farm does with a new flow.
+    Chosen,
+    /// ct mark → mark of the packets.
+    Marks,
 }
 
 impl Map {
@@ -143,10 +149,19 @@ impl Map {
         match self {
             Self::Listeners(door, ..) => door.place(),
             Self::Anywhere(..) => Door::Input.place(),
-            Self::Slots | Self::Down | Self::Targets(_) | Self::Hosts(_) | Self::Sources(_) => Place::Inet,
-            Self::Rewrites(_) | Self::RewritePorts | Self::Answers(..) | Self::Virtual(_) | Self::VirtualPorts => {
-                Place::Inet
-            }
+            Self::Slots
+            | Self::Down
+            | Self::Targets(_)
+            | Self::Hosts(_)
+            | Self::Sources(_)
+            | Self::Pooled
+            | Self::Chosen
+            | Self::Marks
+            | Self::Rewrites(_)
+            | Self::RewritePorts
+            | Self::Answers(..)
+            | Self::Virtual(_)
+            | Self::VirtualPorts => Place::Inet,
         }
     }
 
@@ -166,6 +181,9 @@ impl Map {
             Self::Anywhere(version, reach) => format!("anywhere-{}{}", listeners(reach), digit(version)).into(),
             Self::Slots => "slots".into(),
             Self::Down => "down".into(),
+            Self::Pooled => "pooled".into(),
+            Self::Chosen => "chosen".into(),
+            Self::Marks => "marks".into(),
             Self::Targets(version) => format!("targets{}", digit(version)).into(),
             Self::Hosts(version) => format!("hosts{}", digit(version)).into(),
             Self::Sources(version) => format!("sources{}", digit(version)).into(),
@@ -203,8 +221,8 @@ impl Map {
     /// What it yields; nothing for a set.
     pub fn data(self) -> Option<SetData> {
         match self {
-            Self::Listeners(..) | Self::Anywhere(..) => Some(SetData::Verdict),
-            Self::Slots | Self::Answers(..) => Some(SetData::Value(vec![Datatype::Mark])),
+            Self::Listeners(..) | Self::Anywhere(..) | Self::Pooled | Self::Chosen => Some(SetData::Verdict),
+            Self::Slots | Self::Answers(..) | Self::Marks => Some(SetData::Value(vec![Datatype::Mark])),
             Self::Down => None,
             Self::Targets(version) => Some(SetData::Value(vec![address(version), Datatype::InetService])),
             Self::Hosts(version) | Self::Sources(version) | Self::Rewrites(version) | Self::Virtual(version) => {

@@ -54,6 +54,11 @@ pub const OUTPUT: &str = "output";
 /// Source translation; there only while a farm needs it: it is one more chain for every new flow of the machine.
 pub const POSTROUTING: &str = "postrouting";
 
+/// Marks packets that come in, for policy routing; there only while a farm wants it.
+pub const MARK_PREROUTING: &str = "mark-prerouting";
+/// Marks what the box itself sends.
+pub const MARK_OUTPUT: &str = "mark-output";
+
 /// The hook of a base chain of [`TABLE`]; `None` for any other name. The priorities are nft(8)'s `raw`, `mangle`, `filter`,
 /// `dstnat` and `srcnat` (`include/uapi/linux/netfilter_ipv4.h`); a nat chain must have one of the last two, or the kernel
 /// takes what is already translated for untranslated.
@@ -65,6 +70,9 @@ pub fn base_chain(name: &str) -> Option<BaseChain> {
         INPUT => (ChainKind::Filter, Hook::Input, 0),
         OUTPUT => (ChainKind::Nat, Hook::Output, -100),
         RAW_POSTROUTING => (ChainKind::Filter, Hook::Postrouting, -300),
+        MARK_PREROUTING => (ChainKind::Filter, Hook::Prerouting, -150),
+        // Before the translation, which asks for the route again.
+        MARK_OUTPUT => (ChainKind::Filter, Hook::Output, -150),
         POSTROUTING => (ChainKind::Nat, Hook::Postrouting, 100),
         _ => return None,
     };
@@ -118,6 +126,40 @@ pub fn answer_chain(version: IpVersion) -> Arc<str> {
         IpVersion::V4 => "answer4".into(),
         IpVersion::V6 => "answer6".into(),
     }
+}
+
+/// What a farm does when the backend of a flow is known: `chosen4-web`.
+pub fn chosen_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    own("chosen", version, farm)
+}
+
+/// The chain that gives a flow one of several source addresses: `pool4-web`.
+pub fn pool_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    own("pool", version, farm)
+}
+
+/// The map of a farm's source addresses: number → address. Chains and sets have names of their own kind.
+pub fn pool_map(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    own("pool", version, farm)
+}
+
+/// The map of a farm's clients and their backends: `sticky4-web`.
+pub fn sticky_set(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    own("sticky", version, farm)
+}
+
+/// The map of a farm's fixed assignments: `static4-web`.
+pub fn static_set(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    own("static", version, farm)
+}
+
+/// The set of a farm's backends that clients may be kept at: `kept4-web`.
+pub fn kept_set(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    own("kept", version, farm)
+}
+
+fn own(what: &str, version: IpVersion, farm: &FarmName) -> Arc<str> {
+    format!("{what}{}-{farm}", digit(version)).into()
 }
 
 /// The farm whose chain this is; `None` for other chains.

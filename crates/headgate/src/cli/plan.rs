@@ -11,6 +11,7 @@ use crate::api::Planned;
 use crate::exit::Exit;
 use crate::files::{self, Files};
 use crate::reconcile::{Reconciled, Until, Wanted, planned, reconcile};
+use crate::secret;
 use crate::steps::{Listing, alike, listed, printable};
 
 pub(super) fn run(root: &Path, plan: &args::Plan) -> Result<Answer, CliError> {
@@ -28,8 +29,14 @@ pub(super) fn run(root: &Path, plan: &args::Plan) -> Result<Answer, CliError> {
 
 /// What the files mean on this machine, and what the kernel has.
 pub(super) fn look(root: &Path, output: Output) -> Result<(Files, Reconciled), CliError> {
-    let files = files::read(root).map_err(|error| CliError::files(error, output))?;
-    let mut host = Host::open(Root::new(root)).map_err(|error| CliError::Kernel(error.into()))?;
+    let mut files = files::read(root).map_err(|error| CliError::files(error, output))?;
+    let root = Root::new(root);
+    let site_secret = &mut files.loaded.config.site_secret;
+    if site_secret.is_none() {
+        // Why the daemon could not make one is for the daemon to say.
+        *site_secret = secret::read(&root).ok().flatten();
+    }
+    let mut host = Host::open(root).map_err(|error| CliError::Kernel(error.into()))?;
     let wanted = Wanted { config: &files.loaded.config, profiles: &files.profiles, ids: None };
     let looked = reconcile(&mut host, wanted, Until::Planned).map_err(CliError::Kernel)?;
     Ok((files, looked))

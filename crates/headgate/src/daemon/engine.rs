@@ -8,7 +8,6 @@ mod change;
 mod error;
 mod flows;
 mod load;
-mod secret;
 mod steer;
 mod view;
 
@@ -70,7 +69,7 @@ pub struct Engine {
     fault: Option<String>,
     /// What of the state could not be read at the beginning.
     notes: Vec<String>,
-    /// The secret of this machine, for configurations that name none; see [`secret`].
+    /// The secret of this machine, for configurations that name none; see [`crate::secret`].
     secret: Option<String>,
     /// Why there is no generation of what runs.
     unkept: Option<String>,

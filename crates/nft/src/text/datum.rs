@@ -14,6 +14,7 @@ impl Display for Datatype {
             Self::InetProto => "inet_proto",
             Self::InetService => "inet_service",
             Self::Mark => "mark",
+            Self::Number => "integer",
             Self::IfIndex => "iface_index",
             Self::IfName => "ifname",
             Self::EtherAddr => "ether_addr",
@@ -50,7 +51,7 @@ pub(super) fn datum(f: &mut Formatter<'_>, datatype: Datatype, bytes: &[u8]) -> 
         (Datatype::InetProto, &[proto]) => Protocol(proto).fmt(f),
         (Datatype::InetService, &[high, low]) => write!(f, "{}", u16::from_be_bytes([high, low])),
         (Datatype::Mark, &[a, b, c, d]) => write!(f, "0x{:08x}", u32::from_ne_bytes([a, b, c, d])),
-        (Datatype::IfIndex, &[a, b, c, d]) => write!(f, "{}", u32::from_ne_bytes([a, b, c, d])),
+        (Datatype::IfIndex | Datatype::Number, &[a, b, c, d]) => write!(f, "{}", u32::from_ne_bytes([a, b, c, d])),
         (Datatype::IfName, _) => {
             let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
             write!(f, "\"{}\"", Name(&String::from_utf8_lossy(&bytes[..end])))

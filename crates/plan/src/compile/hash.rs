@@ -53,23 +53,36 @@ fn mix(mut bits: u64) -> u64 {
     bits ^ bits >> 31
 }
 
-/// What is hashed; `None` when there is no field that we can read.
+/// What is hashed; a later one, where a packet has all its fields, goes before an earlier one. What the box itself sends has no
+/// MAC addresses yet: it goes by the other fields, or by its source address when there is no other.
+pub(super) fn keys(fields: &[HashField], version: IpVersion) -> Vec<Value> {
+    let is_mac = |field: &HashField| matches!(field, HashField::SourceMac | HashField::DestinationMac);
+    let mut others: Vec<HashField> = fields.iter().copied().filter(|field| !is_mac(field)).collect();
+    if others.is_empty() {
+        others.push(HashField::SourceAddress);
+    }
+    let local = fields.iter().any(is_mac).then(|| key(&others, version));
+    local.into_iter().chain([key(fields, version)]).flatten().collect()
+}
+
+/// The fields as one value; `None` without any.
 pub(super) fn key(fields: &[HashField], version: IpVersion) -> Option<Value> {
-    let mut values: Vec<Value> = fields.iter().filter_map(|&one| field(one, version)).map(Value::Field).collect();
+    let mut values: Vec<Value> = fields.iter().map(|&one| Value::Field(field(one, version))).collect();
     if values.len() > 1 { Some(Value::Concat(values)) } else { values.pop() }
 }
 
-/// Where a field is in a packet; `None` for MAC addresses, which are not read yet.
-pub(super) fn field(field: HashField, version: IpVersion) -> Option<Field> {
-    Some(match (field, version) {
+/// Where a field is in a packet.
+fn field(field: HashField, version: IpVersion) -> Field {
+    match (field, version) {
         (HashField::SourceAddress, IpVersion::V4) => Field::Ip4Saddr,
         (HashField::SourceAddress, IpVersion::V6) => Field::Ip6Saddr,
         (HashField::DestinationAddress, IpVersion::V4) => Field::Ip4Daddr,
         (HashField::DestinationAddress, IpVersion::V6) => Field::Ip6Daddr,
         (HashField::SourcePort, _) => Field::Sport,
         (HashField::DestinationPort, _) => Field::Dport,
-        (HashField::SourceMac | HashField::DestinationMac, _) => return None,
-    })
+        (HashField::SourceMac, _) => Field::EtherSaddr,
+        (HashField::DestinationMac, _) => Field::EtherDaddr,
+    }
 }
 
 /// The table of `hash`: the smooth order of turns, repeated until `slots` are full. Any part of that order is less than one

@@ -53,6 +53,9 @@ fn nat(contents: &Contents) -> Vec<(Arc<str>, Chain)> {
         (names::DISPATCH.into(), Chain { base: None, rules: dispatch }),
         (names::ASSIGN.into(), Chain { base: None, rules: assign(contents) }),
     ];
+    if contents.uses(Map::Marks) {
+        chains.extend([names::MARK_PREROUTING, names::MARK_OUTPUT].map(|name| base(name, vec![mark_again()])));
+    }
     let sources = sources(contents);
     if !sources.is_empty() {
         chains.push(base(names::POSTROUTING, sources));
@@ -89,6 +92,14 @@ pub(super) fn key(reach: Reach, address: Field, port: Field) -> Value {
 /// Slot → mark → destination. A miss ends a rule and the next is tried, so a backend is in exactly one map.
 fn assign(contents: &Contents) -> Vec<Rule> {
     let mut rules = vec![rule([Statement::Set { target: Target::CtMark, value: by_mark(Map::Slots) }])];
+    if contents.uses(Map::Marks) {
+        // The first packet: its route is asked for behind this hook.
+        rules.push(rule([Statement::Set { target: Target::Mark, value: by_mark(Map::Marks) }]));
+    }
+    if contents.uses(Map::Chosen) {
+        // Before the translation, which ends the chain.
+        rules.push(rule([by_mark_to_chain(Map::Chosen)]));
+    }
     for version in IpVersion::ALL {
         let to = |map, port| {
             let kind = NatKind::Destination;
@@ -108,6 +119,22 @@ fn assign(contents: &Contents) -> Vec<Rule> {
     rules
 }
 
+/// Marks the packets behind the first one on their way to the backend, as the first was. Answers follow the box's own routes.
+fn mark_again() -> Rule {
+    let tag = Value::And(Box::new(Value::Field(Field::CtMark)), mark_bytes(names::MARK_TAG_MASK));
+    const ORIGINAL: u8 = 0;
+    rule([
+        // A comparison is cheaper than a lookup, for all packets that are not ours.
+        equal(tag, mark_bytes(names::MARK_TAG)),
+        is(Field::CtDirection, ORIGINAL),
+        Statement::Set { target: Target::Mark, value: by_mark(Map::Marks) },
+    ])
+}
+
+fn by_mark_to_chain(map: Map) -> Statement {
+    Statement::VerdictMap { key: Value::Field(Field::CtMark), map: map.name() }
+}
+
 /// Source translation.
 ///
 /// `fully-random`: 256 instead of 384 bytes a connection against `masquerade`, no search for an earlier mapping of the
@@ -125,6 +152,9 @@ fn sources(contents: &Contents) -> Vec<Rule> {
     };
     for version in IpVersion::ALL.into_iter().filter(|&version| contents.uses(Map::Sources(version))) {
         rules.push(rule([snat(version, by_mark(Map::Sources(version)))]));
+    }
+    if contents.uses(Map::Pooled) {
+        rules.push(rule([by_mark_to_chain(Map::Pooled)]));
     }
     for net in &contents.needs.hairpins {
         let version = IpVersion::of(net.addr());

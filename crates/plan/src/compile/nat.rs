@@ -1,17 +1,22 @@
 //! Modes `snat` and `dnat`: connection tracking translates, the nat hooks decide once for each flow.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use headgate_config::model::{Backend, BackendState, Farm, Mode};
-use headgate_nft::{Data, Element, Statement, Target};
+use headgate_nft::{
+    Data, Datatype, Element, Nat, NatKind, Numgen, Rule, Set, SetData, Statement, Target, Value, Verdict,
+};
 
+use super::chosen;
 use super::contents::Contents;
 use super::farm::{Ground, add_listeners, refusal, versions};
 use super::guard::{self, Post};
 use super::routing::Routing;
 use super::schedule;
+use super::sticky;
 use super::terms::{address_bytes, exactly, mark_bytes, push_field, rule, yields};
-use crate::maps::{Door, Map, Place};
+use crate::maps::{self, Door, Map, Place};
 use crate::names::{self, IpVersion};
 
 /// Adds all that one farm needs.
@@ -22,11 +27,22 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
         let chain = names::farm_chain(version, &farm.name);
         let entrance = guard::entrance(contents, farm, Post { place: Place::Inet, version }, &chain);
         add_listeners(contents, farm, Door::Nat, version, &entrance);
-        let rules = match schedule::slot(contents, farm, version, &able, ground) {
-            Some(value) => vec![rule([Statement::Set { target: Target::CtMark, value }])],
-            None => refusal(farm.on_empty),
+        let mut rules = sticky::rules(contents, farm, version, &able, ground);
+        let remembers = !rules.is_empty();
+        let slots = schedule::slot(contents, farm, version, &able, ground);
+        let otherwise: Vec<Rule> = match slots.is_empty() {
+            false => slots.into_iter().map(|value| rule([Statement::Set { target: Target::CtMark, value }])).collect(),
+            true => refusal(farm.on_empty),
         };
+        rules.extend(otherwise.into_iter().map(|mut rule| {
+            if remembers {
+                rule.statements.insert(0, sticky::undecided());
+            }
+            rule
+        }));
         contents.add_chain(Place::Inet, chain, rules);
+        chosen::add(contents, farm, version, ground);
+        add_pool(contents, farm, version);
     }
 }
 
@@ -49,16 +65,20 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     if backend.state == BackendState::Down {
         contents.add(Map::Down, key(), Element { comment: comment.clone(), ..Element::default() });
     }
+    if let Some(mark) = backend.mark.or(farm.mark) {
+        contents.add(Map::Marks, key(), yields(mark_bytes(mark)));
+    }
     contents.add(map, key(), Element { data: Some(Data::Value(data)), comment, ..Element::default() });
 
     if farm.mode == Mode::Dnat {
         contents.needs.hairpins.extend(ground.routing.subnet_of(address).map(|(_, net)| net));
         return true;
     }
-    match source(farm, backend, ground.routing) {
-        Some(source) => {
-            contents.add(Map::Sources(version), key(), yields(address_bytes(source)));
-            true
+    let element = match source(farm, backend, ground.routing) {
+        Some(Source::One(source)) => (Map::Sources(version), yields(address_bytes(source))),
+        Some(Source::Pool) => {
+            let chain = names::pool_chain(version, &farm.name);
+            (Map::Pooled, Element { data: Some(Data::Verdict(Verdict::Goto(chain))), ..Element::default() })
         }
         None => {
             contents.warnings.push(format!(
@@ -66,15 +86,66 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
                  send; add a route, or give source-address",
                 farm.name, backend.name
             ));
-            false
+            return false;
         }
+    };
+    contents.add(element.0, key(), element.1);
+    true
+}
+
+/// Where a backend of an `snat` farm sees flows come from.
+enum Source {
+    One(IpAddr),
+    /// One of the farm's, flow by flow.
+    Pool,
+}
+
+/// What is said for the backend, for its farm, or what its route would use.
+fn source(farm: &Farm, backend: &Backend, routing: &Routing) -> Option<Source> {
+    let destination = backend.address.address;
+    if let Some(said) = backend.source_address.filter(|source| source.is_ipv4() == destination.is_ipv4()) {
+        return Some(Source::One(said));
+    }
+    let pool = pool(farm, IpVersion::of(destination));
+    match pool.len() {
+        0 => routing.source_for(destination).map(Source::One),
+        1 => pool.first().copied().map(Source::One),
+        _ => Some(Source::Pool),
     }
 }
 
-/// Where a backend sees flows come from: what is said for it, for its farm, or what its route would use.
-pub(super) fn source(farm: &Farm, backend: &Backend, routing: &Routing) -> Option<IpAddr> {
-    let destination = backend.address.address;
-    let said = backend.source_address.iter().chain(&farm.source_addresses);
-    let mut same_family = said.copied().filter(|source| source.is_ipv4() == destination.is_ipv4());
-    same_family.next().or_else(|| routing.source_for(destination))
+/// Whether it is known from which address a backend of an `snat` farm would see flows come.
+pub(super) fn has_source(farm: &Farm, backend: &Backend, routing: &Routing) -> bool {
+    source(farm, backend, routing).is_some()
+}
+
+/// The source addresses that a farm names in one family.
+fn pool(farm: &Farm, version: IpVersion) -> BTreeSet<IpAddr> {
+    farm.source_addresses.iter().copied().filter(|address| IpVersion::of(*address) == version).collect()
+}
+
+/// The chain that spreads flows evenly over several source addresses. Each has ports of its own: as many flows more to one
+/// backend. A counter and not a hash, since clients that come through one gateway would all hash alike.
+fn add_pool(contents: &mut Contents, farm: &Farm, version: IpVersion) {
+    let pool = pool(farm, version);
+    if farm.mode != Mode::Snat || pool.len() < 2 {
+        return;
+    }
+    let modulus = pool.len() as u32;
+    let elements =
+        (0u32..).zip(pool).map(|(number, address)| (exactly(mark_bytes(number)), yields(address_bytes(address))));
+    let set = Set {
+        key: vec![Datatype::Number],
+        data: Some(SetData::Value(vec![maps::address(version)])),
+        size: Some(modulus),
+        elements: elements.collect(),
+        ..Set::default()
+    };
+    let map = names::pool_map(version, &farm.name);
+    let number = Box::new(Value::Numgen(Numgen { random: false, modulus, offset: 0 }));
+    let to = Value::Map { key: number, map: map.clone() };
+    let ipv6 = version == IpVersion::V6;
+    let snat = Statement::Nat(Nat { kind: NatKind::Source, ipv6, to, port: false, fully_random: true });
+    contents.add_set(Place::Inet, map, set);
+    contents.add_chain(Place::Inet, names::pool_chain(version, &farm.name), vec![rule([snat])]);
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use headgate_config::Config;
-use headgate_config::model::{Farm, FarmState, Interface, InterfaceAddress, InterfaceMatch, ManageAddress};
+use headgate_config::model::{Farm, FarmState, Interface, InterfaceAddress, InterfaceMatch, ManageAddress, Mode};
 use ipnet::IpNet;
 
 use super::farm::is_anywhere;
@@ -107,6 +107,22 @@ impl Layout {
                     }
                 }
             }
+            for address in sources(farm) {
+                if foreign.contains(&address) || configured.contains(&address) || !placed.insert(address) {
+                    continue;
+                }
+                match routing.link_of(address) {
+                    Some(link) => {
+                        wanted.insert(Address { link: link.to_owned(), net: IpNet::from(address) });
+                    }
+                    // Who routes a whole prefix to this box means it.
+                    None => self.warnings.push(format!(
+                        "farm {}: source address {address} is on no interface and in the subnet of none: answers come back \
+                         only where a route leads them here",
+                        farm.name
+                    )),
+                }
+            }
         }
         wanted
     }
@@ -125,6 +141,12 @@ impl Layout {
             }),
         }
     }
+}
+
+/// Where flows of a farm come from, as far as somebody has said so.
+fn sources(farm: &Farm) -> impl Iterator<Item = IpAddr> {
+    let of_backends = farm.backends.values().filter_map(|backend| backend.source_address);
+    farm.source_addresses.iter().copied().chain(of_backends).filter(|_| farm.mode == Mode::Snat)
 }
 
 /// The kernel name of an interface.

@@ -9,7 +9,7 @@ use headgate_nft::{Numgen, Value};
 use super::contents::Contents;
 use super::farm::Ground;
 use super::hash;
-use super::nat::source;
+use super::nat::has_source;
 use super::routing::Routing;
 use super::slots;
 use super::terms::{exactly, mark_bytes, yields};
@@ -63,37 +63,38 @@ pub(super) fn standings(farm: &Farm, routing: &Routing) -> Vec<Standing> {
 
 /// Those to which flows can be sent.
 fn able<'a>(farm: &'a Farm, routing: &Routing) -> Vec<&'a Backend> {
-    let is_able = |backend: &&Backend| farm.mode != Mode::Snat || source(farm, backend, routing).is_some();
+    let is_able = |backend: &&Backend| farm.mode != Mode::Snat || has_source(farm, backend, routing);
     farm.backends.values().filter(is_able).collect()
 }
 
-/// Adds the slots of a farm in one family; what picks one. `None` when nobody can serve.
+/// Adds the slots of a farm in one family; what picks one, the last that can. Nothing when nobody can serve.
 pub(super) fn slot(
     contents: &mut Contents,
     farm: &Farm,
     version: IpVersion,
     able: &[&Backend],
     ground: Ground<'_>,
-) -> Option<Value> {
+) -> Vec<Value> {
     let serving = serving(farm, version, able);
-    let id = ground.ids.farm(&farm.name).filter(|_| !serving.is_empty())?;
+    let Some(id) = ground.ids.farm(&farm.name).filter(|_| !serving.is_empty()) else { return Vec::new() };
     let table = table(farm, version, &serving, ground);
     warn_of_starved(contents, farm, &serving, &table);
     let mut modulus = 0;
     for (slot, &index) in (0u32..).zip(&table) {
-        let mark = ground.ids.mark(&farm.name, &serving[index as usize].name)?;
+        let Some(mark) = ground.ids.mark(&farm.name, &serving[index as usize].name) else { return Vec::new() };
         let key = exactly(mark_bytes(names::slot(id, version, slot)));
         contents.add(Map::Slots, key, yields(mark_bytes(mark)));
         modulus = slot + 1;
     }
     let offset = names::slot(id, version, 0);
-    Some(match &farm.scheduler {
+    match &farm.scheduler {
         Scheduler::Hash { fields, .. } | Scheduler::Maglev { fields, .. } => {
-            let key = Box::new(hash::key(fields, version)?);
-            Value::Jhash { key, modulus, seed: ground.site.seed(farm.name.as_str()), offset }
+            let seed = ground.site.seed(farm.name.as_str());
+            let jhash = |key| Value::Jhash { key: Box::new(key), modulus, seed, offset };
+            hash::keys(fields, version).into_iter().map(jhash).collect()
         }
-        scheduler => Value::Numgen(Numgen { random: *scheduler == Scheduler::Random, modulus, offset }),
-    })
+        scheduler => vec![Value::Numgen(Numgen { random: *scheduler == Scheduler::Random, modulus, offset })],
+    }
 }
 
 /// Slot → index of the backend.

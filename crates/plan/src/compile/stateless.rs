@@ -32,9 +32,10 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     for version in versions(farm) {
         let chain = names::farm_chain(version, &farm.name);
         add_listeners(contents, farm, Door::Raw, version, &chain);
-        let rules = match schedule::slot(contents, farm, version, &able, ground) {
-            Some(value) => vec![rule([Statement::Set { target: Target::Mark, value }])],
-            None => refusal(farm.on_empty),
+        let slots = schedule::slot(contents, farm, version, &able, ground);
+        let rules = match slots.is_empty() {
+            false => slots.into_iter().map(|value| rule([Statement::Set { target: Target::Mark, value }])).collect(),
+            true => refusal(farm.on_empty),
         };
         contents.add_chain(Place::Inet, chain, rules);
         add_answers(contents, farm, version, ground);

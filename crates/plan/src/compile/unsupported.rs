@@ -7,14 +7,12 @@ use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
 use headgate_config::model::{
-    AcceptRa, Allow, Api, Backend, Farm, HashField, Health, HealthCheck, Interface, InterfaceAddress, Limits, Metrics,
-    Mode, Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
+    AcceptRa, Allow, Api, Backend, Farm, Health, HealthCheck, Interface, InterfaceAddress, Limits, Metrics, Mode,
+    Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
 };
 use headgate_config::types::Rate;
 
-use super::hash;
 use crate::ids::{BACKENDS_MAX, FARMS_MAX};
-use crate::names::IpVersion;
 
 /// A key that this version cannot carry out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error, serde::Serialize)]
@@ -64,19 +62,13 @@ impl Uses {
         }
         match &farm.scheduler {
             Scheduler::RoundRobin | Scheduler::Random | Scheduler::LeastConnections => {}
-            Scheduler::Hash { fields, .. } | Scheduler::Maglev { fields, .. } => self.hashes(at, fields),
-        }
-        for version in IpVersion::ALL {
-            let pool: Vec<_> =
-                farm.source_addresses.iter().filter(|&&address| IpVersion::of(address) == version).collect();
-            if pool.len() > 1 {
-                self.add(at, "source-addresses", list(pool));
-            }
+            Scheduler::Hash { .. } | Scheduler::Maglev { .. } => {}
         }
         if farm.offload {
             self.add(at, "offload", "true".to_owned());
         }
-        if let Some(mark) = farm.mark {
+        let translated = matches!(farm.mode, Mode::Snat | Mode::Dnat);
+        if let Some(mark) = farm.mark.filter(|_| !translated) {
             self.add(at, "mark", format!("{mark:#x}"));
         }
         if let Some(helper) = farm.helper {
@@ -91,7 +83,7 @@ impl Uses {
         if let Some(queue) = farm.queue {
             self.add(at, "queue", queue.to_string());
         }
-        if let Some(persistence) = &farm.persistence {
+        if let Some(persistence) = farm.persistence.as_ref().filter(|_| !translated) {
             self.persistence(at, persistence);
         }
         if let Some(limits) = &farm.limits {
@@ -102,12 +94,9 @@ impl Uses {
         }
         for backend in farm.backends.values() {
             self.backend(at, backend);
-        }
-    }
-
-    fn hashes(&mut self, farm: fmt::Arguments<'_>, fields: &[HashField]) {
-        if fields.iter().any(|&field| hash::field(field, IpVersion::V4).is_none()) {
-            self.add(farm, "hash", list(fields.iter().map(|field| field.word())));
+            if let Some(mark) = backend.mark.filter(|_| !translated) {
+                self.add(format_args!("{at}backends.{}.", backend.name), "mark", format!("{mark:#x}"));
+            }
         }
     }
 
@@ -115,9 +104,6 @@ impl Uses {
         let at = format_args!("{farm}backends.{}.", backend.name);
         if let Some(most) = backend.max_connections {
             self.add(at, "max-connections", most.to_string());
-        }
-        if let Some(mark) = backend.mark {
-            self.add(at, "mark", format!("{mark:#x}"));
         }
     }
 

@@ -4,7 +4,6 @@ use headgate_config::model::{Backend, BackendState, Farm, FarmState};
 use super::*;
 use crate::compile::{Desired, compile};
 use crate::ids::Ids;
-use crate::names;
 use crate::samples::{address, backend, config, facts, farm, tcp, web};
 
 fn compiled(config: &Config, ids: &Ids) -> Desired {
@@ -21,7 +20,7 @@ fn edited(change: impl FnOnce(&mut Backend)) -> Farm {
 fn losers(before: Vec<Farm>, after: Vec<Farm>) -> Vec<String> {
     let old = compiled(&config(before), &Ids::default());
     let new = compiled(&config(after), &Ids::observe(&old.state.ruleset));
-    let marks = lost(&old.state.ruleset, &new.state.ruleset);
+    let marks = lost(&old.state.ruleset, &new.state.ruleset).marks;
     let names = old.ids.marks().filter(|(_, _, mark)| marks.contains(mark));
     names.map(|(farm, backend, _)| format!("{farm}/{backend}")).collect()
 }
@@ -80,7 +79,7 @@ fn what_goes_or_moves_loses_its_flows() {
 #[test]
 fn one_farms_change_decides_as_the_whole_does() {
     let desired = compiled(&config(vec![web()]), &Ids::default());
-    let of = |new: &Farm| desired.context.flows_lost(&web(), new, &desired.ids);
+    let of = |new: &Farm| desired.context.flows_lost(&web(), new, &desired.ids).marks;
     let mark = desired.ids.marks().last().unwrap().2;
     assert_eq!(of(&state(BackendState::Down)), BTreeSet::from([mark]));
     assert!(of(&state(BackendState::Drain)).is_empty());
@@ -90,13 +89,13 @@ fn one_farms_change_decides_as_the_whole_does() {
 #[test]
 fn what_is_not_ours_and_what_is_not_there_loses_nothing() {
     let down = compiled(&config(vec![state(BackendState::Down)]), &Ids::default()).state.ruleset;
-    assert!(lost(&Ruleset::default(), &down).is_empty(), "somebody took the table away");
+    assert!(lost(&Ruleset::default(), &down).marks.is_empty(), "somebody took the table away");
     let mut bare = compiled(&config(vec![web()]), &Ids::default()).state.ruleset;
     let table = bare.tables.get_mut(&Place::Inet.table()).unwrap();
     for element in table.sets.get_mut("targets4").unwrap().elements.values_mut() {
         element.comment = None;
     }
-    assert!(lost(&bare, &Ruleset::default()).is_empty());
+    assert!(lost(&bare, &Ruleset::default()).marks.is_empty());
 }
 
 #[test]

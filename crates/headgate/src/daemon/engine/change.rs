@@ -142,7 +142,7 @@ impl Engine {
         let running = self.running.as_mut().expect("it ran at the beginning of this function");
         running.config.farms.insert(target.farm.clone(), Arc::new(new));
         tracing::info!(farm = %target.farm, backend = %name, state = state_word(state), weight, "backend changed");
-        let warnings: Vec<String> = cut_lost(&lost).into_iter().collect();
+        let warnings = cut_lost(&mut self.host, &lost);
         for warning in &warnings {
             tracing::warn!("{warning}");
         }

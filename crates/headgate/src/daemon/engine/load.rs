@@ -11,6 +11,7 @@ use crate::daemon::operator::RUNTIME;
 use crate::daemon::store::{Generation, SourceText, hash};
 use crate::files::PROFILES;
 use crate::reconcile::ReconcileError;
+use crate::secret;
 
 /// What a configuration is made of, besides `runtime.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,25 @@ impl Engine {
         let (untouched, mut warnings) = settled.unwrap_or_else(|| (self.untouched.clone(), Vec::new()));
         warnings.extend(loaded.warnings.iter().map(|warning| warning.message.clone()));
         Ok(Candidate { config, base, files, untouched, warnings })
+    }
+
+    /// The secret of this machine. Without one farms still work, seeded with their names alone; `status` says so then.
+    fn site_secret(&mut self) -> Option<String> {
+        if self.secret.is_none() {
+            match secret::read_or_make(&self.root) {
+                Ok(secret) => self.secret = Some(secret),
+                Err(error) => {
+                    let why = crate::explain(&error);
+                    let note =
+                        format!("clients can aim at a backend of farms that hash: there is no site secret: {why}");
+                    if !self.notes.contains(&note) {
+                        tracing::error!("{note}");
+                        self.notes.push(note);
+                    }
+                }
+            }
+        }
+        self.secret.clone()
     }
 
     /// The texts that a generation is made of.

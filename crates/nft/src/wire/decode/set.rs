@@ -57,7 +57,8 @@ fn other(id: u32, length: u32) -> Datatype {
 
 /// The fields of a type number. What does not add up to `length` is one field of an unknown type.
 fn types(id: u32, length: u32) -> Vec<Datatype> {
-    const KNOWN: [Datatype; 8] = [
+    const KNOWN: [Datatype; 9] = [
+        Datatype::Number,
         Datatype::Ipv4Addr,
         Datatype::Ipv6Addr,
         Datatype::EtherAddr,

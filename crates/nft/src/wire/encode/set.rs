@@ -12,6 +12,7 @@ use crate::wire::{Writer, element_flag, set_flag, user_data};
 /// Numbers of `enum datatypes` of nft(8): the kernel keeps them, nft prints by them.
 pub(crate) fn type_id(datatype: Datatype) -> u32 {
     match datatype {
+        Datatype::Number => 4,
         Datatype::Ipv4Addr => 7,
         Datatype::Ipv6Addr => 8,
         Datatype::EtherAddr => 9,
@@ -32,7 +33,7 @@ fn type_ids(fields: &[Datatype]) -> u32 {
 /// `BYTEORDER_*` of nft(8): 0 none (a concatenation), 1 host, 2 big endian.
 fn byte_order(fields: &[Datatype]) -> u32 {
     match fields {
-        [Datatype::Mark | Datatype::IfIndex | Datatype::IfName] => 1,
+        [Datatype::Mark | Datatype::Number | Datatype::IfIndex | Datatype::IfName] => 1,
         [_] => 2,
         _ => 0,
     }

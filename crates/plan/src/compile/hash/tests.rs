@@ -84,7 +84,13 @@ fn the_fields_of_the_family() {
     assert_eq!(of(&[SourceAddress], IpVersion::V4), "ip saddr");
     assert_eq!(of(&[SourceAddress, SourcePort], IpVersion::V6), "ip6 saddr . th sport");
     assert_eq!(of(&[DestinationAddress, DestinationPort], IpVersion::V4), "ip daddr . th dport");
-    assert_eq!(key(&[SourceMac], IpVersion::V4), None);
+    let hashed = |fields: &[HashField]| {
+        let keys = keys(fields, IpVersion::V4);
+        keys.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(hashed(&[SourceAddress]), ["ip saddr"]);
+    assert_eq!(hashed(&[SourceMac]), ["ip saddr", "ether saddr"]);
+    assert_eq!(hashed(&[DestinationMac, SourcePort]), ["th sport", "ether daddr . th sport"]);
 }
 
 proptest! {

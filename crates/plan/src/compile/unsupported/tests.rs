@@ -68,21 +68,17 @@ fn modes_and_schedulers() {
     let scheduler = |scheduler| with_farm(|farm| farm.scheduler = scheduler);
     let plain = vec![HashField::SourceAddress, HashField::DestinationPort];
     let macs = vec![HashField::SourceAddress, HashField::SourceMac];
-    let told = ["not supported yet: farms.web.hash = [\"source-address\", \"source-mac\"]"];
     assert_eq!(scheduler(Scheduler::Hash { fields: plain.clone(), slots: 32768 }), [""; 0]);
     assert_eq!(scheduler(Scheduler::Maglev { fields: plain, slots: 1021 }), [""; 0]);
-    assert_eq!(scheduler(Scheduler::Hash { fields: macs.clone(), slots: 1021 }), told);
-    assert_eq!(scheduler(Scheduler::Maglev { fields: macs, slots: 1021 }), told);
+    assert_eq!(scheduler(Scheduler::Hash { fields: macs.clone(), slots: 1021 }), [""; 0]);
+    assert_eq!(scheduler(Scheduler::Maglev { fields: macs, slots: 1021 }), [""; 0]);
     assert!(scheduler(Scheduler::LeastConnections).is_empty());
 }
 
 #[test]
 fn options_of_farms_and_backends() {
-    let pool = vec![address("10.0.0.1"), address("10.0.0.2")];
     let cases: Vec<(Edit, &str)> = vec![
-        (Box::new(|farm| farm.source_addresses = pool), "farms.web.source-addresses = [\"10.0.0.1\", \"10.0.0.2\"]"),
         (Box::new(|farm| farm.offload = true), "farms.web.offload = true"),
-        (Box::new(|farm| farm.mark = Some(16)), "farms.web.mark = 0x10"),
         (Box::new(|farm| farm.helper = Some(Helper::Ftp)), "farms.web.helper = \"ftp\""),
         (
             Box::new(|farm| farm.policies = vec![PolicyName::new("office").unwrap()]),
@@ -90,14 +86,6 @@ fn options_of_farms_and_backends() {
         ),
         (Box::new(|farm| farm.log = vec![LogEvent::New, LogEvent::Denied]), "farms.web.log = [\"new\", \"denied\"]"),
         (Box::new(|farm| farm.queue = Some(3)), "farms.web.queue = 3"),
-        (
-            Box::new(|farm| {
-                let key = vec![HashField::SourceAddress, HashField::DestinationMac];
-                farm.persistence =
-                    Some(Persistence { key, timeout: Duration::from_secs(1), size: 1, fixed: BTreeMap::new() });
-            }),
-            "farms.web.persistence.key = [\"source-address\", \"destination-mac\"]",
-        ),
     ];
     for (change, sentence) in cases {
         assert_eq!(with_farm(change), [format!("not supported yet: {sentence}")]);
@@ -105,16 +93,9 @@ fn options_of_farms_and_backends() {
     let b1 = BackendName::new("b1").unwrap();
     let backend = with_farm(|farm| {
         let backend = farm.backends.get_mut(&b1).unwrap();
-        backend.mark = Some(17);
         backend.max_connections = Some(5000);
     });
-    assert_eq!(
-        backend,
-        [
-            "not supported yet: farms.web.backends.b1.mark = 0x11",
-            "not supported yet: farms.web.backends.b1.max-connections = 5000",
-        ]
-    );
+    assert_eq!(backend, ["not supported yet: farms.web.backends.b1.max-connections = 5000",]);
 }
 
 #[test]

@@ -7,8 +7,6 @@ use std::io::{self, Read};
 
 use headgate_host::root::{Root, RootError};
 
-use super::Engine;
-
 /// Readable by its owner only, as all state is.
 const FILE: &str = "var/lib/headgate/secret";
 /// The kernel's generator; it does not block once the machine has booted.
@@ -20,7 +18,8 @@ const CHARACTERS: usize = 2 * BYTES;
 
 /// Why there is no secret.
 #[derive(Debug, thiserror::Error)]
-enum SecretError {
+#[allow(missing_docs)]
+pub enum SecretError {
     #[error(transparent)]
     File(#[from] RootError),
     #[error("/{FILE} holds no secret: {CHARACTERS} hexadecimal digits are expected")]
@@ -29,43 +28,35 @@ enum SecretError {
     Random(#[from] io::Error),
 }
 
-impl Engine {
-    /// The secret of this machine. Without one farms still work, seeded with their names alone; `status` says so then.
-    pub(super) fn site_secret(&mut self) -> Option<String> {
-        if self.secret.is_none() {
-            match read_or_make(&self.root) {
-                Ok(secret) => self.secret = Some(secret),
-                Err(error) => {
-                    let why = crate::explain(&error);
-                    let note =
-                        format!("clients can aim at a backend of farms that hash: there is no site secret: {why}");
-                    if !self.notes.contains(&note) {
-                        tracing::error!("{note}");
-                        self.notes.push(note);
-                    }
-                }
-            }
-        }
-        self.secret.clone()
-    }
-}
-
-fn read_or_make(root: &Root) -> Result<String, SecretError> {
+/// The secret, if one has been made.
+///
+/// # Errors
+/// It cannot be read, or is damaged.
+pub fn read(root: &Root) -> Result<Option<String>, SecretError> {
     match root.read_file(FILE) {
         Ok(text) => {
             let secret = text.trim();
             let whole = secret.len() == CHARACTERS && secret.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if whole { Ok(secret.to_owned()) } else { Err(SecretError::Damaged) }
+            if whole { Ok(Some(secret.to_owned())) } else { Err(SecretError::Damaged) }
         }
-        Err(error) if error.is_missing() => {
-            let mut random = [0; BYTES];
-            File::open(RANDOM)?.read_exact(&mut random)?;
-            let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-            root.write_file(FILE, format!("{secret}\n").as_bytes())?;
-            Ok(secret)
-        }
+        Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The secret; it is made now if there is none.
+///
+/// # Errors
+/// As [`read`], or it cannot be kept.
+pub fn read_or_make(root: &Root) -> Result<String, SecretError> {
+    if let Some(secret) = read(root)? {
+        return Ok(secret);
+    }
+    let mut random = [0; BYTES];
+    File::open(RANDOM)?.read_exact(&mut random)?;
+    let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    root.write_file(FILE, format!("{secret}\n").as_bytes())?;
+    Ok(secret)
 }
 
 #[cfg(test)]
