@@ -485,6 +485,7 @@ fn field_of(field: Field, flow: &Flow) -> Option<Vec<u8>> {
     let Packet { source, destination, protocol, interface, .. } = &flow.packet;
     match field {
         Field::Nfproto => Some(vec![if flow.is_ipv6() { 10 } else { 2 }]),
+        Field::Protocol => Some(if flow.is_ipv6() { [0x86, 0xdd] } else { [0x08, 0x00] }.to_vec()),
         Field::L4proto => Some(vec![*protocol]),
         Field::Mark => Some(flow.mark.to_ne_bytes().to_vec()),
         Field::CtMark => (!flow.untracked).then(|| flow.ct_mark.to_ne_bytes().to_vec()),

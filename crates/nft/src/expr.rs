@@ -29,6 +29,9 @@ pub enum Verdict {
 pub enum Field {
     /// `meta nfproto`, 1 byte: 2 is IPv4, 10 is IPv6.
     Nfproto,
+    /// `meta protocol`, 2 bytes, network order: 0x0800 is IPv4, 0x86dd is IPv6. In netdev tables, where `meta nfproto` is
+    /// neither.
+    Protocol,
     /// `meta l4proto`, 1 byte.
     L4proto,
     /// `meta mark`, 4 bytes, host order.

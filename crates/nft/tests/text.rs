@@ -93,6 +93,7 @@ fn prints_the_features() {
     assert_eq!(
         text,
         [
+            "meta protocol ip6 accept",
             "ether saddr 00:11:22:33:44:55 ether daddr 02:00:00:00:00:01 counter",
             "ip daddr 1.2.3.4 fwd ip to 10.0.0.1 device 1",
             "ip daddr 1.2.3.5 fwd ip to meta mark map @hops device 1",

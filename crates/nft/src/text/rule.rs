@@ -36,6 +36,7 @@ impl Display for Field {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nfproto => "meta nfproto",
+            Self::Protocol => "meta protocol",
             Self::L4proto => "meta l4proto",
             Self::Mark => "meta mark",
             Self::Iif => "meta iif",
@@ -130,6 +131,7 @@ fn write_field(f: &mut Formatter<'_>, field: Field, bytes: &[u8]) -> fmt::Result
         Field::CtState => return write_flags(f, &STATES, bytes, "|"),
         Field::TcpFlags => return write_flags(f, &TCP_FLAGS, bytes, "|"),
         Field::FibDaddrType => return word(f, &ADDRESS_TYPES, bytes),
+        Field::Protocol => return word(f, &[(0x0800, "ip"), (0x86dd, "ip6")], bytes),
         Field::L4proto => Datatype::InetProto,
         Field::Mark | Field::CtMark => Datatype::Mark,
         Field::Iif | Field::Oif => Datatype::IfIndex,
@@ -166,10 +168,11 @@ const TCP_FLAGS: [(u32, &str); 8] =
 const ADDRESS_TYPES: [(u32, &str); 5] =
     [(1, "unicast"), (2, "local"), (3, "broadcast"), (4, "anycast"), (5, "multicast")];
 
-/// A number of 1 byte, or of 4 in host order.
+/// A number of 1 byte, of 2 in network order, or of 4 in host order.
 fn number(bytes: &[u8]) -> Option<u32> {
     match bytes {
         [one] => Some(u32::from(*one)),
+        &[high, low] => Some(u32::from(u16::from_be_bytes([high, low]))),
         bytes => bytes.try_into().ok().map(u32::from_ne_bytes),
     }
 }

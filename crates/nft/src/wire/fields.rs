@@ -21,8 +21,9 @@ const NETWORK: u32 = sys::NFT_PAYLOAD_NETWORK_HEADER;
 const TRANSPORT: u32 = sys::NFT_PAYLOAD_TRANSPORT_HEADER;
 
 /// Every field with its load and its length in bytes.
-pub(crate) const FIELDS: [(Field, Load, usize); 19] = [
+pub(crate) const FIELDS: [(Field, Load, usize); 20] = [
     (Field::Nfproto, Load::Meta(sys::NFT_META_NFPROTO), 1),
+    (Field::Protocol, Load::Meta(sys::NFT_META_PROTOCOL), 2),
     (Field::L4proto, Load::Meta(sys::NFT_META_L4PROTO), 1),
     (Field::Mark, Load::Meta(sys::NFT_META_MARK), 4),
     (Field::Iif, Load::Meta(sys::NFT_META_IIF), 4),

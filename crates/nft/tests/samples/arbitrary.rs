@@ -144,7 +144,7 @@ fn value(width: usize) -> BoxedStrategy<Value> {
     use Field::*;
     let fields: Vec<Field> = match width {
         1 => vec![Nfproto, L4proto, CtDirection, TcpFlags],
-        2 => vec![Sport, Dport, UdpChecksum],
+        2 => vec![Protocol, Sport, Dport, UdpChecksum],
         4 => vec![Mark, Iif, Oif, CtMark, CtState, Ip4Saddr, Ip4Daddr, FibDaddrType],
         6 => vec![EtherSaddr, EtherDaddr],
         16 => vec![Ip6Saddr, Ip6Daddr],

@@ -362,6 +362,7 @@ pub(crate) fn ingress() -> Ruleset {
         (name("ports"), set(&[Datatype::Mark], Some(SetData::Value(vec![Datatype::IfIndex])))),
     ]);
     let rules = vec![
+        rule(vec![is(Protocol, &[0x86, 0xdd]), Statement::Verdict(Verdict::Accept)]),
         rule(vec![is(EtherSaddr, &[0, 17, 34, 51, 68, 85]), is(EtherDaddr, &[2, 0, 0, 0, 0, 1]), Statement::Counter]),
         rule(vec![is(Ip4Daddr, &[1, 2, 3, 4]), fwd(false, lo(), constant(&[10, 0, 0, 1]))]),
         rule(vec![is(Ip4Daddr, &[1, 2, 3, 5]), fwd(false, lo(), map(field(Mark), "hops"))]),
