@@ -4,7 +4,8 @@
 //! hash may yield any of its values, so a farm with three backends gives three outcomes. Known and kept from the kernel:
 //! base chains of one hook by priority; `accept` ends a base chain, not the hook; a map that misses ends the rule but not
 //! what the rule has done before; a translation ends the translation of its hook; `goto` does not come back; a translation
-//! of the other family does nothing. Not followed: ingress of a device, flows that are known already.
+//! of the other family does nothing; a device's ingress comes before all. Not followed: flows that are known already. Which
+//! device a packet came in by is not compared with those of a chain.
 //!
 //! ```
 //! # use headgate_tests::tracer::{Origin, Packet, trace};
@@ -77,6 +78,8 @@ pub enum Fate {
     Dropped,
     /// Gone with an answer.
     Refused(Reject),
+    /// Sent as it is to this neighbour, before anything else has seen it.
+    Forwarded(IpAddr),
 }
 
 /// One possible end of the way.
@@ -119,11 +122,13 @@ pub fn trace(ruleset: &Ruleset, packet: &Packet, local: &[IpAddr]) -> Result<BTr
     let start =
         Flow { packet: packet.clone(), fate: Fate::Passed, ct_mark: 0, mark: 0, untracked: false, translated: None };
     let first = match packet.origin {
-        Origin::Network => Hook::Prerouting,
-        Origin::Box => Hook::Output,
+        Origin::Network => {
+            through(ruleset, Hook::Ingress, vec![start]).and_then(|flows| through(ruleset, Hook::Prerouting, flows))?
+        }
+        Origin::Box => through(ruleset, Hook::Output, vec![start])?,
     };
     let mut ends = BTreeSet::new();
-    for flow in through(ruleset, first, vec![start])? {
+    for flow in first {
         let rest: &[Hook] = match packet.origin {
             Origin::Box => &[Hook::Postrouting],
             Origin::Network if local.contains(&flow.packet.destination.ip()) => &[Hook::Input],
@@ -226,7 +231,8 @@ impl Tracer<'_> {
             Family::Inet => true,
             Family::Ip => !flow.is_ipv6(),
             Family::Ip6 => flow.is_ipv6(),
-            Family::Netdev => false,
+            // Its chains are at ingress only.
+            Family::Netdev => true,
         }
     }
 
@@ -335,10 +341,20 @@ impl Tracer<'_> {
                 let values = self.values(&nat.to, &flow)?;
                 values.into_iter().map(|to| self.translate(nat.kind, nat.port, to, flow.clone())).collect()
             }
-            Statement::Queue { .. }
-            | Statement::Fwd { .. }
-            | Statement::Synproxy { .. }
-            | Statement::Unknown { .. } => {
+            Statement::Fwd { ipv6, device, address } if *ipv6 == flow.is_ipv6() => {
+                let devices = self.values(device, &flow)?;
+                let mut ends = Vec::new();
+                for address in self.values(address, &flow)? {
+                    let sent =
+                        address.as_deref().and_then(read_address).filter(|_| devices.iter().all(Option::is_some));
+                    let fate = sent.map(Fate::Forwarded);
+                    let flow = Flow { fate: fate.unwrap_or(flow.fate), ..flow.clone() };
+                    ends.push((Some(if fate.is_some() { End::Gone } else { End::Next }), flow));
+                }
+                ends
+            }
+            Statement::Fwd { .. } => vec![(Some(End::Next), flow)],
+            Statement::Queue { .. } | Statement::Synproxy { .. } | Statement::Unknown { .. } => {
                 return Err(TraceError::Unknown { table: self.id.clone(), rule: rule.to_string() });
             }
         })

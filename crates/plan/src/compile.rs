@@ -21,6 +21,7 @@ mod stateless;
 mod sticky;
 mod terms;
 mod unsupported;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

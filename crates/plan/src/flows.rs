@@ -69,7 +69,7 @@ fn mark(key: &Key) -> Option<u32> {
 
 /// The ct marks of backends that are down.
 fn down(ruleset: &Ruleset) -> BTreeSet<u32> {
-    set(ruleset, Map::Down).into_iter().flat_map(|set| set.elements.keys()).filter_map(mark).collect()
+    set(ruleset, Map::Down(Place::Inet)).into_iter().flat_map(|set| set.elements.keys()).filter_map(mark).collect()
 }
 
 /// By ct mark. What is not ours is passed over.

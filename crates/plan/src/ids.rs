@@ -66,7 +66,9 @@ impl Ids {
     fn observe_shares(&mut self, table: &Table) {
         let steered: BTreeSet<u16> =
             table.chains.values().filter(|chain| looks_steered(chain)).filter_map(farm_id_of_chain).collect();
-        let Some(slots) = table.sets.get(&Map::Slots.name()).filter(|_| !steered.is_empty()) else { return };
+        let Some(slots) = table.sets.get(&Map::Slots(Place::Inet).name()).filter(|_| !steered.is_empty()) else {
+            return;
+        };
         for (key, element) in &slots.elements {
             let slot = <[u8; 4]>::try_from(key.start.as_slice()).map(u32::from_ne_bytes).unwrap_or(0);
             if let Some(Data::Value(mark)) = &element.data

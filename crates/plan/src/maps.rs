@@ -3,6 +3,7 @@
 //! A farm adds elements to them. What only one farm needs (its remembered clients, its banned addresses) is a set of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use headgate_nft::{Datatype, Family, SetData, TableId};
 
@@ -41,6 +42,8 @@ pub fn tables() -> [TableId; 3] {
 pub enum Door {
     /// Behind the route of an incoming packet to the box itself: `local`, and what answers for a backend.
     Input,
+    /// Every packet that comes in by an interface, before the network layer: `dsr`.
+    Wire,
     /// Every incoming packet, before connection tracking: `stateless`.
     Raw,
     /// Every incoming packet, behind connection tracking: what has to be looked at packet by packet.
@@ -51,11 +54,12 @@ pub enum Door {
 
 impl Door {
     /// All, in the order in which a packet comes to them.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::Inspect, Self::Nat, Self::Input];
+    pub const ALL: [Self; 5] = [Self::Wire, Self::Raw, Self::Inspect, Self::Nat, Self::Input];
 
     /// The table that it is in.
     pub fn place(self) -> Place {
         match self {
+            Self::Wire => Place::Netdev,
             Self::Raw | Self::Inspect | Self::Nat | Self::Input => Place::Inet,
         }
     }
@@ -66,7 +70,7 @@ impl Door {
             Self::Input => "input-",
             Self::Raw => "raw-",
             Self::Inspect => "inspect-",
-            Self::Nat => "",
+            Self::Wire | Self::Nat => "",
         }
     }
 }
@@ -97,10 +101,10 @@ pub enum Map {
     /// What a `local` farm listens on at all addresses of the box → the chain that the packet goes to.
     Anywhere(IpVersion, Reach),
     /// Slot → ct mark of the backend that serves it: the schedule of all farms.
-    Slots,
-    /// ct marks of backends that the operator or a health check took out. No rule needs it to be there: going down is then
-    /// a change of the ruleset, which is seen also when nobody remembers the state before ([`crate::flows`]).
-    Down,
+    Slots(Place),
+    /// Marks of backends that the operator or a health check took out. In [`Place::Inet`] no rule needs it to be there: going
+    /// down is then a change of the ruleset, which is seen also when nobody remembers the state before ([`crate::flows`]).
+    Down(Place),
     /// ct mark → address and port of the backend.
     Targets(IpVersion),
     /// ct mark → address of a backend that keeps the client's port.
@@ -123,24 +127,32 @@ pub enum Map {
     Chosen,
     /// ct mark → mark of the packets.
     Marks,
+    /// Mark → address of a `dsr` backend.
+    Nexthops(Place, IpVersion),
+    /// Mark → index of the interface towards a `dsr` backend.
+    Egress(Place),
+    /// Client, virtual address, ports, protocol → mark: the flows of `dsr` farms. Filled by the packets themselves.
+    Bindings(Place, IpVersion),
 }
 
 impl Map {
     /// Those with an element for each backend, whose comment says whose it is.
-    pub const BACKENDS: [Self; 6] = [
+    pub const BACKENDS: [Self; 8] = [
         Self::Targets(IpVersion::V4),
         Self::Targets(IpVersion::V6),
         Self::Hosts(IpVersion::V4),
         Self::Hosts(IpVersion::V6),
         Self::Rewrites(IpVersion::V4),
         Self::Rewrites(IpVersion::V6),
+        Self::Nexthops(Place::Netdev, IpVersion::V4),
+        Self::Nexthops(Place::Netdev, IpVersion::V6),
     ];
 
     /// Those that a table of ours has even while they are empty: what fills and empties them must not be more than elements.
     pub fn always(place: Place) -> &'static [Self] {
         match place {
-            Place::Inet => &[Self::Slots, Self::Down],
-            Place::Netdev => &[],
+            Place::Inet => &[Self::Slots(Place::Inet), Self::Down(Place::Inet)],
+            Place::Netdev => &[Self::Slots(Place::Netdev), Self::Down(Place::Netdev)],
         }
     }
 
@@ -149,9 +161,9 @@ impl Map {
         match self {
             Self::Listeners(door, ..) => door.place(),
             Self::Anywhere(..) => Door::Input.place(),
-            Self::Slots
-            | Self::Down
-            | Self::Targets(_)
+            Self::Slots(place) | Self::Down(place) | Self::Egress(place) => place,
+            Self::Nexthops(place, _) | Self::Bindings(place, _) => place,
+            Self::Targets(_)
             | Self::Hosts(_)
             | Self::Sources(_)
             | Self::Pooled
@@ -179,8 +191,8 @@ impl Map {
                 format!("{}{}{}", door.prefix(), listeners(reach), digit(version)).into()
             }
             Self::Anywhere(version, reach) => format!("anywhere-{}{}", listeners(reach), digit(version)).into(),
-            Self::Slots => "slots".into(),
-            Self::Down => "down".into(),
+            Self::Slots(_) => "slots".into(),
+            Self::Down(_) => "down".into(),
             Self::Pooled => "pooled".into(),
             Self::Chosen => "chosen".into(),
             Self::Marks => "marks".into(),
@@ -200,6 +212,9 @@ impl Map {
             }
             Self::Virtual(version) => format!("virtual{}", digit(version)).into(),
             Self::VirtualPorts => "virtual-ports".into(),
+            Self::Nexthops(_, version) => format!("nexthops{}", digit(version)).into(),
+            Self::Egress(_) => "egress".into(),
+            Self::Bindings(_, version) => format!("bindings{}", digit(version)).into(),
         }
     }
 
@@ -214,6 +229,7 @@ impl Map {
             },
             Self::Anywhere(_, Reach::Port | Reach::Range) => vec![InetProto, InetService],
             Self::Anywhere(_, Reach::AllPorts | Reach::AllProtocols) => vec![InetProto],
+            Self::Bindings(_, version) => vec![address(version), address(version), InetService, InetService, InetProto],
             _ => vec![Mark],
         }
     }
@@ -222,14 +238,23 @@ impl Map {
     pub fn data(self) -> Option<SetData> {
         match self {
             Self::Listeners(..) | Self::Anywhere(..) | Self::Pooled | Self::Chosen => Some(SetData::Verdict),
-            Self::Slots | Self::Answers(..) | Self::Marks => Some(SetData::Value(vec![Datatype::Mark])),
-            Self::Down => None,
+            Self::Slots(_) | Self::Bindings(..) | Self::Answers(..) | Self::Marks => {
+                Some(SetData::Value(vec![Datatype::Mark]))
+            }
+            Self::Down(_) => None,
+            Self::Egress(_) => Some(SetData::Value(vec![Datatype::IfIndex])),
+            Self::Nexthops(_, version) => Some(SetData::Value(vec![address(version)])),
             Self::Targets(version) => Some(SetData::Value(vec![address(version), Datatype::InetService])),
             Self::Hosts(version) | Self::Sources(version) | Self::Rewrites(version) | Self::Virtual(version) => {
                 Some(SetData::Value(vec![address(version)]))
             }
             Self::RewritePorts | Self::VirtualPorts => Some(SetData::Value(vec![Datatype::InetService])),
         }
+    }
+
+    /// The packets fill it: the time after which an element goes that was made without one, and the most elements.
+    pub fn learns(self) -> Option<(Duration, u32)> {
+        matches!(self, Self::Bindings(..)).then_some((names::BINDING_IDLE, names::BINDINGS_MAX))
     }
 
     /// Its keys are ranges.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use headgate_config::types::{BackendName, FarmName};
 use headgate_nft::{BaseChain, ChainKind, Hook};
@@ -37,6 +38,20 @@ pub const SLOT_V6: u32 = 0x8000;
 /// Most slots of one farm in one family: they share 16 bits with [`SLOT_V6`].
 pub const SLOTS_MAX: usize = 0x8000;
 
+/// Most flows of all `dsr` farms that are remembered, in each family. The memory is taken as flows come: about 130 bytes
+/// each for IPv4, 190 for IPv6. A flow that finds no room goes by a hash.
+pub const BINDINGS_MAX: u32 = 1 << 20;
+/// A `dsr` flow that has only begun: a SYN, one datagram.
+pub const BINDING_BEGUN: Duration = Duration::from_secs(30);
+/// A `dsr` flow of TCP.
+pub const BINDING_ESTABLISHED: Duration = Duration::from_secs(3600);
+/// A `dsr` flow of TCP behind its FIN or RST.
+pub const BINDING_ENDED: Duration = Duration::from_secs(5);
+/// A `dsr` flow of anything else, since its last packet.
+pub const BINDING_IDLE: Duration = Duration::from_secs(120);
+
+/// What comes in by an interface, before the network layer.
+pub const INGRESS: &str = "ingress";
 /// What comes in, before connection tracking sees it.
 pub const RAW: &str = "raw";
 /// The chain that finds the farm of a packet at [`RAW`].
@@ -64,6 +79,7 @@ pub const MARK_OUTPUT: &str = "mark-output";
 /// takes what is already translated for untranslated.
 pub fn base_chain(name: &str) -> Option<BaseChain> {
     let (kind, hook, priority) = match name {
+        INGRESS => (ChainKind::Filter, Hook::Ingress, 0),
         RAW => (ChainKind::Filter, Hook::Prerouting, -300),
         INSPECT => (ChainKind::Filter, Hook::Prerouting, -150),
         PREROUTING => (ChainKind::Nat, Hook::Prerouting, -100),
@@ -114,17 +130,57 @@ pub fn farm_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
 
 /// The chain that sends packets of `stateless` farms to their backends.
 pub fn rewrite_chain(version: IpVersion) -> Arc<str> {
-    match version {
-        IpVersion::V4 => "rewrite4".into(),
-        IpVersion::V6 => "rewrite6".into(),
-    }
+    versioned("rewrite", version).into()
 }
 
 /// The chain that gives the answers of `stateless` farms their virtual address back.
 pub fn answer_chain(version: IpVersion) -> Arc<str> {
+    versioned("answer", version).into()
+}
+
+fn versioned(stem: &str, version: IpVersion) -> String {
     match version {
-        IpVersion::V4 => "answer4".into(),
-        IpVersion::V6 => "answer6".into(),
+        IpVersion::V4 => format!("{stem}4"),
+        IpVersion::V6 => format!("{stem}6"),
+    }
+}
+
+/// Where all packets of a `dsr` farm begin: `flow4-web`. It does not change with the farm's backends.
+pub fn flow_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    format!("{}-{farm}", versioned("flow", version)).into()
+}
+
+/// What picks a slot of a `dsr` farm for a packet that must find the same one again: `hash4-web`.
+pub fn hash_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    format!("{}-{farm}", versioned("hash", version)).into()
+}
+
+/// A chain that the flows of all `dsr` farms come through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// Looks the flow up.
+    Known,
+    /// Keeps a flow that is known.
+    Refresh,
+    /// Remembers a flow that begins.
+    Bind,
+    /// Turns a slot into a backend's mark.
+    Settle,
+    /// Sends the packet to the backend whose mark it has.
+    Send,
+}
+
+impl Passage {
+    /// The name of the chain.
+    pub fn chain(self, version: IpVersion) -> Arc<str> {
+        let stem = match self {
+            Self::Known => "known",
+            Self::Refresh => "refresh",
+            Self::Bind => "bind",
+            Self::Settle => "settle",
+            Self::Send => "send",
+        };
+        versioned(stem, version).into()
     }
 }
 

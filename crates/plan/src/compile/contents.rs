@@ -9,7 +9,7 @@ use headgate_nft::{Chain, Element, Field, Key, Ruleset, Set, Statement, Table, T
 use ipnet::IpNet;
 
 use super::hooks;
-use super::terms::{equal, mark_bytes, rule};
+use super::terms::{equal, mark_bytes, milliseconds, rule};
 use crate::ids::Ids;
 use crate::maps::{Map, Place};
 use crate::names;
@@ -37,6 +37,10 @@ pub(super) struct Contents {
 pub(super) struct Needs {
     /// Subnets of ours with backends of `dnat` farms on them; the address is ours.
     pub(super) hairpins: BTreeSet<IpNet>,
+    /// The interfaces by which packets of `dsr` farms come in.
+    pub(super) arrivals: BTreeSet<(Place, Arc<str>)>,
+    /// The indices of the interfaces by which they leave.
+    pub(super) departures: BTreeSet<(Place, u32)>,
 }
 
 /// What some contents need of the shared chains. Two contents of the same shape differ in elements and in what is a farm's own.
@@ -60,6 +64,11 @@ impl Contents {
     /// Adds an element to a shared set or map.
     pub(super) fn add(&mut self, map: Map, key: Key, element: Element) {
         self.elements.entry(map).or_default().push((key, element));
+    }
+
+    /// Has a set or map that may be empty.
+    pub(super) fn declare(&mut self, map: Map) {
+        self.elements.entry(map).or_default();
     }
 
     /// Adds a chain of a farm.
@@ -102,9 +111,10 @@ impl Contents {
         }
         let mut tables: BTreeMap<TableId, Table> = BTreeMap::new();
         for (map, elements) in self.elements {
-            let size = match which {
-                Sets::Declared(ids) => Some(ids.size(map.place(), &map.name(), elements.len())),
-                Sets::Comparable => None,
+            let size = match (which, map.learns()) {
+                (Sets::Declared(_), Some((_, most))) => Some(most),
+                (Sets::Declared(ids), None) => Some(ids.size(map.place(), &map.name(), elements.len())),
+                (Sets::Comparable, _) => None,
             };
             let table = tables.entry(map.place().table()).or_default();
             table.sets.insert(map.name(), shared_set(map, elements, size));
@@ -140,5 +150,7 @@ fn shared_set(map: Map, elements: Elements, size: Option<u32>) -> Set {
     let interval = map.is_interval();
     let size = size.filter(|_| !interval);
     let elements = elements.into_iter().collect();
-    Set { key: map.key(), data: map.data(), interval, size, elements, ..Set::default() }
+    let timeout_ms = map.learns().map(|(idle, _)| milliseconds(idle));
+    let dynamic = timeout_ms.is_some();
+    Set { key: map.key(), data: map.data(), interval, dynamic, timeout_ms, size, elements, ..Set::default() }
 }

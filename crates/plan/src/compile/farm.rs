@@ -10,9 +10,9 @@ use super::contents::Contents;
 use super::hash::Site;
 use super::routing::Routing;
 use super::terms::{address_bytes, exactly, is_tcp, push_field, rule};
-use super::{local, nat, stateless};
+use super::{local, nat, stateless, wire};
 use crate::ids::Ids;
-use crate::maps::{Door, Map, Reach};
+use crate::maps::{Door, Map, Place, Reach};
 use crate::names::IpVersion;
 
 /// What farms are compiled against, besides themselves.
@@ -30,10 +30,17 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     }
     match farm.mode {
         Mode::Snat | Mode::Dnat => nat::add(contents, farm, ground),
+        Mode::Dsr => wire::add(contents, farm, ground),
         Mode::Stateless => stateless::add(contents, farm, ground),
         Mode::Local => local::add(contents, farm),
-        // Refused by name before it comes here.
-        Mode::Dsr => {}
+    }
+}
+
+/// The table that has a farm's schedule.
+pub(super) fn place(farm: &Farm) -> Place {
+    match farm.mode {
+        Mode::Snat | Mode::Dnat | Mode::Stateless | Mode::Local => Place::Inet,
+        Mode::Dsr => Place::Netdev,
     }
 }
 

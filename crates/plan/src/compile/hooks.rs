@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
-use headgate_nft::{Chain, Field, Nat, NatKind, Rule, Statement, Target, Value, Verdict};
+use headgate_nft::{Bytes, Chain, Field, Nat, NatKind, Rule, Statement, Target, Value, Verdict};
 
 use super::contents::Contents;
-use super::terms::{SCTP, TCP, UDP, address_bytes, address_fields, by_mark, equal, is, mark_bytes, nfproto, rule};
+use super::terms::{
+    SCTP, TCP, UDP, address_bytes, address_fields, by_mark, equal, ethertype, is, mark_bytes, nfproto, rule,
+};
 use super::{local, stateless};
 use crate::maps::{Door, Map, Place, Reach};
 use crate::names::{self, IpVersion};
@@ -16,6 +18,7 @@ pub(super) fn chains(contents: &Contents, place: Place) -> Vec<(Arc<str>, Chain)
     let doors = Door::ALL.into_iter().filter(|door| door.place() == place && is_open(contents, *door));
     doors
         .flat_map(|door| match door {
+            Door::Wire => wire(contents, door),
             Door::Raw => stateless::chains(contents),
             Door::Inspect => vec![base(names::INSPECT, lookups(contents, door))],
             Door::Nat => nat(contents),
@@ -63,8 +66,29 @@ fn nat(contents: &Contents) -> Vec<(Arc<str>, Chain)> {
     chains
 }
 
+/// Every packet that comes in by the interfaces of virtual addresses of `dsr` farms; what is nobody's goes on.
+fn wire(contents: &Contents, door: Door) -> Vec<(Arc<str>, Chain)> {
+    let place = door.place();
+    let (name, mut ingress) = base(names::INGRESS, lookups(contents, door));
+    let devices = contents.needs.arrivals.iter().filter(|(other, _)| *other == place).map(|(_, device)| device.clone());
+    if let Some(base) = &mut ingress.base {
+        base.devices = devices.collect();
+    }
+    let used = IpVersion::ALL.into_iter().filter(|&version| contents.uses(Map::Bindings(place, version)));
+    let shared = used.flat_map(|version| super::wire::passages(contents, place, version));
+    [(name, ingress)].into_iter().chain(shared).collect()
+}
+
 pub(super) fn base(name: &str, rules: Vec<Rule>) -> (Arc<str>, Chain) {
     (name.into(), Chain { base: names::base_chain(name), rules })
+}
+
+/// The packet is of this family.
+fn of_version(place: Place, version: IpVersion) -> Statement {
+    match place {
+        Place::Inet => is(Field::Nfproto, nfproto(version)),
+        Place::Netdev => equal(Value::Field(Field::Protocol), Bytes::from_slice(&ethertype(version).to_be_bytes())),
+    }
 }
 
 /// Exact ports before ranges before `*` before `any`; a miss goes on with the next rule.
@@ -75,7 +99,7 @@ pub(super) fn lookups(contents: &Contents, door: Door) -> Vec<Rule> {
         let (_, destination) = address_fields(version);
         let key = key(reach, destination, Field::Dport);
         let map = Map::Listeners(door, version, reach).name();
-        rule([is(Field::Nfproto, nfproto(version)), Statement::VerdictMap { key, map }])
+        rule([of_version(door.place(), version), Statement::VerdictMap { key, map }])
     })
     .collect()
 }
@@ -91,7 +115,7 @@ pub(super) fn key(reach: Reach, address: Field, port: Field) -> Value {
 
 /// Slot → mark → destination. A miss ends a rule and the next is tried, so a backend is in exactly one map.
 fn assign(contents: &Contents) -> Vec<Rule> {
-    let mut rules = vec![rule([Statement::Set { target: Target::CtMark, value: by_mark(Map::Slots) }])];
+    let mut rules = vec![rule([Statement::Set { target: Target::CtMark, value: by_mark(Map::Slots(Place::Inet)) }])];
     if contents.uses(Map::Marks) {
         // The first packet: its route is asked for behind this hook.
         rules.push(rule([Statement::Set { target: Target::Mark, value: by_mark(Map::Marks) }]));

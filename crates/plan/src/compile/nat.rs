@@ -63,7 +63,7 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     let comment = Some(names::backend_comment(&farm.name, &backend.name));
     let key = || exactly(mark_bytes(mark));
     if backend.state == BackendState::Down {
-        contents.add(Map::Down, key(), Element { comment: comment.clone(), ..Element::default() });
+        contents.add(Map::Down(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
     }
     if let Some(mark) = backend.mark.or(farm.mark) {
         contents.add(Map::Marks, key(), yields(mark_bytes(mark)));

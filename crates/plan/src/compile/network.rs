@@ -73,7 +73,7 @@ impl Layout {
     }
 
     pub(super) fn routing(&self, facts: &Facts) -> Routing {
-        Routing::new(&self.configured, &self.routes, facts)
+        Routing::new(&self.configured, &self.routes, facts).with_roles(&self.roles)
     }
 
     /// The addresses that we add: those of interfaces and the virtual ones of farms, but none that others put there.

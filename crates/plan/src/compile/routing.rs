@@ -18,6 +18,10 @@ pub struct Routing {
     routes: Vec<Hop>,
     /// Addresses of each interface: configured first, then what others put there.
     addresses: BTreeMap<String, Vec<IpNet>>,
+    /// Index of each interface but loopback.
+    indices: BTreeMap<String, u32>,
+    /// Role → kernel name.
+    roles: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +42,9 @@ impl Routing {
     /// From the addresses (in the order in which they are configured) and routes that are wanted and those of others.
     /// Virtual addresses do not belong in here: what they make reachable is the box.
     pub fn new(addresses: &[Address], routes: &[Route], facts: &Facts) -> Self {
-        let mut routing = Self::default();
+        let wires = facts.links.iter().filter(|(_, link)| !link.loopback);
+        let indices = wires.map(|(name, link)| (name.clone(), link.index)).collect();
+        let mut routing = Self { indices, ..Self::default() };
         for address in addresses {
             routing.add_address(&address.link, address.net);
         }
@@ -63,6 +69,30 @@ impl Routing {
         }));
         routing.routes.sort_by_key(|hop| (std::cmp::Reverse(hop.to.prefix_len()), hop.metric));
         routing
+    }
+
+    /// The same, where interfaces are called by their roles as well.
+    pub fn with_roles(self, roles: &BTreeMap<String, String>) -> Self {
+        Self { roles: roles.clone(), ..self }
+    }
+
+    /// Kernel name and index of an interface that is called by its role or its kernel name; never loopback.
+    pub fn interface(&self, name: &str) -> Option<(&str, u32)> {
+        let name = self.roles.get(name).map_or(name, String::as_str);
+        self.indices.get_key_value(name).map(|(name, index)| (name.as_str(), *index))
+    }
+
+    /// The interfaces by which packets to an address of ours come in: that of its subnet, or else the one that carries it.
+    /// An address that is on none of them (on loopback, or another program's) is routed to us: all that have addresses.
+    pub fn arrivals(&self, address: IpAddr) -> Vec<&str> {
+        let wire = |name: &str| self.interface(name).map(|(name, _)| name);
+        if let Some(name) = self.link_of(address).and_then(wire) {
+            return vec![name];
+        }
+        let carries = |nets: &[IpNet]| nets.iter().any(|net| net.addr() == address);
+        let carrying = self.addresses.iter().filter(|(_, nets)| carries(nets));
+        let found: Vec<&str> = carrying.filter_map(|(name, _)| wire(name)).collect();
+        if found.is_empty() { self.addresses.keys().filter_map(|name| wire(name)).collect() } else { found }
     }
 
     fn add_address(&mut self, link: &str, net: IpNet) {

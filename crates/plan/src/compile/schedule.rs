@@ -7,12 +7,13 @@ use headgate_config::types::BackendName;
 use headgate_nft::{Numgen, Value};
 
 use super::contents::Contents;
-use super::farm::Ground;
+use super::farm::{Ground, place};
 use super::hash;
 use super::nat::has_source;
 use super::routing::Routing;
 use super::slots;
 use super::terms::{exactly, mark_bytes, yields};
+use super::wire::egress;
 use crate::ids::Ids;
 use crate::maps::Map;
 use crate::names::{self, IpVersion};
@@ -30,7 +31,7 @@ pub enum Standing {
     Draining,
     /// Taken out by the operator.
     Down,
-    /// No route, so no source address for `snat`.
+    /// No route, so no source address for `snat`, or no interface for `dsr`.
     Unroutable,
     /// Its farm takes no new flows.
     Idle,
@@ -63,7 +64,11 @@ pub(super) fn standings(farm: &Farm, routing: &Routing) -> Vec<Standing> {
 
 /// Those to which flows can be sent.
 fn able<'a>(farm: &'a Farm, routing: &Routing) -> Vec<&'a Backend> {
-    let is_able = |backend: &&Backend| farm.mode != Mode::Snat || has_source(farm, backend, routing);
+    let is_able = |backend: &&Backend| match farm.mode {
+        Mode::Snat => has_source(farm, backend, routing),
+        Mode::Dsr => egress(farm, backend, routing).is_some(),
+        Mode::Dnat | Mode::Stateless | Mode::Local => true,
+    };
     farm.backends.values().filter(is_able).collect()
 }
 
@@ -83,7 +88,7 @@ pub(super) fn slot(
     for (slot, &index) in (0u32..).zip(&table) {
         let Some(mark) = ground.ids.mark(&farm.name, &serving[index as usize].name) else { return Vec::new() };
         let key = exactly(mark_bytes(names::slot(id, version, slot)));
-        contents.add(Map::Slots, key, yields(mark_bytes(mark)));
+        contents.add(Map::Slots(place(farm)), key, yields(mark_bytes(mark)));
         modulus = slot + 1;
     }
     let offset = names::slot(id, version, 0);
@@ -95,6 +100,11 @@ pub(super) fn slot(
         }
         scheduler => vec![Value::Numgen(Numgen { random: *scheduler == Scheduler::Random, modulus, offset })],
     }
+}
+
+/// Whether a flow's packets all find the same slot by themselves.
+pub(super) fn is_hashed(farm: &Farm) -> bool {
+    matches!(farm.scheduler, Scheduler::Hash { .. } | Scheduler::Maglev { .. })
 }
 
 /// Slot → index of the backend.

@@ -49,7 +49,7 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     let Endpoint { address, port } = backend.address;
     let comment = Some(names::backend_comment(&farm.name, &backend.name));
     if backend.state == BackendState::Down {
-        contents.add(Map::Down, key(), Element { comment: comment.clone(), ..Element::default() });
+        contents.add(Map::Down(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
     }
     let data = Some(Data::Value(address_bytes(address)));
     contents.add(Map::Rewrites(IpVersion::of(address)), key(), Element { data, comment, ..Element::default() });
@@ -164,7 +164,7 @@ fn rewrite(version: IpVersion, contents: &Contents) -> Vec<Rule> {
     };
     let ports = [(TCP, Target::TcpDport), (UDP, Target::UdpDport), (SCTP, Target::SctpDport)];
     let to = Rewrite { version, address, ports, addresses: Map::Rewrites(version), port: Map::RewritePorts };
-    let mut rules = vec![rule([Statement::Notrack, set(Target::Mark, by_packet_mark(Map::Slots))])];
+    let mut rules = vec![rule([Statement::Notrack, set(Target::Mark, by_packet_mark(Map::Slots(Place::Inet)))])];
     rules.extend(to.rules(contents));
     rules
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use headgate_nft::{Bytes, Data, Element, Field, Key, Operator, Rule, Statement, Value, Verdict};
 
@@ -17,6 +18,14 @@ pub(super) fn nfproto(version: IpVersion) -> u8 {
     match version {
         IpVersion::V4 => 2,
         IpVersion::V6 => 10,
+    }
+}
+
+pub(super) fn ethertype(version: IpVersion) -> u16 {
+    // ETH_P_IP, ETH_P_IPV6
+    match version {
+        IpVersion::V4 => 0x0800,
+        IpVersion::V6 => 0x86dd,
     }
 }
 
@@ -63,6 +72,11 @@ pub(super) fn is_tcp() -> Statement {
 /// What a map yields for the ct mark.
 pub(super) fn by_mark(map: Map) -> Value {
     Value::Map { key: Box::new(Value::Field(Field::CtMark)), map: map.name() }
+}
+
+/// A time-out of an element.
+pub(super) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// An address as it lies in a register.

@@ -7,8 +7,8 @@ use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
 use headgate_config::model::{
-    AcceptRa, Allow, Api, Backend, Farm, Health, HealthCheck, Interface, InterfaceAddress, Limits, Metrics, Mode,
-    Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
+    AcceptRa, Allow, Api, Backend, DsrVia, Farm, Health, HealthCheck, Interface, InterfaceAddress, Limits, Metrics,
+    Mode, Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
 };
 use headgate_config::types::Rate;
 
@@ -40,6 +40,7 @@ pub(super) fn find(config: &Config) -> Vec<Unsupported> {
         uses.metrics(metrics);
     }
     uses.found.sort();
+    uses.found.dedup();
     uses.found
 }
 
@@ -58,7 +59,7 @@ impl Uses {
     fn farm(&mut self, farm: &Farm) {
         let at = format_args!("farms.{}.", farm.name);
         if farm.mode == Mode::Dsr {
-            self.add(at, "mode", text(farm.mode.word()));
+            self.dsr(at, farm);
         }
         match &farm.scheduler {
             Scheduler::RoundRobin | Scheduler::Random | Scheduler::LeastConnections => {}
@@ -97,6 +98,34 @@ impl Uses {
             if let Some(mark) = backend.mark.filter(|_| !translated) {
                 self.add(format_args!("{at}backends.{}.", backend.name), "mark", format!("{mark:#x}"));
             }
+        }
+    }
+
+    /// What other modes may have and this one does not yet: its packets never come to where that is done.
+    fn dsr(&mut self, at: fmt::Arguments<'_>, farm: &Farm) {
+        if let Some(dsr) = farm.dsr.as_ref().filter(|dsr| dsr.via != DsrVia::L2) {
+            self.add(at, "dsr.via", text(dsr.via.word()));
+        }
+        if let Some(mark) = farm.mark {
+            self.add(at, "mark", format!("{mark:#x}"));
+        }
+        if !farm.policies.is_empty() {
+            self.add(at, "policies", list(&farm.policies));
+        }
+        if !farm.log.is_empty() {
+            self.add(at, "log", list(farm.log.iter().map(|event| event.word())));
+        }
+        if let Some(queue) = farm.queue {
+            self.add(at, "queue", queue.to_string());
+        }
+        if let Some(persistence) = &farm.persistence {
+            self.persistence(at, persistence);
+        }
+        if farm.limits.as_ref().is_some_and(|limits| *limits != Limits::default()) {
+            self.add(at, "limits", "{ … }".to_owned());
+        }
+        for backend in farm.backends.values() {
+            self.backend(at, backend);
         }
     }
 

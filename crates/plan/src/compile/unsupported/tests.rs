@@ -60,11 +60,14 @@ fn modes_and_schedulers() {
     let mode = |mode| with_farm(|farm| farm.mode = mode);
     assert_eq!(mode(Mode::Stateless), [""; 0]);
     assert_eq!(mode(Mode::Local), [""; 0]);
-    let dsr = with_farm(|farm| {
-        farm.mode = Mode::Dsr;
-        farm.dsr = Some(Dsr { via: DsrVia::L2, interface: None });
-    });
-    assert_eq!(dsr, ["not supported yet: farms.web.mode = \"dsr\""]);
+    let dsr = |via| {
+        with_farm(|farm| {
+            farm.mode = Mode::Dsr;
+            farm.dsr = Some(Dsr { via, interface: None });
+        })
+    };
+    assert_eq!(dsr(DsrVia::L2), [""; 0]);
+    assert_eq!(dsr(DsrVia::Gre), ["not supported yet: farms.web.dsr.via = \"gre\""]);
     let scheduler = |scheduler| with_farm(|farm| farm.scheduler = scheduler);
     let plain = vec![HashField::SourceAddress, HashField::DestinationPort];
     let macs = vec![HashField::SourceAddress, HashField::SourceMac];
