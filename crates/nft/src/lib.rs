@@ -31,8 +31,8 @@ pub use expr::{
     Target, Value, Verdict,
 };
 pub use model::{
-    BaseChain, Bytes, Chain, ChainKind, Data, Datatype, Element, Family, Hook, Key, Rule, Ruleset, Set, SetData, Table,
-    TableId, width,
+    BaseChain, Bytes, Chain, ChainKind, Data, Datatype, Element, Family, Hook, Key, Own, Rule, Ruleset, Set, SetData,
+    Table, TableId, width,
 };
 pub use object::{Counts, ElementState, Flowtable, Object, Tunnel};
 pub use socket::{CommitError, DumpError, Failure, OpenError, Socket};

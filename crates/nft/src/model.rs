@@ -304,11 +304,25 @@ pub struct Element {
     pub data: Option<Data>,
     /// Kept by the kernel as user data, shown by nft(8).
     pub comment: Option<Arc<str>>,
+    /// What few elements have. Boxed, since of 100,000 elements hardly one has it, and all of them pay for their size.
+    pub own: Option<Box<Own>>,
+}
+
+/// What an element has for itself. An element that has nothing of it has no `Own`: so it is read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Own {
     /// Milliseconds, in sets with time-outs; the set's default is not said again.
     pub timeout_ms: Option<u64>,
-    /// A limit of its own: a lookup that exceeds it (or does not, see [`Limit::over`]) ends the rule. Not in sets with
-    /// `counters`. nft(8) 1.0.6 lists it but does not read it. Boxed, since of 100,000 elements few have one.
-    pub limit: Option<Box<Limit>>,
+    /// A limit: a lookup that exceeds it (or does not, see [`Limit::over`]) ends the rule. Not in sets with `counters`.
+    /// nft(8) 1.0.6 lists it but does not read it.
+    pub limit: Option<Limit>,
+}
+
+impl Own {
+    /// As an element has it.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
 }
 
 /// The data of a map's element.

@@ -233,11 +233,9 @@ fn write_elements(f: &mut Formatter<'_>, set: &Set) -> fmt::Result {
 /// `KEY limit … timeout … comment "…" : DATA`.
 fn write_element(f: &mut Formatter<'_>, set: &Set, key: &Key, element: &Element) -> fmt::Result {
     write_key(f, &set.key, key)?;
-    if let Some(limit) = &element.limit {
-        write!(f, " {limit}")?;
-    }
-    if let Some(timeout) = element.timeout_ms {
-        write!(f, " timeout {}", Milliseconds(timeout))?;
+    if let Some(own) = &element.own {
+        own.limit.map_or(Ok(()), |limit| write!(f, " {limit}"))?;
+        own.timeout_ms.map_or(Ok(()), |timeout| write!(f, " timeout {}", Milliseconds(timeout)))?;
     }
     if let Some(comment) = &element.comment {
         write!(f, " comment \"{}\"", crate::model::comment(comment))?;

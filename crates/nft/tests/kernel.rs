@@ -58,7 +58,7 @@ fn nft_lists_our_messages_as_it_lists_our_text() {
 /// nft(8) 1.0.6 lists limits of elements, but reads them only where the set is declared with one for all.
 fn without_limits(mut ruleset: Ruleset) -> Ruleset {
     let sets = ruleset.tables.values_mut().flat_map(|table| table.sets.values_mut());
-    sets.flat_map(|set| set.elements.values_mut()).for_each(|element| element.limit = None);
+    sets.flat_map(|set| set.elements.values_mut()).for_each(|element| element.own = None);
     ruleset
 }
 

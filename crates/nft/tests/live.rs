@@ -56,7 +56,7 @@ fn counter(object: &str) -> Statement {
 }
 
 fn dynset(op: DynsetOp, set: &str, data: Option<Value>, stateful: Option<Stateful>) -> Statement {
-    Statement::Dynset(Dynset { op, set: name(set), key: field(Field::Ip4Saddr), data, timeout_ms: None, stateful })
+    Dynset { op, set: name(set), key: field(Field::Ip4Saddr), data, timeout_ms: None, stateful }.into()
 }
 
 fn counts(packets: u64, bytes: usize) -> Counts {
@@ -117,7 +117,9 @@ fn packets_fill_a_set_and_we_read_and_change_it() {
     // Ours beside theirs, with a time-out of its own.
     let ours = |addresses: &[u8]| {
         let element = |host: &u8| element(&[10, 0, 0, *host], None, value(&6u32.to_ne_bytes()), Some("static"));
-        let timed = |(key, element)| (key, Element { timeout_ms: Some(3_600_000), ..element });
+        let timed = |(key, element)| {
+            (key, Element { own: Own { timeout_ms: Some(3_600_000), limit: None }.boxed(), ..element })
+        };
         addresses.iter().map(element).map(timed).collect::<Vec<_>>()
     };
     let (table, set, definition) = (id(), name("flows"), Box::new(flows));
@@ -146,7 +148,7 @@ fn a_set_that_is_full_ends_the_rule() {
     let mut socket = looped();
     let mut flows = set(&[Datatype::Mark], None);
     (flows.dynamic, flows.size) = (true, Some(2));
-    let add = Statement::Dynset(Dynset {
+    let add = Statement::from(Dynset {
         op: DynsetOp::Add,
         set: name("flows"),
         key: Value::Numgen(Numgen { random: false, modulus: 5, offset: 0 }),
@@ -168,7 +170,7 @@ fn limits_of_elements_rules_and_packets_limit() {
     let limit = Limit { rate: 1, per_s: 3_600, burst: 2, over: false };
     let mut guests = set(&[Datatype::Ipv4Addr], None);
     let (key, guest) = element(&[127, 0, 0, 1], None, None, None);
-    guests.elements.extend([(key, Element { limit: Some(Box::new(limit)), ..guest })]);
+    guests.elements.extend([(key, Element { own: Own { timeout_ms: None, limit: Some(limit) }.boxed(), ..guest })]);
     let mut seen = set(&[Datatype::Ipv4Addr], None);
     (seen.dynamic, seen.timeout_ms) = (true, Some(60_000));
     let over = Limit { over: true, ..limit };

@@ -106,9 +106,11 @@ fn filled(set: Set, targets: Targets) -> BoxedStrategy<Set> {
     let (timeouts, limits) = (set.timeout_ms.is_some(), !set.counters);
     let timeout = proptest::option::of(1..1_000u64);
     let timeout = timeout.prop_map(move |s| s.map(|s| (s + 3_600) * 1_000).filter(|_| timeouts));
-    let limit = proptest::option::weighted(0.2, limit()).prop_map(move |one| one.filter(|_| limits).map(Box::new));
-    let element = (data(set.data.as_ref(), targets), comment(), timeout, limit)
-        .prop_map(|(data, comment, timeout_ms, limit)| Element { data, comment, timeout_ms, limit });
+    let limit = proptest::option::weighted(0.2, limit()).prop_map(move |one| one.filter(|_| limits));
+    let element =
+        (data(set.data.as_ref(), targets), comment(), timeout, limit).prop_map(|(data, comment, timeout_ms, limit)| {
+            Element { data, comment, own: Own { timeout_ms, limit }.boxed() }
+        });
     let element = (vec(any::<u8>(), 64), element, any::<bool>());
     vec(element, 0..12)
         .prop_map(move |elements| {
@@ -253,7 +255,7 @@ fn dynset(name: &std::sync::Arc<str>, set: &Set) -> Option<BoxedStrategy<Stateme
     let name = name.clone();
     let whole = (op, key_value(&set.key), data, timeout, stateful);
     let dynset = whole.prop_map(move |(op, key, data, timeout_ms, stateful)| {
-        Statement::Dynset(Dynset { op, set: name.clone(), key, data, timeout_ms, stateful })
+        Statement::from(Dynset { op, set: name.clone(), key, data, timeout_ms, stateful })
     });
     Some(dynset.boxed())
 }
@@ -303,7 +305,7 @@ pub(crate) fn particular() -> BoxedStrategy<Statement> {
     let fwd = any::<bool>().prop_flat_map(|ipv6| {
         (value(4), value(if ipv6 { 16 } else { 4 })).prop_map(move |(device, address)| Statement::Fwd {
             ipv6,
-            device,
+            device: Box::new(device),
             address,
         })
     });

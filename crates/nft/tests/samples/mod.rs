@@ -321,9 +321,9 @@ fn writes() -> Vec<Rule> {
         rule(vec![udp, is(UdpChecksum, &[0, 0]), to(Target::UdpChecksum, constant(&[0, 0]))]),
         rule(vec![to(Target::Nftrace, constant(&[1]))]),
         rule(vec![tcp, syn, Statement::Verdict(Verdict::Accept)]),
-        rule(vec![ipv4.clone(), Statement::Dynset(remember)]),
-        rule(vec![ipv4.clone(), Statement::Dynset(limited), Statement::Verdict(Verdict::Drop)]),
-        rule(vec![ipv4, Statement::Dynset(counted), Statement::Verdict(Verdict::Drop)]),
+        rule(vec![ipv4.clone(), remember.into()]),
+        rule(vec![ipv4.clone(), limited.into(), Statement::Verdict(Verdict::Drop)]),
+        rule(vec![ipv4, counted.into(), Statement::Verdict(Verdict::Drop)]),
     ]
 }
 
@@ -354,7 +354,7 @@ pub(crate) fn features() -> Ruleset {
 /// A table of packets that arrive at `lo`.
 pub(crate) fn ingress() -> Ruleset {
     use Field::*;
-    let fwd = |ipv6, device, address| Statement::Fwd { ipv6, device, address };
+    let fwd = |ipv6, device, address| Statement::Fwd { ipv6, device: Box::new(device), address };
     let lo = || constant(&1u32.to_ne_bytes());
     let mut table = Table::default();
     table.sets.extend([
@@ -408,7 +408,8 @@ pub(crate) fn objects() -> Ruleset {
     let mut limited = set(&[Datatype::Ipv4Addr], None);
     limited.timeout_ms = Some(3_600_000);
     let (key, lasting) = element(&[10, 0, 0, 1], None, None, Some("guest"));
-    limited.elements.insert(key, Element { timeout_ms: Some(86_400_000), limit: Some(Box::new(OVER)), ..lasting });
+    let own = Own { timeout_ms: Some(86_400_000), limit: Some(OVER) };
+    limited.elements.insert(key, Element { own: own.boxed(), ..lasting });
     limited.elements.extend([element(&[10, 0, 0, 2], None, None, None)]);
     let sets = [("by-mark", by_mark), ("counted", counted), ("limited", limited), ("proxies", proxies)];
     table.sets.extend(sets.map(|(set, value)| (name(set), value)));

@@ -123,7 +123,7 @@ fn refusal(contents: &mut Contents, farm: &Farm, post: Post, reason: Reason) -> 
     if reason.bans() && limits.and_then(ban).is_some() {
         // Apart from the verdict: when the set is full this rule ends here.
         let set = names::ban_set(post.version, &farm.name);
-        rules.push(rule([Statement::Dynset(Dynset {
+        rules.push(rule([Statement::from(Dynset {
             op: DynsetOp::Update,
             set,
             key: client(post.version),
@@ -153,7 +153,7 @@ fn refuse_rules(action: LimitAction) -> Vec<Rule> {
 
 fn for_each_client(op: DynsetOp, set: Arc<str>, version: IpVersion, each: Stateful) -> Statement {
     let (key, stateful) = (client(version), Some(each));
-    Statement::Dynset(Dynset { op, set, key, data: None, timeout_ms: None, stateful })
+    Dynset { op, set, key, data: None, timeout_ms: None, stateful }.into()
 }
 
 /// A set of clients, which the packet path fills.

@@ -77,7 +77,7 @@ fn tag() -> Value {
 
 fn write(op: DynsetOp, set: std::sync::Arc<str>, key: Value) -> Statement {
     let data = Some(Value::Field(Field::CtMark));
-    Statement::Dynset(Dynset { op, set, key, data, timeout_ms: None, stateful: None })
+    Dynset { op, set, key, data, timeout_ms: None, stateful: None }.into()
 }
 
 /// Whether remembered clients may go to it: drained, of weight 0 and a spare it keeps them.

@@ -138,7 +138,7 @@ impl Flow {
     }
 
     fn write(self, op: DynsetOp, time: Option<Duration>) -> Statement {
-        Statement::Dynset(Dynset {
+        Statement::from(Dynset {
             op,
             set: Map::Bindings(self.place, self.version).name(),
             key: self.key(),
@@ -224,7 +224,7 @@ impl Flow {
         let nexthops = Map::Nexthops(self.place, self.version);
         let mut rules = Vec::new();
         if contents.uses(nexthops) && contents.uses(Map::Egress(self.place)) {
-            rules.push(rule([Statement::Fwd { ipv6, device, address: by_mark(nexthops) }]));
+            rules.push(rule([Statement::Fwd { ipv6, device: Box::new(device), address: by_mark(nexthops) }]));
         }
         rules.push(rule([self.write(DynsetOp::Delete, None)]));
         rules

@@ -280,7 +280,7 @@ impl Reader<'_> {
             None => None,
         };
         let timeout_ms = data.long(sys::NFTA_DYNSET_TIMEOUT).filter(|timeout| *timeout > 0);
-        Some(Statement::Dynset(Dynset { op, set: name.clone(), key, data: yielded, timeout_ms, stateful }))
+        Some(Dynset { op, set: name.clone(), key, data: yielded, timeout_ms, stateful }.into())
     }
 
     fn fwd(&mut self, data: Attributes<'_>) -> Option<Statement> {
@@ -291,7 +291,7 @@ impl Reader<'_> {
         };
         let device = self.take(register(data, sys::NFTA_FWD_SREG_DEV)?, 4)?;
         let address = self.take(register(data, sys::NFTA_FWD_SREG_ADDR)?, length)?;
-        Some(Statement::Fwd { ipv6, device, address })
+        Some(Statement::Fwd { ipv6, device: Box::new(device), address })
     }
 
     fn object(&mut self, data: Attributes<'_>) -> Option<Statement> {

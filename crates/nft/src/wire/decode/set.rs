@@ -8,11 +8,11 @@ use super::object::counts;
 use super::rule::stateful_body;
 use super::{comment, verdict};
 use crate::expr::Stateful;
-use crate::model::{Bytes, Data, Datatype, Element, Key, Set, SetData, width};
+use crate::model::{Bytes, Data, Datatype, Element, Key, Own, Set, SetData, width};
 use crate::object::ElementState;
 use crate::wire::encode::{VERDICT_TYPE, type_id};
 use crate::wire::fields::object_kind;
-use crate::wire::{Attributes, element_flag, set_flag};
+use crate::wire::{Attributes, element_flag, set_flag, text};
 
 /// Name and definition of a set. `None`: without a name, or a nameless set inside a rule, which goes with it.
 pub(crate) fn set(attributes: Attributes<'_>) -> Option<(&str, Set)> {
@@ -76,34 +76,39 @@ fn types(id: u32, length: u32) -> Vec<Datatype> {
     }
 }
 
-/// What belongs to a key, as far as it is configuration.
+/// What belongs to a key: all of it in one pass over the attributes, since there are hundreds of thousands.
 pub(crate) fn element(attributes: Attributes<'_>) -> Element {
-    let limit = match attributes.nested(sys::NFTA_SET_ELEM_EXPR).and_then(stateful_body) {
-        Some(Stateful::Limit(limit)) => Some(Box::new(limit)),
-        _ => None,
-    };
-    Element {
-        data: data(attributes),
-        comment: attributes.get(sys::NFTA_SET_ELEM_USERDATA).and_then(comment),
-        timeout_ms: attributes.long(sys::NFTA_SET_ELEM_TIMEOUT),
-        limit,
+    let (mut element, mut own) = (Element::default(), Own::default());
+    for (kind, value) in attributes {
+        match kind as u16 {
+            sys::NFTA_SET_ELEM_DATA => element.data = data(Attributes(value)),
+            sys::NFTA_SET_ELEM_OBJREF => element.data = text(value).map(|name| Data::Object(name.into())),
+            sys::NFTA_SET_ELEM_USERDATA => element.comment = comment(value),
+            sys::NFTA_SET_ELEM_TIMEOUT => own.timeout_ms = value.try_into().ok().map(u64::from_be_bytes),
+            sys::NFTA_SET_ELEM_EXPR => {
+                if let Some(Stateful::Limit(limit)) = stateful_body(Attributes(value)) {
+                    own.limit = Some(limit);
+                }
+            }
+            _ => {}
+        }
     }
+    element.own = own.boxed();
+    element
 }
 
 /// All that is known about an element.
 pub(crate) fn element_state(attributes: Attributes<'_>) -> ElementState {
-    let Element { data, comment, limit, .. } = element(attributes);
+    let Element { data, comment, own } = element(attributes);
     let counter = attributes.nested(sys::NFTA_SET_ELEM_EXPR).and_then(|one| {
         let counts = one.nested(sys::NFTA_EXPR_DATA).map(counts);
         counts.filter(|_| one.string(sys::NFTA_EXPR_NAME) == Some("counter"))
     });
     let expires_ms = attributes.long(sys::NFTA_SET_ELEM_EXPIRATION);
-    ElementState { data, comment, expires_ms, counter, limit: limit.map(|limit| *limit) }
+    ElementState { data, comment, expires_ms, counter, limit: own.and_then(|own| own.limit) }
 }
 
-fn data(attributes: Attributes<'_>) -> Option<Data> {
-    let object = || attributes.string(sys::NFTA_SET_ELEM_OBJREF).map(|name| Data::Object(name.into()));
-    let Some(data) = attributes.nested(sys::NFTA_SET_ELEM_DATA) else { return object() };
+fn data(data: Attributes<'_>) -> Option<Data> {
     let decision = || data.nested(sys::NFTA_DATA_VERDICT).and_then(verdict).map(Data::Verdict);
     data.get(sys::NFTA_DATA_VALUE).map(|value| Data::Value(Bytes::from_slice(value))).or_else(decision)
 }

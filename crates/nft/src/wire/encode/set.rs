@@ -5,7 +5,7 @@ use rustables::sys;
 use super::statement::stateful_body;
 use super::{VERDICT_TYPE, comment, data, verdict};
 use crate::expr::Stateful;
-use crate::model::{Data, Datatype, Element, Key, Set, SetData};
+use crate::model::{Data, Datatype, Element, Key, Own, Set, SetData};
 use crate::wire::fields::object_number;
 use crate::wire::{Writer, element_flag, set_flag, user_data};
 
@@ -122,11 +122,11 @@ pub(crate) fn element(writer: &mut Writer, set: &Set, key: &Key, element: &Eleme
             Some(Data::Object(name)) => writer.string(sys::NFTA_SET_ELEM_OBJREF, name),
             None => {}
         }
-        if let Some(timeout) = element.timeout_ms {
-            writer.long(sys::NFTA_SET_ELEM_TIMEOUT, timeout);
-        }
-        if let Some(limit) = element.limit.as_deref() {
-            writer.nest(sys::NFTA_SET_ELEM_EXPR, |writer| stateful_body(writer, Stateful::Limit(*limit)));
+        if let Some(Own { timeout_ms, limit }) = element.own.as_deref().copied() {
+            timeout_ms.iter().for_each(|timeout| writer.long(sys::NFTA_SET_ELEM_TIMEOUT, *timeout));
+            if let Some(limit) = limit {
+                writer.nest(sys::NFTA_SET_ELEM_EXPR, |writer| stateful_body(writer, Stateful::Limit(limit)));
+            }
         }
         if let Some(text) = &element.comment {
             comment(writer, sys::NFTA_SET_ELEM_USERDATA, text);
