@@ -16,6 +16,7 @@ use headgate_plan::ids::Ids;
 use headgate_plan::names;
 use headgate_tests::arbitrary::{Edit, Farms, edit, farms};
 use headgate_tests::hostile::facts;
+use headgate_tests::lab::Lab;
 use nix::sched::{CloneFlags, unshare};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -221,6 +222,51 @@ fn five_hundred_changes_end_where_a_fresh_load_does() {
         walk.kernel.load(&compiled(&walk.config, &ids).state.ruleset)?;
         same("a fresh load is something else", &walked, &walk.kernel.dump())?;
         prop_assert!(listed == walk.kernel.listed(), "nft(8) sees a difference that we do not");
+        Ok(())
+    });
+}
+
+/// By commands, files, reloads and crashes: what the kernel has in the end is what a daemon without a memory wants of the same
+/// files. Nothing that was refused has left a trace.
+#[test]
+fn a_daemons_life_ends_where_another_would_begin() {
+    let way = select(vec![Way::Short, Way::Short, Way::Short, Way::Short, Way::Long, Way::Restart]);
+    for_all(1, (farms(), vec((edit(), way), 60)), |(mut farms, edits): (Farms, Vec<(Edit, Way)>)| {
+        let mut lab = Lab::new("life").unwrap();
+        farms.config();
+        lab.configure(&farms.toml()).unwrap();
+        lab.start().unwrap();
+        let mut commands = 0;
+        for (edit, way) in &edits {
+            let command = farms.command(edit).filter(|_| *way == Way::Short);
+            farms.edit(edit);
+            farms.config();
+            match command {
+                Some(words) => {
+                    // 2: this one's listeners are others', so that it is not written.
+                    let code =
+                        lab.headgate(&words.iter().map(String::as_str).collect::<Vec<_>>()).unwrap().status.code();
+                    prop_assert!(matches!(code, Some(0 | 2)), "{words:?} exits with {code:?}");
+                    commands += usize::from(code == Some(0));
+                }
+                None => {
+                    lab.configure(&farms.toml()).unwrap();
+                    lab.headgate_ok(&["apply"]).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+                }
+            }
+            if *way == Way::Restart {
+                lab.crash().unwrap();
+                lab.start().unwrap();
+            }
+        }
+        prop_assert!(commands > 5, "only {commands} commands did something");
+        let plan = lab.headgate_ok(&["plan"]).unwrap();
+        prop_assert_eq!(plan, "nothing to do\n");
+        let before = lab.nft("-a list ruleset").unwrap();
+        lab.stop().unwrap();
+        let once = lab.headgated(&["--once"]).unwrap();
+        prop_assert!(once.status.success(), "{}", headgate_tests::lab::said(&once));
+        prop_assert_eq!(lab.nft("-a list ruleset").unwrap(), before);
         Ok(())
     });
 }

@@ -154,6 +154,23 @@ impl Farms {
         }
     }
 
+    /// Carries out the change of a backend's state or weight as an operator would: the arguments of `headgate`. `None`: it is
+    /// another kind of change, or there is nothing for it.
+    pub fn command(&self, edit: &Edit) -> Option<Vec<String>> {
+        let (place, backend, words) = match edit {
+            Edit::BackendState(farm, backend, state) => (farm, backend, [*state, ""].map(str::to_owned)),
+            Edit::Weight(farm, backend, weight) => (farm, backend, ["weight".to_owned(), weight.to_string()]),
+            _ => return None,
+        };
+        let (number, farm) = self.0.iter().nth(place % self.0.len().max(1))?;
+        let backend = farm.backends.keys().nth(backend % farm.backends.len())?;
+        // As written for the one family or the other.
+        let letter = if farm.listen.iter().any(|listen| !listen.ipv6) { 'b' } else { 'B' };
+        let [verb, value] = words;
+        let words = ["backend".to_owned(), verb, FARMS[*number].to_owned(), format!("{letter}{backend}"), value];
+        Some(words.into_iter().filter(|word| !word.is_empty()).collect())
+    }
+
     fn farm(&mut self, place: usize, change: impl FnOnce(&mut Farm)) {
         let count = self.0.len().max(1);
         if let Some(farm) = self.0.values_mut().nth(place % count) {
