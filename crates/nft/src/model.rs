@@ -203,6 +203,11 @@ pub fn width(fields: &[Datatype]) -> usize {
 }
 
 impl Set {
+    /// Whether its elements are read and compared: not the packet path's, and of a type that we have a word for.
+    pub(crate) fn has_own_elements(&self) -> bool {
+        !self.dynamic && !self.key.iter().any(|key| matches!(key, Datatype::Other { .. }))
+    }
+
     /// The definition alone.
     pub fn without_elements(&self) -> Self {
         Self { elements: BTreeMap::new(), key: self.key.clone(), data: self.data.clone(), ..*self }

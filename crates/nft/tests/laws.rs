@@ -191,6 +191,23 @@ fn the_change_of_one_backend_is_two_messages() {
     assert_eq!(Batch::new(&changes, Some(7)).messages(), 2);
 }
 
+/// Elements of the packet path that a dump brings are passed over, as the socket does not ask for them.
+#[test]
+fn elements_of_dynamic_sets_are_not_read() {
+    let whole = samples::product();
+    let mut filled = whole.clone();
+    let table = filled.tables.values_mut().next().unwrap();
+    let flows = table.sets.get_mut("flows").unwrap();
+    flows.dynamic = false;
+    flows.elements.extend([samples::element(&[10, 9, 8, 7], None, samples::value(&[5, 0, 0, 0]), None)]);
+    let definition = Box::new(flows.without_elements());
+    let elements: Vec<_> = std::mem::take(&mut flows.elements).into_iter().collect();
+    let mut changes = between(&Ruleset::default(), &whole);
+    let id = TableId::inet("hgtest");
+    changes.push(Change::AddElements { table: id, set: samples::name("flows"), definition, elements });
+    assert_eq!(decode_messages(Batch::new(&changes, None).as_bytes()), Some(whole));
+}
+
 #[test]
 fn fragments_change_only_what_they_hold() {
     let old = samples::product();

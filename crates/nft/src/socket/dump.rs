@@ -10,7 +10,7 @@ use nix::sys::socket::MsgFlags;
 use rustables::sys;
 
 use super::{Answer, DONE, ERROR, Header, Message, Messages, SUBSYSTEM, Socket, Writer};
-use crate::model::{Chain, Datatype, Family, Key, Ruleset, Set, Table, TableId};
+use crate::model::{Chain, Family, Key, Ruleset, Set, Table, TableId};
 use crate::wire::{Attributes, decode};
 
 /// How often a dump begins anew because others change the ruleset meanwhile.
@@ -158,9 +158,8 @@ impl Socket {
 
     /// Elements of all sets whose elements are ours.
     fn set_elements(&mut self, id: &TableId, table: &mut Table) -> Result<Consistency, DumpError> {
-        let ours = |set: &Set| !set.dynamic && !set.key.iter().any(|key| matches!(key, Datatype::Other { .. }));
         let mut consistency = Consistency::Whole;
-        for (name, set) in table.sets.iter_mut().filter(|(_, set)| ours(set)) {
+        for (name, set) in table.sets.iter_mut().filter(|(_, set)| set.has_own_elements()) {
             let (elements, found) = self.elements_of(id, (name, set), decode::element)?;
             if found == Consistency::Interrupted {
                 consistency = found;

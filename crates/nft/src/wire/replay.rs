@@ -58,6 +58,9 @@ impl Replay {
             sys::NFT_MSG_NEWSETELEM => {
                 let name: Arc<str> = attributes.string(sys::NFTA_SET_ELEM_LIST_SET)?.into();
                 let set = self.ruleset.tables.get(&id)?.sets.get(&name)?;
+                if !set.has_own_elements() {
+                    return Some(());
+                }
                 let collected = self.elements.entry((id, name)).or_default();
                 let list = attributes.nested(sys::NFTA_SET_ELEM_LIST_ELEMENTS);
                 list.into_iter()
