@@ -153,6 +153,13 @@ impl<'a> Batch<'a> {
                 let kind = if lasting { sys::NFT_MSG_DELSETELEM } else { NFT_MSG_DESTROYSETELEM };
                 self.elements(index, change, kind);
             }
+            change => self.add_named(index, change),
+        }
+    }
+
+    /// Objects and flowtables.
+    fn add_named(&mut self, index: usize, change: &Change) {
+        match change {
             Change::AddObject { value: Object::Foreign, .. } => {}
             Change::AddObject { table, kind, object, value } => {
                 self.object_message(index, sys::NFT_MSG_NEWOBJ, (table, *kind, object), |writer| {
@@ -175,6 +182,7 @@ impl<'a> Batch<'a> {
                     encode::flowtable_devices(writer, devices);
                 });
             }
+            _ => {}
         }
     }
 
