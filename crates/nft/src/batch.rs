@@ -153,7 +153,11 @@ impl<'a> Batch<'a> {
                 let kind = if lasting { sys::NFT_MSG_DELSETELEM } else { NFT_MSG_DESTROYSETELEM };
                 self.elements(index, change, kind);
             }
-            change => self.add_named(index, change),
+            Change::AddObject { .. }
+            | Change::DeleteObject { .. }
+            | Change::AddFlowtable { .. }
+            | Change::DeleteFlowtable { .. }
+            | Change::DeleteDevices { .. } => self.add_named(index, change),
         }
     }
 
