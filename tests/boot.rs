@@ -3,6 +3,8 @@
 //! Needs root (networks), QEMU with igb, OVMF and what `headgate-image build` needs; without them it fails and says so.
 #![allow(clippy::unwrap_used)]
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -109,7 +111,8 @@ fn by_bios_it_serves_and_marks_its_slot_good() {
     run(tool("cp").args(["--sparse=always"]).arg(&image).arg(&copy)).unwrap();
     let (networks, links) = Networks::create().unwrap();
     // As somebody would who has just flashed a disk: a file in the folder of the EFI system partition.
-    let text = format!("{DROP_IN}\n[system]\ntrust-media = \"always\"\n");
+    let offloaded = DROP_IN.replace("mode = \"snat\"", "mode = \"snat\"\noffload = true");
+    let text = format!("{offloaded}\n[system]\ntrust-media = \"always\"\n");
     let drop_in = write_drop_in(directory.path(), "10-demo.toml", &text).unwrap();
     let layout: Layout = source.read_toml("image/layout.toml").unwrap();
     let esp = format!("{}@@{}", copy.display(), layout.place(Content::Esp).unwrap().offset);
@@ -123,6 +126,7 @@ fn by_bios_it_serves_and_marks_its_slot_good() {
     let answers = networks.ask(20).unwrap();
     assert_eq!(answers.len(), 2, "both backends and nobody else answer: {answers:?}");
     wait_for_status(&mut machine, 0);
+    offloads(&networks, &mut machine);
     assert!(machine.transcript().contains("drop-ins from esp: 10-demo.toml"), "{}", machine.transcript());
     drop(machine);
 
@@ -131,6 +135,42 @@ fn by_bios_it_serves_and_marks_its_slot_good() {
     let data = format!("{}?offset={}", copy.display(), layout.place(Content::Data).unwrap().offset);
     let trust = run(tool("debugfs").args(["-R", "cat state/trust-media"]).arg(data)).unwrap();
     assert_eq!(String::from_utf8_lossy(&trust), "always", "the next boot would not know whether to trust media");
+}
+
+/// A connection that lives goes by the flowtable, and what it says arrives; once its backend is down and its flows are cut, it
+/// ends, and others go to the other backend.
+fn offloads(networks: &Networks, machine: &mut Machine) {
+    let mut connection = networks
+        .client
+        .within(|| TcpStream::connect_timeout(&"172.16.1.1:80".parse().unwrap(), COMMAND))
+        .unwrap()
+        .unwrap();
+    connection.set_read_timeout(Some(COMMAND)).unwrap();
+    let mut ask = |expected: bool| {
+        let answered = connection.write_all(b"GET / HTTP/1.1\r\nHost: box\r\n\r\n").and_then(|()| {
+            let mut answer = [0; 2048];
+            connection.read(&mut answer).map(|length| String::from_utf8_lossy(&answer[..length]).into_owned())
+        });
+        let good = answered.as_ref().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"));
+        assert_eq!(good, expected, "{answered:?}");
+        answered.unwrap_or_default()
+    };
+    let backend = if ask(true).contains("172.16.2.11") { "b1" } else { "b2" };
+    (0..50).for_each(|_| drop(ask(true)));
+    let (listed, status) = machine.console("connections web --json", COMMAND).unwrap();
+    assert_eq!(status, 0, "{listed}");
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap_or_else(|error| panic!("{error}: {listed}"));
+    let ours = listed["flows"].as_array().unwrap().iter().find(|flow| flow["offloaded"] == true);
+    let ours = ours.unwrap_or_else(|| panic!("nothing is offloaded: {listed}"));
+    assert_eq!(ours["backend"], backend);
+    for line in [format!("backend down web {backend}"), format!("connections web {backend} --flush")] {
+        let (said, status) = machine.console(&line, COMMAND).unwrap();
+        assert_eq!(status, 0, "{line}: {said}");
+    }
+    ask(false);
+    assert_eq!(networks.ask(6).unwrap().len(), 1, "the other backend serves alone");
+    let (said, status) = machine.console(&format!("backend up web {backend}"), COMMAND).unwrap();
+    assert_eq!(status, 0, "{said}");
 }
 
 #[test]

@@ -219,6 +219,9 @@ pub struct Flow {
     pub endpoint: String,
     /// TCP state, when there is one.
     pub state: Option<String>,
+    /// It goes by the flowtable (`offload = true`).
+    #[serde(default)]
+    pub offloaded: bool,
     /// Seconds until it is forgotten.
     pub timeout: Option<u32>,
 }

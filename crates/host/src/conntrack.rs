@@ -48,6 +48,7 @@ const AF_INET6: u8 = 10;
 const NLA_F_NESTED: u16 = 1 << 15;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 const IPS_ASSURED: u32 = 1 << 2;
+const IPS_OFFLOAD: u32 = 1 << 14;
 
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
@@ -168,6 +169,8 @@ pub struct Flow {
     pub state: Option<String>,
     /// Both directions were seen, and the entry is not dropped early when the table is full.
     pub assured: bool,
+    /// It goes by a flowtable, past the hooks.
+    pub offloaded: bool,
     /// What is left until the entry expires.
     pub timeout: Duration,
 }
@@ -412,9 +415,9 @@ pub(crate) fn decode(attributes: Attributes<'_>) -> io::Result<Option<Flow>> {
         }
     }
     let (Some(original), Some(reply)) = (original, reply) else { return Ok(None) };
-    let assured = status & IPS_ASSURED != 0;
+    let (assured, offloaded) = (status & IPS_ASSURED != 0, status & IPS_OFFLOAD != 0);
     let timeout = Duration::from_secs(u64::from(seconds));
-    Ok(Some(Flow { protocol, original, reply, mark, state, assured, timeout }))
+    Ok(Some(Flow { protocol, original, reply, mark, state, assured, offloaded, timeout }))
 }
 
 /// Protocol number and both ends.

@@ -11,7 +11,7 @@ impl Host {
     /// Reads the facts that decisions are made from.
     ///
     /// # Errors
-    /// [`HostError::List`], [`HostError::Topology`].
+    /// [`HostError::List`], [`HostError::Topology`], [`HostError::Commit`].
     pub fn facts(&mut self) -> Result<Facts, HostError> {
         let mut facts = topology::read(&self.root)?;
         let interfaces = link::list(&mut self.netlink).map_err(HostError::list("interfaces"))?;
@@ -39,7 +39,18 @@ impl Host {
                 Some(RouteFact { to: found.to, via: found.via, link, source: found.source, metric: found.metric })
             })
             .collect();
+        facts.flowtable = self.has_flowtables()?;
         Ok(facts)
+    }
+
+    /// Asked once: the answer does not change while a kernel runs, but a module is looked for each time.
+    fn has_flowtables(&mut self) -> Result<bool, HostError> {
+        let known = match self.flowtable {
+            Some(known) => known,
+            None => self.nft.supports_flowtable().map_err(HostError::Commit)?,
+        };
+        self.flowtable = Some(known);
+        Ok(known)
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Host {
     generation: Option<u32>,
     /// Major and minor number of the kernel's release.
     kernel: (u32, u32),
+    /// Whether the kernel has flowtables, once it was asked.
+    flowtable: Option<bool>,
 }
 
 /// The machine cannot be observed or changed.
@@ -100,7 +102,7 @@ impl Host {
         // Asking for the generation needs what a transaction needs: the kernel's subsystem and CAP_NET_ADMIN.
         nft.generation().map_err(HostError::Dump)?;
         let kernel = kernel_version(nix::sys::utsname::uname().ok().as_ref().and_then(|name| name.release().to_str()));
-        Ok(Self { root, netlink, nft, generation: None, kernel })
+        Ok(Self { root, netlink, nft, generation: None, kernel, flowtable: None })
     }
 
     /// Where the files are.

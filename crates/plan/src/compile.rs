@@ -16,6 +16,7 @@ mod hooks;
 mod local;
 mod nat;
 mod network;
+mod offload;
 mod schedule;
 mod stateless;
 mod sticky;
@@ -35,6 +36,7 @@ use self::farm::Ground;
 use self::hardware::Tuned;
 use self::hash::Site;
 use self::network::Layout;
+use self::offload::Offload;
 use self::routing::Routing;
 pub use self::schedule::Standing;
 pub use self::unsupported::Unsupported;
@@ -72,6 +74,7 @@ pub struct Desired {
 pub struct Context {
     routing: Routing,
     site: Site,
+    offload: Offload,
 }
 
 /// One farm's part of the ruleset.
@@ -109,7 +112,9 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         warnings.push("traffic to the box itself is not filtered: system.protect is not supported yet".to_owned());
     }
     let site = Site::new(config.site_secret.as_deref());
-    let ruleset = ruleset(config, Ground { routing: &routing, ids: &ids, site }, &mut warnings);
+    let offload = Offload::new(facts);
+    let ground = Ground { routing: &routing, ids: &ids, site, offload: &offload };
+    let ruleset = ruleset(config, ground, &mut warnings);
     let knobs: Vec<Knob> = host_name(config).into_iter().chain(tuned.knobs).collect();
     let state = State {
         ruleset,
@@ -127,7 +132,7 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         roles: layout.roles,
         unplaced: layout.unplaced,
         ids,
-        context: Context { routing, site },
+        context: Context { routing, site, offload },
     })
 }
 
@@ -210,7 +215,7 @@ impl Context {
     }
 
     fn ground<'a>(&'a self, ids: &'a Ids) -> Ground<'a> {
-        Ground { routing: &self.routing, ids, site: self.site }
+        Ground { routing: &self.routing, ids, site: self.site, offload: &self.offload }
     }
 }
 

@@ -133,6 +133,8 @@ pub enum Map {
     Egress(Place),
     /// Client, virtual address, ports, protocol → mark: the flows of `dsr` farms. Filled by the packets themselves.
     Bindings(Place, IpVersion),
+    /// ct marks whose established flows go by the flowtable.
+    Offloaded,
 }
 
 impl Map {
@@ -173,7 +175,8 @@ impl Map {
             | Self::RewritePorts
             | Self::Answers(..)
             | Self::Virtual(_)
-            | Self::VirtualPorts => Place::Inet,
+            | Self::VirtualPorts
+            | Self::Offloaded => Place::Inet,
         }
     }
 
@@ -196,6 +199,7 @@ impl Map {
             Self::Pooled => "pooled".into(),
             Self::Chosen => "chosen".into(),
             Self::Marks => "marks".into(),
+            Self::Offloaded => "offloaded".into(),
             Self::Targets(version) => format!("targets{}", digit(version)).into(),
             Self::Hosts(version) => format!("hosts{}", digit(version)).into(),
             Self::Sources(version) => format!("sources{}", digit(version)).into(),
@@ -241,7 +245,7 @@ impl Map {
             Self::Slots(_) | Self::Bindings(..) | Self::Answers(..) | Self::Marks => {
                 Some(SetData::Value(vec![Datatype::Mark]))
             }
-            Self::Down(_) => None,
+            Self::Down(_) | Self::Offloaded => None,
             Self::Egress(_) => Some(SetData::Value(vec![Datatype::IfIndex])),
             Self::Nexthops(_, version) => Some(SetData::Value(vec![address(version)])),
             Self::Targets(version) => Some(SetData::Value(vec![address(version), Datatype::InetService])),

@@ -62,6 +62,10 @@ pub const RAW_POSTROUTING: &str = "raw-postrouting";
 pub const INSPECT: &str = "inspect";
 /// What is for the box itself.
 pub const INPUT: &str = "input";
+/// What goes through the box: established flows of farms that offload leave from here for [`FLOWTABLE`].
+pub const FORWARD: &str = "forward";
+/// Flows that take the short way, from ingress of one device to the other.
+pub const FLOWTABLE: &str = "fast";
 /// Destination translation of what comes in.
 pub const PREROUTING: &str = "prerouting";
 /// Destination translation of what the box itself sends to a virtual address.
@@ -84,6 +88,7 @@ pub fn base_chain(name: &str) -> Option<BaseChain> {
         INSPECT => (ChainKind::Filter, Hook::Prerouting, -150),
         PREROUTING => (ChainKind::Nat, Hook::Prerouting, -100),
         INPUT => (ChainKind::Filter, Hook::Input, 0),
+        FORWARD => (ChainKind::Filter, Hook::Forward, 0),
         OUTPUT => (ChainKind::Nat, Hook::Output, -100),
         RAW_POSTROUTING => (ChainKind::Filter, Hook::Postrouting, -300),
         MARK_PREROUTING => (ChainKind::Filter, Hook::Prerouting, -150),

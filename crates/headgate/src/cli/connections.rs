@@ -5,7 +5,7 @@ use hyper::Method;
 use super::args;
 use super::table::Table;
 use super::{Answer, CliError};
-use crate::api::{Connections, Flushed};
+use crate::api::{Connections, Flow, Flushed};
 use crate::client::{Client, segment};
 
 pub(super) fn run(client: &Client, command: &args::Connections) -> Result<Answer, CliError> {
@@ -21,6 +21,14 @@ pub(super) fn run(client: &Client, command: &args::Connections) -> Result<Answer
     Answer::of(command.output, &connections, render)
 }
 
+/// The kernel stops to follow the state of what it has offloaded.
+fn state(flow: &Flow) -> String {
+    match flow.offloaded {
+        true => "offloaded".to_owned(),
+        false => flow.state.clone().unwrap_or_default(),
+    }
+}
+
 fn render(connections: &Connections) -> String {
     if connections.flows.is_empty() {
         return "no flows\n".to_owned();
@@ -34,7 +42,7 @@ fn render(connections: &Connections) -> String {
             flow.client.clone(),
             flow.service.clone(),
             flow.endpoint.clone(),
-            flow.state.clone().unwrap_or_default(),
+            state(flow),
             flow.timeout.map(|seconds| format!("{seconds} s")).unwrap_or_default(),
         ]);
     }

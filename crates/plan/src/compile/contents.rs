@@ -8,8 +8,8 @@ use std::sync::Arc;
 use headgate_nft::{Chain, Element, Field, Key, Ruleset, Set, Statement, Table, TableId, Value, Verdict};
 use ipnet::IpNet;
 
-use super::hooks;
 use super::terms::{equal, mark_bytes, milliseconds, rule};
+use super::{hooks, offload};
 use crate::ids::Ids;
 use crate::maps::{Map, Place};
 use crate::names;
@@ -41,6 +41,8 @@ pub(super) struct Needs {
     pub(super) arrivals: BTreeSet<(Place, Arc<str>)>,
     /// The indices of the interfaces by which they leave.
     pub(super) departures: BTreeSet<(Place, u32)>,
+    /// Devices at which offloaded flows are looked up; none when no farm offloads.
+    pub(super) offload: BTreeSet<Arc<str>>,
 }
 
 /// What some contents need of the shared chains. Two contents of the same shape differ in elements and in what is a farm's own.
@@ -95,11 +97,15 @@ impl Contents {
     pub(super) fn into_ruleset(mut self, ids: &Ids) -> Ruleset {
         self.name_what_is_always_there();
         let hooks = Place::ALL.map(|place| (place, hooks::chains(&self, place)));
+        let flowtable = offload::flowtable(&self.needs.offload);
         let mut ruleset = self.into_fragment(Sets::Declared(ids));
         for (place, chains) in hooks {
             if let Some(table) = ruleset.tables.get_mut(&place.table()) {
                 table.chains.extend(chains);
             }
+        }
+        if let (Some(flowtable), Some(table)) = (flowtable, ruleset.tables.get_mut(&Place::Inet.table())) {
+            table.flowtables.insert(names::FLOWTABLE.into(), flowtable);
         }
         ruleset
     }

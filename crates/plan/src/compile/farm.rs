@@ -8,6 +8,7 @@ use headgate_nft::{Bytes, Data, Element, Key, Reject, Rule, Statement, Verdict};
 
 use super::contents::Contents;
 use super::hash::Site;
+use super::offload::Offload;
 use super::routing::Routing;
 use super::terms::{address_bytes, exactly, is_tcp, push_field, rule};
 use super::{local, nat, stateless, wire};
@@ -21,6 +22,7 @@ pub(super) struct Ground<'a> {
     pub(super) routing: &'a Routing,
     pub(super) ids: &'a Ids,
     pub(super) site: Site,
+    pub(super) offload: &'a Offload,
 }
 
 /// Adds all that one farm needs. A farm that is off needs nothing.

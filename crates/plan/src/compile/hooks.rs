@@ -9,7 +9,7 @@ use super::contents::Contents;
 use super::terms::{
     SCTP, TCP, UDP, address_bytes, address_fields, by_mark, equal, ethertype, is, mark_bytes, nfproto, rule,
 };
-use super::{local, stateless};
+use super::{local, offload, stateless};
 use crate::maps::{Door, Map, Place, Reach};
 use crate::names::{self, IpVersion};
 
@@ -58,6 +58,9 @@ fn nat(contents: &Contents) -> Vec<(Arc<str>, Chain)> {
     ];
     if contents.uses(Map::Marks) {
         chains.extend([names::MARK_PREROUTING, names::MARK_OUTPUT].map(|name| base(name, vec![mark_again()])));
+    }
+    if contents.uses(Map::Offloaded) {
+        chains.push(offload::chain());
     }
     let sources = sources(contents);
     if !sources.is_empty() {

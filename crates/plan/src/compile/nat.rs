@@ -23,6 +23,9 @@ use crate::names::{self, IpVersion};
 pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     let able: Vec<&Backend> =
         farm.backends.values().filter(|backend| add_backend(contents, farm, backend, ground)).collect();
+    if farm.offload {
+        ground.offload.ask(contents, farm);
+    }
     for version in versions(farm) {
         let chain = names::farm_chain(version, &farm.name);
         let entrance = guard::entrance(contents, farm, Post { place: Place::Inet, version }, &chain);
@@ -64,6 +67,9 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     let key = || exactly(mark_bytes(mark));
     if backend.state == BackendState::Down {
         contents.add(Map::Down(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
+    }
+    if farm.offload && ground.offload.is_possible() {
+        contents.add(Map::Offloaded, key(), Element { comment: comment.clone(), ..Element::default() });
     }
     if let Some(mark) = backend.mark.or(farm.mark) {
         contents.add(Map::Marks, key(), yields(mark_bytes(mark)));

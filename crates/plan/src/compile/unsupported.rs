@@ -65,9 +65,6 @@ impl Uses {
             Scheduler::RoundRobin | Scheduler::Random | Scheduler::LeastConnections => {}
             Scheduler::Hash { .. } | Scheduler::Maglev { .. } => {}
         }
-        if farm.offload {
-            self.add(at, "offload", "true".to_owned());
-        }
         let translated = matches!(farm.mode, Mode::Snat | Mode::Dnat);
         if let Some(mark) = farm.mark.filter(|_| !translated) {
             self.add(at, "mark", format!("{mark:#x}"));

@@ -97,6 +97,7 @@ fn told(flow: &conntrack::Flow, marks: &Names<'_>) -> Flow {
         service: flow.original.destination.to_string(),
         endpoint: flow.reply.source.to_string(),
         state: flow.state.clone(),
+        offloaded: flow.offloaded,
         timeout: u32::try_from(flow.timeout.as_secs()).ok(),
     }
 }

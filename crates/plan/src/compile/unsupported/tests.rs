@@ -81,7 +81,6 @@ fn modes_and_schedulers() {
 #[test]
 fn options_of_farms_and_backends() {
     let cases: Vec<(Edit, &str)> = vec![
-        (Box::new(|farm| farm.offload = true), "farms.web.offload = true"),
         (Box::new(|farm| farm.helper = Some(Helper::Ftp)), "farms.web.helper = \"ftp\""),
         (
             Box::new(|farm| farm.policies = vec![PolicyName::new("office").unwrap()]),
@@ -152,9 +151,9 @@ fn limits_and_health() {
 fn a_farm_that_is_off_is_told_as_well() {
     let told = with_farm(|farm| {
         farm.state = FarmState::Off;
-        farm.offload = true;
+        farm.health = health(HealthCheck::Icmp);
     });
-    assert_eq!(told, ["not supported yet: farms.web.offload = true"]);
+    assert_eq!(told, ["not supported yet: farms.web.health.type = \"icmp\""]);
 }
 
 #[test]

@@ -1,0 +1,47 @@
+use headgate_config::model::{Farm, Mode};
+
+use crate::compile::{Desired, compile};
+use crate::facts::Facts;
+use crate::ids::Ids;
+use crate::maps::Place;
+use crate::samples::{config, facts, web};
+
+fn compiled(offload: bool, facts: &Facts) -> Desired {
+    compile(&config(vec![Farm { offload, mode: Mode::Snat, ..web() }]), &[], facts, &Ids::default()).unwrap()
+}
+
+fn with_flowtables() -> Facts {
+    let mut facts = facts();
+    facts.flowtable = true;
+    facts.links.values_mut().for_each(|link| link.up = true);
+    facts
+}
+
+#[test]
+fn flows_of_a_farm_that_asks_take_the_short_way() {
+    let desired = compiled(true, &with_flowtables());
+    let table = &desired.state.ruleset.tables[&Place::Inet.table()];
+    let rules: Vec<String> = table.chains["forward"].rules.iter().map(ToString::to_string).collect();
+    assert_eq!(rules, ["ct mark @offloaded flow add @fast"]);
+    assert_eq!(table.sets["offloaded"].elements.len(), web().backends.len());
+    let names = facts().links.into_iter().filter(|(_, link)| !link.loopback).map(|(name, _)| name);
+    assert!(table.flowtables["fast"].devices.iter().map(|name| name.to_string()).eq(names));
+    assert_eq!(desired.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn who_does_not_ask_pays_nothing() {
+    let desired = compiled(false, &with_flowtables());
+    let table = &desired.state.ruleset.tables[&Place::Inet.table()];
+    assert!(table.flowtables.is_empty() && !table.chains.contains_key("forward"));
+}
+
+#[test]
+fn a_kernel_without_flowtables_serves_all_the_same() {
+    let with = compiled(true, &Facts { flowtable: false, ..with_flowtables() });
+    assert_eq!(with.warnings, ["farm web: offload has no effect: this kernel has no flowtables"]);
+    assert_eq!(with.state.ruleset, compiled(false, &with_flowtables()).state.ruleset);
+    let mut dark = with_flowtables();
+    dark.links.values_mut().for_each(|link| link.up = false);
+    assert_eq!(compiled(true, &dark).warnings, ["farm web: offload has no effect: no interface is up"]);
+}
