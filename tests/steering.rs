@@ -126,7 +126,96 @@ fn a_restart_goes_on_where_the_last_one_was() {
     assert!(plan.status.success());
     assert_eq!(slots(&lab), steered, "a restart moved slots");
     let said = String::from_utf8_lossy(&plan.stderr).into_owned() + &String::from_utf8_lossy(&plan.stdout);
-    assert!(said.contains("needs headgated to run"), "{said}");
+    assert!(said.contains("need headgated to run"), "{said}");
     held.echo();
     held.open(&lab, V4);
+}
+
+/// A farm of both families whose backends take so many connections each.
+fn capped_farm(on_empty: &str, most: u32) -> String {
+    let mut text = format!("[farms.web]\nmode = \"dnat\"\nlisten = [\"{V4}\", \"{V6}\"]\non-empty = {on_empty:?}\n");
+    for number in BACKENDS {
+        let limit = format!("max-connections = {most}");
+        text += &format!("[farms.web.backends.b{number}]\naddress = \"{}\"\n{limit}\n", backend(number, 8080));
+        text += &format!("[farms.web.backends.c{number}]\naddress = \"{}\"\n{limit}\n", backend6(number, 8080));
+    }
+    text
+}
+
+#[test]
+fn no_backend_has_more_connections_than_its_maximum_and_all_are_used() {
+    for to in [V4, V6] {
+        let mut lab = Lab::new("cap").unwrap();
+        let _servers = servers(&lab);
+        lab.configure(&capped_farm("reject", 7)).unwrap();
+        lab.start().unwrap();
+        let address: SocketAddr = to.parse().unwrap();
+        // A burst of several at once, and far more than there is room for.
+        let opened: Vec<Vec<_>> = std::thread::scope(|scope| {
+            let burst = || (0..30).filter_map(|_| Connection::open(&lab.client, address).unwrap().ok()).collect();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(burst)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let mut held = Held::default();
+        for connection in opened.into_iter().flatten() {
+            held.0.entry(connection.answer.server.clone()).or_default().push(connection);
+        }
+        assert!(held.all().into_iter().all(|count| count <= 7), "{to}: {:?}", held.all());
+        // Whoever waits gets all the room there is.
+        let until = Instant::now() + Duration::from_secs(15);
+        while held.all() != [7, 7, 7] {
+            assert!(Instant::now() < until, "{to}: {:?}", held.all());
+            if let Ok(connection) = Connection::open(&lab.client, address).unwrap() {
+                held.0.entry(connection.answer.server.clone()).or_default().push(connection);
+                assert!(held.all().into_iter().all(|count| count <= 7), "{to}: {:?}", held.all());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2500));
+        for _ in 0..20 {
+            let refused = Connection::open(&lab.client, address).unwrap().expect_err("all are full");
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+        held.echo();
+        // Connections of one backend end: new ones go there, and nowhere else.
+        held.0.get_mut("b12").unwrap().truncate(3);
+        let until = Instant::now() + Duration::from_secs(15);
+        while held.of("b12") < 7 {
+            assert!(Instant::now() < until, "{to}: {:?}", held.all());
+            if let Ok(connection) = Connection::open(&lab.client, address).unwrap() {
+                assert_eq!(connection.answer.server, "b12");
+                held.0.entry(connection.answer.server.clone()).or_default().push(connection);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        held.echo();
+        // A restart forgets nothing.
+        lab.crash().unwrap();
+        lab.start().unwrap();
+        for _ in 0..20 {
+            assert!(Connection::open(&lab.client, address).unwrap().is_err(), "{to}: more after a restart");
+        }
+        held.echo();
+    }
+}
+
+#[test]
+fn a_supervisor_that_is_gone_lifts_the_maximum() {
+    let mut lab = Lab::new("cap-dead").unwrap();
+    let _servers = servers(&lab);
+    lab.configure(&capped_farm("reject", 2)).unwrap();
+    lab.start().unwrap();
+    let address: SocketAddr = V4.parse().unwrap();
+    let mut held: Vec<Connection> =
+        (0..30).filter_map(|_| Connection::open(&lab.client, address).unwrap().ok()).collect();
+    assert!((4..=6).contains(&held.len()), "{}", held.len());
+    lab.crash().unwrap();
+    let until = Instant::now() + Duration::from_secs(25);
+    while held.len() <= 6 {
+        assert!(Instant::now() < until, "still refused");
+        held.extend(Connection::open(&lab.client, address).unwrap().ok());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    for connection in &mut held {
+        connection.echo("still here").unwrap();
+    }
 }

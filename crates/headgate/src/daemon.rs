@@ -110,7 +110,7 @@ fn once(root: &Path, listing: Listing) -> Result<(Exit, String), DaemonError> {
     let Started { error, .. } = engine.start();
     if engine.steered().is_some() {
         tracing::warn!(
-            "scheduler least-connections needs headgated to run: until it does, new flows follow the weights alone"
+            "least-connections and max-connections need headgated to run: until it does, new flows follow the weights alone"
         );
     }
     Ok(match error {

@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use headgate_nft::Change;
+use headgate_nft::{Change, ElementState, Key};
+use headgate_plan::maps::Map;
 use headgate_plan::state::{Address, Route};
 use headgate_plan::step::{Outcome, Plan, Step};
 use nix::errno::Errno;
@@ -324,6 +325,14 @@ impl Host {
     /// [`HostError::Commit`].
     pub fn commit_ruleset(&mut self, changes: &[Change]) -> Result<(), HostError> {
         self.commit(changes, None)
+    }
+
+    /// The elements of one of our sets, as they are now.
+    ///
+    /// # Errors
+    /// [`HostError::Dump`].
+    pub fn elements(&mut self, map: Map) -> Result<Vec<(Key, ElementState)>, HostError> {
+        self.nft.elements(&map.place().table(), &map.name()).map_err(HostError::Dump)
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`compile`] does the whole. [`Context`] keeps what one farm needs of the rest, so that one backend's change is compiled
 //! ([`Context::farm_change`]) and shown ([`Context::farm_fragment`]) without a look at the other farms.
 
+pub mod cap;
 pub mod hardware;
 pub mod routing;
 pub mod slots;
@@ -28,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use headgate_config::Config;
-use headgate_config::model::{Farm, Profile};
+use headgate_config::model::{Farm, Profile, Scheduler};
 use headgate_nft::{Change, Ruleset};
 
 use self::contents::{Contents, Sets};
@@ -185,14 +186,23 @@ impl Context {
         Some(headgate_nft::change::between(&old, &new))
     }
 
-    /// Moves the slots of a farm whose scheduler is `least-connections`: its backends' shares in `ids`, and what has to be
-    /// changed of the ruleset. `flows` are those that each backend has, by ct mark.
-    pub fn steer(&self, farm: &Farm, ids: &mut Ids, flows: &BTreeMap<u32, u64>) -> Vec<Change> {
-        let next = schedule::steered(farm, self.ground(ids), flows);
-        if next.iter().all(|(&mark, &share)| ids.share(mark) == Some(share)) {
+    /// Moves the slots of a farm by the flows that each backend has, by ct mark: its backends' shares in `ids` when the
+    /// scheduler is `least-connections`, and whose slots go while they are `full`. What has to be changed of the ruleset.
+    pub fn steer(&self, farm: &Farm, ids: &mut Ids, flows: &BTreeMap<u32, u64>, full: &BTreeSet<u32>) -> Vec<Change> {
+        let turned: Vec<u32> = ids.marks_of(farm).filter(|mark| ids.is_full(*mark) != full.contains(mark)).collect();
+        let before = (!turned.is_empty()).then(|| self.contents(farm, ids));
+        for mark in turned {
+            ids.set_full(mark, full.contains(&mark));
+        }
+        let next = match farm.scheduler {
+            Scheduler::LeastConnections => schedule::steered(farm, self.ground(ids), flows),
+            _ => BTreeMap::new(),
+        };
+        let moves = next.iter().any(|(&mark, &share)| ids.share(mark) != Some(share));
+        if before.is_none() && !moves {
             return Vec::new();
         }
-        let before = self.contents(farm, ids);
+        let before = before.unwrap_or_else(|| self.contents(farm, ids));
         ids.set_shares(farm, next);
         let [old, new] = [before, self.contents(farm, ids)].map(|contents| contents.into_fragment(Sets::Comparable));
         headgate_nft::change::between(&old, &new)

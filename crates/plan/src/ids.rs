@@ -25,6 +25,8 @@ pub struct Ids {
     sizes: BTreeMap<(Place, Arc<str>), u32>,
     /// The slots of backends of farms that are steered, by ct mark.
     shares: BTreeMap<u32, u32>,
+    /// The ct marks of backends that have all the flows that they may.
+    full: BTreeSet<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -125,6 +127,9 @@ impl Ids {
         let steered = config.farms.values().filter(|farm| farm.scheduler == Scheduler::LeastConnections);
         let marks: BTreeSet<u32> = steered.flat_map(|farm| self.marks_of(farm)).collect();
         self.shares.retain(|mark, _| marks.contains(mark));
+        let all: BTreeSet<u32> =
+            if self.full.is_empty() { BTreeSet::new() } else { self.marks().map(|(_, _, mark)| mark).collect() };
+        self.full.retain(|mark| all.contains(mark));
     }
 
     /// Gives ids to one farm and those of its backends that have none; nothing is forgotten.
@@ -191,6 +196,19 @@ impl Ids {
             self.shares.remove(mark);
         }
         self.shares.extend(shares);
+    }
+
+    /// Whether a backend has all the flows that it may.
+    pub fn is_full(&self, mark: u32) -> bool {
+        self.full.contains(&mark)
+    }
+
+    /// Says of one backend whether it has all the flows that it may.
+    pub fn set_full(&mut self, mark: u32, full: bool) {
+        match full {
+            true => self.full.insert(mark),
+            false => self.full.remove(&mark),
+        };
     }
 
     /// All backends with the ct marks of their flows, by name.

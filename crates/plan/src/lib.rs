@@ -11,6 +11,7 @@
 
 pub mod affinity;
 pub mod compile;
+pub mod credit;
 pub mod facts;
 pub mod flows;
 pub mod hardware;

@@ -135,6 +135,16 @@ pub enum Map {
     Bindings(Place, IpVersion),
     /// ct marks whose established flows go by the flowtable.
     Offloaded,
+    /// ct marks of backends that may be sent flows, each with as many tokens; the supervisor's, so never compared.
+    Caps,
+    /// ct marks of backends whose maximum holds; the supervisor's, with a time that it starts again.
+    Capped,
+    /// ct marks of backends with a maximum; counts the tokens that were taken.
+    Admitted,
+    /// ct mark → that of the backend to ask next.
+    Overflow,
+    /// ct marks of backends of farms that refuse in silence.
+    Silent,
 }
 
 impl Map {
@@ -176,7 +186,12 @@ impl Map {
             | Self::Answers(..)
             | Self::Virtual(_)
             | Self::VirtualPorts
-            | Self::Offloaded => Place::Inet,
+            | Self::Offloaded
+            | Self::Caps
+            | Self::Capped
+            | Self::Admitted
+            | Self::Overflow
+            | Self::Silent => Place::Inet,
         }
     }
 
@@ -219,6 +234,11 @@ impl Map {
             Self::Nexthops(_, version) => format!("nexthops{}", digit(version)).into(),
             Self::Egress(_) => "egress".into(),
             Self::Bindings(_, version) => format!("bindings{}", digit(version)).into(),
+            Self::Caps => "caps".into(),
+            Self::Capped => "capped".into(),
+            Self::Admitted => "admitted".into(),
+            Self::Overflow => "overflow".into(),
+            Self::Silent => "silent".into(),
         }
     }
 
@@ -242,10 +262,10 @@ impl Map {
     pub fn data(self) -> Option<SetData> {
         match self {
             Self::Listeners(..) | Self::Anywhere(..) | Self::Pooled | Self::Chosen => Some(SetData::Verdict),
-            Self::Slots(_) | Self::Bindings(..) | Self::Answers(..) | Self::Marks => {
+            Self::Slots(_) | Self::Bindings(..) | Self::Answers(..) | Self::Marks | Self::Overflow => {
                 Some(SetData::Value(vec![Datatype::Mark]))
             }
-            Self::Down(_) | Self::Offloaded => None,
+            Self::Down(_) | Self::Offloaded | Self::Caps | Self::Capped | Self::Admitted | Self::Silent => None,
             Self::Egress(_) => Some(SetData::Value(vec![Datatype::IfIndex])),
             Self::Nexthops(_, version) => Some(SetData::Value(vec![address(version)])),
             Self::Targets(version) => Some(SetData::Value(vec![address(version), Datatype::InetService])),

@@ -58,6 +58,8 @@ pub const RAW: &str = "raw";
 pub const RAW_DISPATCH: &str = "raw-dispatch";
 /// Answers of `stateless` farms on their way out.
 pub const RAW_POSTROUTING: &str = "raw-postrouting";
+/// The chain that takes a token for a backend with `max-connections`, or asks the next one.
+pub const ADMIT: &str = "admit";
 /// What comes in, packet by packet, behind connection tracking.
 pub const INSPECT: &str = "inspect";
 /// What is for the box itself.

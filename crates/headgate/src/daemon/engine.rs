@@ -28,7 +28,7 @@ use tokio::sync::{oneshot, watch};
 pub use self::change::Edit;
 pub use self::error::EngineError;
 use self::load::{Base, Candidate};
-pub use self::steer::Counted;
+pub use self::steer::{Count, Counted};
 use super::operator::{Overrides, PERSISTENT, RUNTIME};
 use super::store::{Store, StoreError, hash};
 use crate::api::{ApiError, Applied, StepLine};
@@ -77,6 +77,8 @@ pub struct Engine {
     services: watch::Sender<Services>,
     /// How flows were counted last.
     counting: Option<Counting>,
+    /// Flows were steered so many times.
+    round: u64,
 }
 
 /// The processes that should run.
@@ -147,6 +149,7 @@ impl Engine {
             announcements: announce::Announcements::default(),
             services,
             counting: None,
+            round: 0,
         })
     }
 
@@ -268,6 +271,7 @@ impl Engine {
         self.announcements.remember(&reconciled.done);
         self.leave_trust(&candidate.config, &reconciled.facts);
         self.adopt(candidate, reconciled, reason);
+        self.steer_now();
         // Only now is all that this took dropped.
         release_memory();
         log_applied(&applied);

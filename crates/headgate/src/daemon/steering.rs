@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use headgate_host::conntrack::{Conntrack, ConntrackError, Loads, Select};
+use headgate_host::conntrack::{ConntrackError, Loads};
 use nix::time::ClockId;
 
-use super::engine::{Counted, Engine, Handle};
+use super::engine::{Count, Counted, Engine, Handle};
 
 /// Between two counts, at least; and between two looks whether there is anything to count.
 const PERIOD_LEAST: Duration = Duration::from_secs(1);
@@ -22,14 +22,14 @@ pub async fn run(engine: Handle) {
     let mut every = PERIOD_LEAST;
     loop {
         tokio::time::sleep(every).await;
-        let Ok(select) = engine.call(|engine| engine.steered()).await else { return };
+        let Ok(wanted) = engine.call(Engine::steered).await else { return };
         every = PERIOD_LEAST;
-        let Some(select) = select else { continue };
-        let counted = tokio::task::spawn_blocking(move || count(select)).await;
+        let Some(wanted) = wanted else { continue };
+        let counted = tokio::task::spawn_blocking(move || count(wanted)).await;
         match counted {
-            Ok(Ok((loads, took))) => {
+            Ok(Ok((count, loads, took))) => {
                 every = PERIOD_LEAST.max(took * PAUSE);
-                let counted = Counted { loads, took, every };
+                let counted = Counted { count, loads, took, every };
                 if engine.call(move |engine: &mut Engine| engine.balance(&counted)).await.is_err() {
                     return;
                 }
@@ -45,10 +45,10 @@ pub async fn run(engine: Handle) {
 }
 
 /// Flows, and the CPU time that it took to count them.
-fn count(select: Select) -> Result<(Loads, Duration), ConntrackError> {
+fn count(wanted: Count) -> Result<(Count, Loads, Duration), ConntrackError> {
     let before = cpu_time();
-    let loads = Conntrack::open()?.loads(select)?;
-    Ok((loads, cpu_time().saturating_sub(before)))
+    let loads = wanted.loads()?;
+    Ok((wanted, loads, cpu_time().saturating_sub(before)))
 }
 
 /// Of this thread. A dump is the kernel's work, in the name of who reads it.

@@ -116,10 +116,16 @@ impl Contents {
             self.name_what_is_always_there();
         }
         let mut tables: BTreeMap<TableId, Table> = BTreeMap::new();
+        let capped = self.elements.get(&Map::Admitted).map_or(0, Vec::len);
         for (map, elements) in self.elements {
+            let count = match map {
+                // The supervisor fills them.
+                Map::Caps | Map::Capped => capped,
+                _ => elements.len(),
+            };
             let size = match (which, map.learns()) {
                 (Sets::Declared(_), Some((_, most))) => Some(most),
-                (Sets::Declared(ids), None) => Some(ids.size(map.place(), &map.name(), elements.len())),
+                (Sets::Declared(ids), None) => Some(ids.size(map.place(), &map.name(), count)),
                 (Sets::Comparable, _) => None,
             };
             let table = tables.entry(map.place().table()).or_default();
@@ -151,12 +157,14 @@ pub(super) fn guard() -> (TableId, Table) {
     (TableId::inet(names::GUARD_TABLE), Table { chains, ..Table::default() })
 }
 
-fn shared_set(map: Map, elements: Elements, size: Option<u32>) -> Set {
+pub(super) fn shared_set(map: Map, elements: Elements, size: Option<u32>) -> Set {
     // A size chooses the cheaper kind of hash table; ranges are no hash table.
     let interval = map.is_interval();
     let size = size.filter(|_| !interval);
     let elements = elements.into_iter().collect();
-    let timeout_ms = map.learns().map(|(idle, _)| milliseconds(idle));
-    let dynamic = timeout_ms.is_some();
-    Set { key: map.key(), data: map.data(), interval, dynamic, timeout_ms, size, elements, ..Set::default() }
+    // A time-out of 0: each element says its own.
+    let timeout_ms = map.learns().map(|(idle, _)| milliseconds(idle)).or((map == Map::Capped).then_some(0));
+    let dynamic = timeout_ms.is_some() || map == Map::Caps;
+    let counters = map == Map::Admitted;
+    Set { key: map.key(), data: map.data(), interval, dynamic, timeout_ms, size, counters, elements }
 }

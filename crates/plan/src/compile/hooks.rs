@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use headgate_nft::{Bytes, Chain, Field, Nat, NatKind, Rule, Statement, Target, Value, Verdict};
 
+use super::cap;
 use super::contents::Contents;
 use super::terms::{
     SCTP, TCP, UDP, address_bytes, address_fields, by_mark, equal, ethertype, is, mark_bytes, nfproto, rule,
@@ -61,6 +62,9 @@ fn nat(contents: &Contents) -> Vec<(Arc<str>, Chain)> {
     }
     if contents.uses(Map::Offloaded) {
         chains.push(offload::chain());
+    }
+    if contents.uses(Map::Admitted) {
+        chains.push((names::ADMIT.into(), Chain { base: None, rules: cap::admit() }));
     }
     let sources = sources(contents);
     if !sources.is_empty() {
@@ -119,6 +123,10 @@ pub(super) fn key(reach: Reach, address: Field, port: Field) -> Value {
 /// Slot → mark → destination. A miss ends a rule and the next is tried, so a backend is in exactly one map.
 fn assign(contents: &Contents) -> Vec<Rule> {
     let mut rules = vec![rule([Statement::Set { target: Target::CtMark, value: by_mark(Map::Slots(Place::Inet)) }])];
+    if contents.uses(Map::Admitted) {
+        // Before all that depends on which backend it is.
+        rules.push(rule([Statement::Verdict(Verdict::Jump(names::ADMIT.into()))]));
+    }
     if contents.uses(Map::Marks) {
         // The first packet: its route is asked for behind this hook.
         rules.push(rule([Statement::Set { target: Target::Mark, value: by_mark(Map::Marks) }]));

@@ -8,6 +8,7 @@ use headgate_nft::{
     Data, Datatype, Element, Nat, NatKind, Numgen, Rule, Set, SetData, Statement, Target, Value, Verdict,
 };
 
+use super::cap;
 use super::chosen;
 use super::contents::Contents;
 use super::farm::{Ground, add_listeners, refusal, versions};
@@ -26,6 +27,7 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     if farm.offload {
         ground.offload.ask(contents, farm);
     }
+    cap::add(contents, farm, ground.ids);
     for version in versions(farm) {
         let chain = names::farm_chain(version, &farm.name);
         let entrance = guard::entrance(contents, farm, Post { place: Place::Inet, version }, &chain);

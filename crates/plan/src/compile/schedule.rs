@@ -6,6 +6,7 @@ use headgate_config::model::{Backend, BackendState, Farm, FarmState, Mode, Sched
 use headgate_config::types::BackendName;
 use headgate_nft::{Numgen, Value};
 
+use super::cap;
 use super::contents::Contents;
 use super::farm::{Ground, place};
 use super::hash;
@@ -80,10 +81,11 @@ pub(super) fn slot(
     able: &[&Backend],
     ground: Ground<'_>,
 ) -> Vec<Value> {
-    let serving = serving(farm, version, able);
+    let serving = open(farm, serving(farm, version, able), ground.ids);
     let Some(id) = ground.ids.farm(&farm.name).filter(|_| !serving.is_empty()) else { return Vec::new() };
     let table = table(farm, version, &serving, ground);
     warn_of_starved(contents, farm, &serving, &table);
+    cap::add_ring(contents, farm, &serving, ground.ids);
     let mut modulus = 0;
     for (slot, &index) in (0u32..).zip(&table) {
         let Some(mark) = ground.ids.mark(&farm.name, &serving[index as usize].name) else { return Vec::new() };
@@ -137,7 +139,7 @@ pub(super) fn steered(farm: &Farm, ground: Ground<'_>, flows: &BTreeMap<u32, u64
     let able = able(farm, ground.routing);
     let mut next = BTreeMap::new();
     for version in IpVersion::ALL {
-        let serving = serving(farm, version, &able);
+        let serving = open(farm, serving(farm, version, &able), ground.ids);
         let marks = serving.iter().filter_map(|backend| ground.ids.mark(&farm.name, &backend.name));
         let marks: Vec<u32> = marks.collect();
         if serving.is_empty() || marks.len() < serving.len() {
@@ -163,6 +165,13 @@ fn serving<'a>(farm: &Farm, version: IpVersion, able: &[&'a Backend]) -> Vec<&'a
     let Some(priority) = able.iter().filter(usable).map(|backend| backend.priority).min() else { return Vec::new() };
     let served = able.iter().filter(usable).filter(|backend| backend.priority == priority);
     served.copied().take(names::SLOTS_MAX).collect()
+}
+
+/// Those of them that are not full; all when all are.
+fn open<'a>(farm: &Farm, serving: Vec<&'a Backend>, ids: &Ids) -> Vec<&'a Backend> {
+    let is_open = |backend: &&&Backend| !ids.mark(&farm.name, &backend.name).is_some_and(|mark| ids.is_full(mark));
+    let open: Vec<&Backend> = serving.iter().filter(is_open).copied().collect();
+    if open.is_empty() { serving } else { open }
 }
 
 /// As far as the operator's word goes: up, with a weight.

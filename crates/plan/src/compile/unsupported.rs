@@ -7,8 +7,8 @@ use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
 use headgate_config::model::{
-    AcceptRa, Allow, Api, Backend, DsrVia, Farm, Health, HealthCheck, Interface, InterfaceAddress, Limits, Metrics,
-    Mode, Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
+    AcceptRa, Allow, Api, DsrVia, Farm, Health, HealthCheck, Interface, InterfaceAddress, Limits, Metrics, Mode,
+    Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
 };
 use headgate_config::types::Rate;
 
@@ -91,7 +91,6 @@ impl Uses {
             self.health(at, health);
         }
         for backend in farm.backends.values() {
-            self.backend(at, backend);
             if let Some(mark) = backend.mark.filter(|_| !translated) {
                 self.add(format_args!("{at}backends.{}.", backend.name), "mark", format!("{mark:#x}"));
             }
@@ -120,16 +119,6 @@ impl Uses {
         }
         if farm.limits.as_ref().is_some_and(|limits| *limits != Limits::default()) {
             self.add(at, "limits", "{ … }".to_owned());
-        }
-        for backend in farm.backends.values() {
-            self.backend(at, backend);
-        }
-    }
-
-    fn backend(&mut self, farm: fmt::Arguments<'_>, backend: &Backend) {
-        let at = format_args!("{farm}backends.{}.", backend.name);
-        if let Some(most) = backend.max_connections {
-            self.add(at, "max-connections", most.to_string());
         }
     }
 

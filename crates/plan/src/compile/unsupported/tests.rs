@@ -4,7 +4,7 @@ use std::time::Duration;
 use headgate_config::model::{
     Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, Helper, LimitAction, LogEvent, Mode, System, Vlan,
 };
-use headgate_config::types::{BackendName, PolicyName, Role};
+use headgate_config::types::{PolicyName, Role};
 
 use super::*;
 use crate::samples::{address, config, interface, net, origin, web};
@@ -92,12 +92,6 @@ fn options_of_farms_and_backends() {
     for (change, sentence) in cases {
         assert_eq!(with_farm(change), [format!("not supported yet: {sentence}")]);
     }
-    let b1 = BackendName::new("b1").unwrap();
-    let backend = with_farm(|farm| {
-        let backend = farm.backends.get_mut(&b1).unwrap();
-        backend.max_connections = Some(5000);
-    });
-    assert_eq!(backend, ["not supported yet: farms.web.backends.b1.max-connections = 5000",]);
 }
 
 #[test]
