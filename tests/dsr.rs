@@ -53,6 +53,7 @@ impl Wire {
         }
         let backends = BACKENDS.map(|number| Self::backend(label, switch, number)).into();
         let mut wire = Self { _servers: Vec::new(), backends, lab };
+        wire.set_up();
         wire._servers = wire.serve();
         // Without a link-local address an interface asks for no neighbour, and that takes a second.
         let spaces = || [&wire.lab.gate, &wire.lab.client].into_iter().chain(&wire.backends);
@@ -72,11 +73,26 @@ impl Wire {
         }
         space.ip(&["route", "add", "default", "via", "172.16.2.254"]).unwrap();
         space.ip(&["-6", "route", "add", "default", "via", "2001:db8:2::fe"]).unwrap();
-        space.run("sysctl -qw net.ipv4.conf.all.arp_ignore=1").unwrap();
-        space.run("sysctl -qw net.ipv4.conf.all.arp_announce=2").unwrap();
-        space.ip(&["address", "add", "172.16.1.1/32", "dev", "lo"]).unwrap();
-        space.ip(&["address", "add", "2001:db8:1::1/128", "dev", "lo", "nodad"]).unwrap();
         space
+    }
+
+    /// Runs on each backend what `headgate farm backend-setup` prints for its two addresses.
+    fn set_up(&self) {
+        self.lab.configure(&farm("")).unwrap();
+        let printed = self.lab.headgate_ok(&["farm", "backend-setup", "web", "--json"]).unwrap();
+        let setups: Vec<serde_json::Value> = serde_json::from_str(&printed).unwrap();
+        for (space, number) in self.backends.iter().zip(BACKENDS) {
+            let names = [format!("b{number}"), format!("c{number}")];
+            let own = setups.iter().filter(|setup| names.iter().any(|name| setup["backend"] == **name));
+            let commands: Vec<&str> = own
+                .flat_map(|setup| setup["commands"].as_array().unwrap())
+                .map(|line| line.as_str().unwrap())
+                .collect();
+            assert_eq!(commands.len(), 4, "{printed}");
+            for command in commands {
+                space.run(command).unwrap();
+            }
+        }
     }
 
     /// A server on the virtual addresses of every backend, named b11, b12, b13.
@@ -320,6 +336,42 @@ fn neighbours_are_the_kernels_business() {
     alive("another MAC address", &mut connections);
     upload(&wire, VIP, 50_000_000);
     upload(&wire, VIP_6, 50_000_000);
+}
+
+/// A device that comes back is another one: its index is new, and the kernel has taken the old one out of the chain.
+#[test]
+fn devices_that_come_back_are_found_again() {
+    let mut wire = Wire::new("back");
+    wire.lab.configure(&farm("")).unwrap();
+    wire.lab.start().unwrap();
+    drop(wire.connect(VIP, 3));
+    let (gate, client) = (&wire.lab.gate, &wire.lab.client);
+    gate.ip(&["link", "delete", "service"]).unwrap();
+    gate.ip(&["link", "delete", "backend"]).unwrap();
+    veth((client, "eth0"), (gate, "service")).unwrap();
+    veth((gate, "backend"), (&wire.lab.backends, "eth0")).unwrap();
+    wire.lab.backends.ip(&["link", "set", "eth0", "master", "br0"]).unwrap();
+    client.run("sysctl -qw net.ipv4.conf.eth0.rp_filter=0").unwrap();
+    for (space, device, address) in
+        [(client, "eth0", "172.16.1.10/24"), (gate, "service", "172.16.1.254/24"), (gate, "backend", "172.16.2.1/24")]
+    {
+        space.ip(&["address", "add", address, "dev", device]).unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut last = None;
+    while Instant::now() < deadline {
+        match Connection::open(client, at(VIP)).unwrap() {
+            Ok(_) => {
+                let mut connections = wire.connect(VIP, 6);
+                alive("another device", &mut connections);
+                assert_eq!(counts(&connections).len(), 3);
+                return;
+            }
+            Err(error) => last = Some(error),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("not found again: {last:?}");
 }
 
 #[test]

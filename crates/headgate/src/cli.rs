@@ -3,6 +3,7 @@
 mod apply;
 pub mod args;
 mod backend;
+mod backend_setup;
 mod check;
 mod completions;
 mod config;
@@ -78,7 +79,7 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Apply(steps) => apply::run(&client, steps),
         Command::Rollback(rollback) => rollback::run(&client, &rollback),
         Command::History(output) => history::run(&client, output),
-        Command::Farm(command) => farm::run(&client, command),
+        Command::Farm(command) => farm::run(root, &client, command),
         Command::Backend(command) => backend::run(&client, command),
         Command::Connections(connections) => connections::run(&client, &connections),
         Command::Console(options) => {

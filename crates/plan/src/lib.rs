@@ -19,6 +19,7 @@ pub mod ids;
 pub mod knob;
 pub mod maps;
 pub mod names;
+pub mod setup;
 pub mod state;
 pub mod status;
 pub mod steering;

@@ -235,6 +235,18 @@ pub enum FarmCommand {
         #[command(flatten)]
         change: Change,
     },
+    /// Print the commands that make a farm's backends answer
+    ///
+    /// Reads the files; needs neither root nor a daemon. The commands last until the backend's next boot.
+    #[command(
+        after_help = "Examples:\n  headgate farm backend-setup dns\n  headgate farm backend-setup dns --json | jq -r '.[] | select(.backend == \"b1\") | .commands[]'"
+    )]
+    BackendSetup {
+        #[command(flatten)]
+        name: FarmName,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Set keys of a farm
     #[command(
         after_help = "Examples:\n  headgate farm set web scheduler=random on-empty=drop\n  headgate farm set web state=down              refuse new flows\n  headgate farm set web 'listen=[\"172.16.1.1:80\", \"172.16.1.1:81\"]'"

@@ -1,5 +1,7 @@
 //! `headgate farm`.
 
+use std::path::Path;
+
 use hyper::Method;
 use serde_json::{Map, Value};
 
@@ -7,11 +9,11 @@ use headgate_plan::status::{FarmHealth, FarmStatus, Standing};
 
 use super::args::{Change, FarmCommand, Steps};
 use super::table::Table;
-use super::{Answer, CliError, apply, values};
+use super::{Answer, CliError, apply, backend_setup, values};
 use crate::api::Values;
 use crate::client::{Client, segment};
 
-pub(super) fn run(client: &Client, command: FarmCommand) -> Result<Answer, CliError> {
+pub(super) fn run(root: &Path, client: &Client, command: FarmCommand) -> Result<Answer, CliError> {
     match command {
         FarmCommand::List(output) => {
             let farms: Vec<FarmStatus> = client.get("/v1/farms")?;
@@ -29,6 +31,7 @@ pub(super) fn run(client: &Client, command: FarmCommand) -> Result<Answer, CliEr
             }
             send(client, Method::PUT, &name.farm, change, &values)
         }
+        FarmCommand::BackendSetup { name, output } => backend_setup::run(root, &name.farm, output),
         FarmCommand::Remove { name, change } => send(client, Method::DELETE, &name.farm, change, &Values::new()),
         FarmCommand::Set { name, values, change } => {
             send(client, Method::PATCH, &name.farm, change, &values::parse(&values)?)
