@@ -113,6 +113,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Connects, and nothing else.
+    pub fn probe(space: &Namespace, to: SocketAddr) -> Result<()> {
+        Ok(space.within(|| TcpStream::connect_timeout(&to, PATIENCE).map(drop))??)
+    }
+
     /// Connects and reads the greeting.
     pub fn open(space: &Namespace, to: SocketAddr) -> Result<io::Result<Self>> {
         space.within(|| {

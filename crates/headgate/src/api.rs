@@ -12,6 +12,8 @@
 //! | `GET /v1/plan` | | [`Planned`] |
 //! | `POST /v1/rollback` | [`Rollback`] | [`Applied`] |
 //! | `GET /v1/history` | | list of [`Generation`] |
+//! | `GET /v1/farms/F/clients` | | [`Clients`] |
+//! | `DELETE /v1/farms/F/clients` | | [`Forgotten`] |
 //! | `GET /v1/connections?farm=F&backend=B&limit=N` | | [`Connections`] |
 //! | `DELETE /v1/connections?farm=F&backend=B` | | [`Flushed`] |
 //! | `GET /v1/hardware` | | `headgate_plan::hardware::HardwareReport` |
@@ -233,6 +235,35 @@ pub struct Connections {
     pub flows: Vec<Flow>,
     /// There are more than were listed.
     pub more: bool,
+}
+
+/// A client that a farm remembers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RememberedClient {
+    /// The fields of the key, in their order.
+    pub client: Vec<String>,
+    /// Where its flows go; `?` when it is not there any more.
+    pub backend: String,
+    /// Seconds until it is forgotten, unless it comes back; `None` for an assignment.
+    pub expires: Option<u64>,
+}
+
+/// Clients that a farm remembers, and those that somebody has assigned.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Clients {
+    /// The fields of the key.
+    pub key: Vec<String>,
+    /// At most 100,000.
+    pub clients: Vec<RememberedClient>,
+    /// There are more than are listed.
+    pub more: bool,
+}
+
+/// Clients that were forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// How many.
+    pub clients: u64,
 }
 
 /// Flows that were cut.

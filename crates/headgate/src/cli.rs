@@ -15,6 +15,7 @@ mod farm;
 mod history;
 mod hw;
 mod man;
+mod persistence;
 mod plan;
 mod rollback;
 mod status;
@@ -82,6 +83,7 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Farm(command) => farm::run(root, &client, command),
         Command::Backend(command) => backend::run(&client, command),
         Command::Connections(connections) => connections::run(&client, &connections),
+        Command::Persistence(persistence) => persistence::run(&client, &persistence),
         Command::Console(options) => {
             console::run(&options, root);
             Ok(Answer::good(""))

@@ -92,6 +92,8 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         let ruleset = host.observe_ruleset()?;
         let known = ids.take().unwrap_or_else(|| Ids::observe(&ruleset));
         so_far.facts = host.facts()?;
+        let helpers = wanted.config.farms.values().filter_map(|farm| farm.helper).collect();
+        so_far.facts.lacking_helpers = host.lacking_helpers(&helpers)?;
         so_far.desired =
             compile(wanted.config, wanted.profiles, &so_far.facts, &known).map_err(ReconcileError::Unsupported)?;
         so_far.observed = host.observe_beside(ruleset, &so_far.desired.state)?;

@@ -19,6 +19,7 @@ pub mod announce;
 mod apply;
 pub mod conntrack;
 mod facts;
+mod helper;
 pub mod knob;
 mod link;
 pub mod lock;
@@ -30,9 +31,11 @@ pub mod root;
 mod route;
 pub mod topology;
 
+use std::collections::BTreeSet;
 use std::io;
 
 use headgate_nft::{Batch, Change, Socket};
+use headgate_plan::helpers::Helper;
 
 pub use apply::{Failure, Report};
 pub use lock::Lock;
@@ -47,6 +50,8 @@ pub struct Host {
     nft: Socket,
     /// nftables' generation when our tables were last observed: a plan is committed only if it is still that.
     generation: Option<u32>,
+    /// Connection tracking helpers that have been found to be there.
+    helpers: BTreeSet<Helper>,
     /// Major and minor number of the kernel's release.
     kernel: (u32, u32),
     /// Whether the kernel has flowtables, once it was asked.
@@ -102,7 +107,7 @@ impl Host {
         // Asking for the generation needs what a transaction needs: the kernel's subsystem and CAP_NET_ADMIN.
         nft.generation().map_err(HostError::Dump)?;
         let kernel = kernel_version(nix::sys::utsname::uname().ok().as_ref().and_then(|name| name.release().to_str()));
-        Ok(Self { root, netlink, nft, generation: None, kernel, flowtable: None })
+        Ok(Self { root, netlink, nft, generation: None, helpers: BTreeSet::new(), kernel, flowtable: None })
     }
 
     /// Where the files are.

@@ -76,6 +76,8 @@ pub struct Context {
     routing: Routing,
     site: Site,
     offload: Offload,
+    /// Helpers that the kernel does not have.
+    lacking: BTreeSet<String>,
 }
 
 /// One farm's part of the ruleset.
@@ -113,9 +115,8 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         warnings.push("traffic to the box itself is not filtered: system.protect is not supported yet".to_owned());
     }
     let site = Site::new(config.site_secret.as_deref());
-    let offload = Offload::new(facts);
-    let ground = Ground { routing: &routing, ids: &ids, site, offload: &offload };
-    let ruleset = ruleset(config, ground, &mut warnings);
+    let context = Context { routing, site, offload: Offload::new(facts), lacking: facts.lacking_helpers.clone() };
+    let ruleset = ruleset(config, context.ground(&ids), &mut warnings);
     let knobs: Vec<Knob> = host_name(config).into_iter().chain(tuned.knobs).collect();
     let state = State {
         ruleset,
@@ -133,7 +134,7 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         roles: layout.roles,
         unplaced: layout.unplaced,
         ids,
-        context: Context { routing, site, offload },
+        context,
     })
 }
 
@@ -225,7 +226,8 @@ impl Context {
     }
 
     fn ground<'a>(&'a self, ids: &'a Ids) -> Ground<'a> {
-        Ground { routing: &self.routing, ids, site: self.site, offload: &self.offload }
+        let Self { routing, site, offload, lacking } = self;
+        Ground { routing, ids, site: *site, offload, lacking }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the machine is, as far as decisions need it. Read by `crates/host`; a value here, so that tests can record one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -32,6 +32,8 @@ pub struct Facts {
     pub links: BTreeMap<String, Link>,
     /// Routes that are not ours, main table, both families.
     pub routes: Vec<RouteFact>,
+    /// Connection tracking helpers that are wanted and that the kernel does not have, by their words.
+    pub lacking_helpers: BTreeSet<String>,
 }
 
 /// A physical core.

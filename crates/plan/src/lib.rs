@@ -15,6 +15,7 @@ pub mod credit;
 pub mod facts;
 pub mod flows;
 pub mod hardware;
+pub mod helpers;
 pub mod ids;
 pub mod knob;
 pub mod maps;

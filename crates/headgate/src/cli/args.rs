@@ -94,6 +94,11 @@ pub enum Command {
         after_help = "Examples:\n  headgate connections web\n  headgate connections web b1 --flush   cut what b1 still has"
     )]
     Connections(Connections),
+    /// List or forget the clients that a farm remembers
+    #[command(
+        after_help = "Examples:\n  headgate persistence web\n  headgate persistence web --flush   let the schedule choose anew for everybody"
+    )]
+    Persistence(Persistence),
     /// Show the kernel objects that carry a farm, in nft syntax, and the line of TOML behind each
     ///
     /// Reads the files and the kernel; needs root, and no daemon.
@@ -326,6 +331,17 @@ pub struct Connections {
     /// Most flows listed
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub limit: usize,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct Persistence {
+    #[command(flatten)]
+    pub name: FarmName,
+    /// Forget them; open connections stay, and so do assignments
+    #[arg(long)]
+    pub flush: bool,
     #[command(flatten)]
     pub output: Output,
 }

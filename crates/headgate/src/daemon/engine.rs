@@ -5,6 +5,7 @@
 
 mod announce;
 mod change;
+mod clients;
 mod error;
 mod flows;
 mod load;

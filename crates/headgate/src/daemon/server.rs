@@ -33,8 +33,8 @@ use super::engine::{Edit, Engine, EngineError, Handle};
 use super::operator::Target;
 use super::supervise::Supervisor;
 use crate::api::{
-    ApiError, Applied, BODY_MAX, Connections, ErrorBody, ErrorCode, FlowQuery, Flushed, Generation, Keep, Planned,
-    Rollback, SOCKET,
+    ApiError, Applied, BODY_MAX, Clients, Connections, ErrorBody, ErrorCode, FlowQuery, Flushed, Forgotten, Generation,
+    Keep, Planned, Rollback, SOCKET,
 };
 
 /// From the connection to the last byte of the request's head.
@@ -144,6 +144,7 @@ fn router(api: Api) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/farms", get(farms))
         .route("/v1/farms/{farm}", get(farm_get).put(add).patch(set).delete(remove))
+        .route("/v1/farms/{farm}/clients", get(clients).delete(forget))
         .route("/v1/farms/{farm}/backends/{backend}", put(add).patch(set).delete(remove))
         .route("/v1/apply", post(apply))
         .route("/v1/plan", get(plan))
@@ -284,6 +285,16 @@ fn flow_query(request: &Request) -> Result<FlowQuery, ApiError> {
 async fn connections(State(api): State<Api>, request: Request) -> Answer<Connections> {
     let query = flow_query(&request)?;
     on_engine(&api.engine, move |engine| engine.connections(&query)).await
+}
+
+async fn clients(State(api): State<Api>, segments: Segments) -> Answer<Clients> {
+    let target = target(&segments)?;
+    on_engine(&api.engine, move |engine| engine.clients(&target.farm)).await
+}
+
+async fn forget(State(api): State<Api>, segments: Segments) -> Answer<Forgotten> {
+    let target = target(&segments)?;
+    on_engine(&api.engine, move |engine| engine.forget_clients(&target.farm)).await
 }
 
 async fn flush(State(api): State<Api>, request: Request) -> Answer<Flushed> {

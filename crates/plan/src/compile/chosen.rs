@@ -3,19 +3,22 @@
 //! `assign` looks the backend up in the map [`Map::Chosen`], which leads to the farm's chain `chosen4-NAME`. That chain and the
 //! backends' elements do not depend on states and weights: a jump is a verdict, and those who change must not have one.
 
-use headgate_config::model::Farm;
-use headgate_nft::{Data, Element, Rule, Verdict};
+use headgate_config::model::{Farm, Word};
+use headgate_config::types::Protocol;
+use headgate_nft::{Data, Element, Field, ObjectKind, Rule, Statement, Verdict};
 
 use super::contents::Contents;
 use super::farm::Ground;
 use super::sticky;
-use super::terms::{exactly, mark_bytes};
+use super::terms::{exactly, is, mark_bytes, rule};
+use crate::helpers::{Variant, variants};
 use crate::maps::{Map, Place};
 use crate::names::{self, IpVersion};
 
 /// Adds what one farm wants in one family.
 pub(super) fn add(contents: &mut Contents, farm: &Farm, version: IpVersion, ground: Ground<'_>) {
-    let rules: Vec<Rule> = sticky::remember(farm, version).into_iter().collect();
+    let mut rules = helpers(contents, farm, version, ground);
+    rules.extend(sticky::remember(farm, version));
     if rules.is_empty() {
         return;
     }
@@ -26,4 +29,32 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, version: IpVersion, grou
         contents.add(Map::Chosen, exactly(mark_bytes(mark)), element);
     }
     contents.add_chain(Place::Inet, chain, rules);
+}
+
+/// Gives flows the farm's helper, if it is for this family. It has to be there before the translation, which makes room for what
+/// the helper changes in payloads.
+fn helpers(contents: &mut Contents, farm: &Farm, version: IpVersion, ground: Ground<'_>) -> Vec<Rule> {
+    let Some(helper) = farm.helper else { return Vec::new() };
+    if ground.lacking.contains(helper.word()) {
+        let text = format!(
+            "farm {}: this kernel has no helper {}: what its clients say of further connections is not followed",
+            farm.name,
+            helper.word()
+        );
+        // Of both families.
+        if !contents.warnings.contains(&text) {
+            contents.warnings.push(text);
+        }
+        return Vec::new();
+    }
+    let listens = |protocol| farm.listen.iter().any(|listen| [protocol, Protocol::Any].contains(&listen.protocol));
+    let fits = |variant: &Variant| listens(variant.protocol) && variant.families.contains(&version);
+    let mut rules = Vec::new();
+    for variant in variants(helper).into_iter().filter(fits) {
+        let Some(protocol) = variant.protocol.number() else { continue };
+        let object = Statement::Object { kind: ObjectKind::Helper, name: variant.name.clone() };
+        contents.needs.helpers.insert(variant.name, variant.object);
+        rules.push(rule([is(Field::L4proto, protocol), object]));
+    }
+    rules
 }

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use headgate_nft::{Chain, Element, Field, Key, Ruleset, Set, Statement, Table, TableId, Value, Verdict};
+use headgate_nft::{
+    Chain, Element, Field, Key, Object, ObjectKind, Ruleset, Set, Statement, Table, TableId, Value, Verdict,
+};
 use ipnet::IpNet;
 
 use super::terms::{equal, mark_bytes, milliseconds, rule};
@@ -43,6 +45,8 @@ pub(super) struct Needs {
     pub(super) departures: BTreeSet<(Place, u32)>,
     /// Devices at which offloaded flows are looked up; none when no farm offloads.
     pub(super) offload: BTreeSet<Arc<str>>,
+    /// Connection tracking helpers.
+    pub(super) helpers: BTreeMap<Arc<str>, Object>,
 }
 
 /// What some contents need of the shared chains. Two contents of the same shape differ in elements and in what is a farm's own.
@@ -133,6 +137,10 @@ impl Contents {
         }
         for ((place, name), set) in self.own {
             tables.entry(place.table()).or_default().sets.insert(name, set);
+        }
+        if !self.needs.helpers.is_empty() {
+            let objects = self.needs.helpers.into_iter().map(|(name, object)| ((ObjectKind::Helper, name), object));
+            tables.entry(Place::Inet.table()).or_default().objects.extend(objects);
         }
         for ((place, name), chain) in self.chains {
             tables.entry(place.table()).or_default().chains.insert(name, chain);

@@ -1,5 +1,6 @@
 //! One farm: what it listens on, and which of the modes carries it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use headgate_config::model::{Farm, FarmState, Mode, OnEmpty};
@@ -23,6 +24,8 @@ pub(super) struct Ground<'a> {
     pub(super) ids: &'a Ids,
     pub(super) site: Site,
     pub(super) offload: &'a Offload,
+    /// Helpers that the kernel does not have.
+    pub(super) lacking: &'a BTreeSet<String>,
 }
 
 /// Adds all that one farm needs. A farm that is off needs nothing.

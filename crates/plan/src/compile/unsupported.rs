@@ -69,7 +69,7 @@ impl Uses {
         if let Some(mark) = farm.mark.filter(|_| !translated) {
             self.add(at, "mark", format!("{mark:#x}"));
         }
-        if let Some(helper) = farm.helper {
+        if let Some(helper) = farm.helper.filter(|_| !translated) {
             self.add(at, "helper", text(helper.word()));
         }
         if !farm.policies.is_empty() {

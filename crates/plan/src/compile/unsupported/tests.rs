@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headgate_config::model::{
-    Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, Helper, LimitAction, LogEvent, Mode, System, Vlan,
+    Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, LimitAction, LogEvent, Mode, System, Vlan,
 };
 use headgate_config::types::{PolicyName, Role};
 
@@ -81,7 +81,6 @@ fn modes_and_schedulers() {
 #[test]
 fn options_of_farms_and_backends() {
     let cases: Vec<(Edit, &str)> = vec![
-        (Box::new(|farm| farm.helper = Some(Helper::Ftp)), "farms.web.helper = \"ftp\""),
         (
             Box::new(|farm| farm.policies = vec![PolicyName::new("office").unwrap()]),
             "farms.web.policies = [\"office\"]",

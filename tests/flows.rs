@@ -1,0 +1,291 @@
+//! What a farm does to its flows beside choosing a backend, with real packets: helpers, packet marks, source addresses, hashes over
+//! MAC addresses.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use headgate_image::netns::{Namespace, veth};
+use headgate_tests::lab::{BACKENDS, Lab, backend, backend6, said};
+use headgate_tests::server::{Connection, Server, ask_udp};
+
+const VIP: [&str; 2] = ["172.16.1.1:80", "[2001:db8:1::1]:80"];
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn servers(lab: &Lab) -> Vec<Server> {
+    let both = |number| [(number, backend(number, 8080)), (number, backend6(number, 8080))];
+    let start = |(number, address)| Server::start(&lab.backends, &format!("b{number}"), address).unwrap();
+    BACKENDS.into_iter().flat_map(both).map(start).collect()
+}
+
+/// vsftpd in a namespace; it ends when dropped.
+struct Ftp(Child);
+
+impl Ftp {
+    fn start(space: &Namespace, directory: &Path) -> Self {
+        let configuration = directory.join("vsftpd.conf");
+        let files = directory.join("files");
+        std::fs::create_dir(&files).unwrap();
+        std::fs::write(files.join("hello"), "hello from the backend\n").unwrap();
+        let text = format!(
+            "listen=NO\nlisten_ipv6=YES\nbackground=NO\nanonymous_enable=YES\nlocal_enable=NO\nno_anon_password=YES\n\
+             anon_root={}\nseccomp_sandbox=NO\none_process_model=NO\nconnect_from_port_20=YES\npasv_enable=YES\n\
+             port_enable=YES\nsecure_chroot_dir=/var/run/vsftpd/empty\nrun_as_launching_user=NO\n",
+            files.display()
+        );
+        std::fs::write(&configuration, text).unwrap();
+        std::fs::create_dir_all("/var/run/vsftpd/empty").unwrap();
+        let child = space.command("/usr/sbin/vsftpd").arg(&configuration).spawn().unwrap();
+        let server = Self(child);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Connection::probe(space, at("127.0.0.1:21")).is_err() {
+            assert!(Instant::now() < deadline, "vsftpd does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+}
+
+impl Drop for Ftp {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Fetches the file with curl, and what it said.
+fn fetch(lab: &Lab, url: &str, options: &[&str]) -> (bool, String) {
+    let mut curl = lab.client.command("curl");
+    curl.args(["--silent", "--show-error", "--max-time", "5"]).args(options).arg(url);
+    let output = curl.output().unwrap();
+    (output.status.success() && output.stdout == b"hello from the backend\n", said(&output))
+}
+
+#[test]
+fn ftp_opens_its_data_connections_in_both_ways() {
+    let mut lab = Lab::new("ftp").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let _server = Ftp::start(&lab.backends, directory.path());
+    // A client that opens no port by itself: what comes from elsewhere than the farm is refused.
+    let farm = |mode: &str, lines: &str| {
+        format!(
+            "[farms.files]\nmode = {mode:?}\nlisten = [\"172.16.1.1:2121\", \"[2001:db8:1::1]:2121\"]\n{lines}\n\
+             backends.b11.address = \"172.16.2.11:21\"\nbackends.c11.address = \"[2001:db8:2::11]:21\"\n"
+        )
+    };
+    let urls = ["ftp://172.16.1.1:2121/hello", "ftp://[2001:db8:1::1]:2121/hello"];
+    let ways: [&[&str]; 4] = [
+        &["--ftp-pasv", "--disable-epsv", "--no-ftp-skip-pasv-ip"],
+        &["--ftp-pasv"],
+        &["--ftp-port", "-", "--disable-eprt"],
+        &["--ftp-port", "-"],
+    ];
+    for mode in ["snat", "dnat"] {
+        lab.configure(&farm(mode, "helper = \"ftp\"")).unwrap();
+        lab.start().unwrap();
+        for (url, way) in urls.into_iter().flat_map(|url| ways.map(|way| (url, way))) {
+            if url.contains('[') && (way.contains(&"--disable-epsv") || way.contains(&"--disable-eprt")) {
+                continue; // PASV and PORT have no words for IPv6 (RFC 2428).
+            }
+            lab.gate.run("conntrack --flush").unwrap();
+            let (good, what) = fetch(&lab, url, way);
+            assert!(good, "{mode} {url} {way:?}: {what}\n{}", lab.gate.run("conntrack -L").unwrap());
+            // The data connection is the backend's as well.
+            let flows = lab.headgate_ok(&["connections", "files"]).unwrap();
+            assert_eq!(flows.matches("tcp").count(), 2, "{mode} {url} {way:?}:\n{flows}");
+        }
+        let plan = lab.headgate(&["plan"]).unwrap();
+        assert_eq!(plan.status.code(), Some(0), "the helper is not read back as it was written: {}", said(&plan));
+        lab.stop().unwrap();
+    }
+    lab.once(&farm("snat", "")).unwrap();
+    lab.gate.run("conntrack --flush").unwrap();
+    assert!(!fetch(&lab, urls[0], ways[0]).0, "without the helper the client is told an address behind the box");
+}
+
+/// A second way from the box to the backends, and an address behind both: 10.9.9.9 and 2001:db8:9::9.
+fn two_ways(lab: &Lab) -> Vec<Server> {
+    veth((&lab.gate, "second"), (&lab.backends, "eth1")).unwrap();
+    for (space, device, addresses) in [
+        (&lab.gate, "second", ["172.16.3.1/24", "2001:db8:3::1/64"]),
+        (&lab.backends, "eth1", ["172.16.3.11/24", "2001:db8:3::11/64"]),
+    ] {
+        for address in addresses {
+            space.ip(&["address", "add", address, "dev", device, "nodad"]).unwrap();
+        }
+    }
+    for address in ["10.9.9.9/32", "2001:db8:9::9/128"] {
+        lab.backends.ip(&["address", "add", address, "dev", "lo", "nodad"]).unwrap();
+    }
+    for (family, to, main, second) in
+        [("-4", "10.9.9.9", "172.16.2.11", "172.16.3.11"), ("-6", "2001:db8:9::9", "2001:db8:2::11", "2001:db8:3::11")]
+    {
+        lab.gate.ip(&[family, "route", "add", to, "via", main]).unwrap();
+        lab.gate.ip(&[family, "route", "add", to, "via", second, "table", "100"]).unwrap();
+        lab.gate.ip(&[family, "rule", "add", "fwmark", "0x11", "table", "100"]).unwrap();
+    }
+    lab.backends.run("nft add table inet seen").unwrap();
+    lab.backends.run("nft add chain inet seen in { type filter hook prerouting priority 0; }").unwrap();
+    for device in ["eth0", "eth1"] {
+        lab.backends.run(&format!("nft add rule inet seen in iifname {device} tcp dport 8080 counter")).unwrap();
+    }
+    ["10.9.9.9:8080", "[2001:db8:9::9]:8080"]
+        .map(|address| Server::start(&lab.backends, "far", at(address)).unwrap())
+        .into()
+}
+
+/// Packets to port 8080 that came by each way.
+fn seen(lab: &Lab) -> [usize; 2] {
+    let text = lab.backends.run("nft list chain inet seen in").unwrap();
+    ["eth0", "eth1"].map(|device| {
+        let line = text.lines().find(|line| line.contains(device)).unwrap();
+        line.split("packets ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+    })
+}
+
+#[test]
+fn marked_packets_take_another_route_from_the_first_to_the_last() {
+    let lab = Lab::new("mark").unwrap();
+    let _far = two_ways(&lab);
+    let farm = |mode: &str, farm_mark: &str, backend_mark: &str| {
+        let mut text = format!(
+            "[farms.web]\nmode = {mode:?}\nlisten = [\"172.16.1.1:80\", \"[2001:db8:1::1]:80\"]\n{farm_mark}\n\
+             backends.b.address = \"10.9.9.9:8080\"\nbackends.c.address = \"[2001:db8:9::9]:8080\"\n"
+        );
+        if !backend_mark.is_empty() {
+            text += &format!("backends.b.{backend_mark}\nbackends.c.{backend_mark}\n");
+        }
+        text
+    };
+    let cases = [
+        ("snat", "", "", false),
+        ("snat", "mark = 0x11", "", true),
+        ("dnat", "mark = 0x11", "", true),
+        ("snat", "mark = 0x10", "mark = 0x11", true),
+        ("snat", "mark = 0x11", "mark = 0x10", false),
+    ];
+    for (mode, of_farm, of_backend, marked) in cases {
+        lab.once(&farm(mode, of_farm, of_backend)).unwrap();
+        for (space, to) in [(&lab.client, VIP[0]), (&lab.client, VIP[1]), (&lab.gate, VIP[0]), (&lab.gate, VIP[1])] {
+            let before = seen(&lab);
+            let mut connection =
+                Connection::open(space, at(to)).unwrap().unwrap_or_else(|e| panic!("{mode} {of_farm} {to}: {e}"));
+            for _ in 0..5 {
+                connection.echo("along the same way").unwrap();
+            }
+            let after = seen(&lab);
+            let by = [after[0] - before[0], after[1] - before[1]];
+            let (way, other) = if marked { (by[1], by[0]) } else { (by[0], by[1]) };
+            assert!(way >= 7 && other == 0, "{mode} farm {of_farm:?} backend {of_backend:?} {to}: {by:?}");
+        }
+    }
+    // A connection of somebody else keeps its mark, and its packets theirs.
+    lab.once(&farm("snat", "mark = 0x11", "")).unwrap();
+    lab.gate.run("nft add table inet foreign").unwrap();
+    lab.gate.run("nft add chain inet foreign early { type filter hook prerouting priority -160; }").unwrap();
+    lab.gate.run("nft add rule inet foreign early tcp dport 8080 ct mark set 0x1234 meta mark set 0x77").unwrap();
+    lab.gate.run("nft add chain inet foreign late { type filter hook forward priority 0; }").unwrap();
+    lab.gate.run("nft add rule inet foreign late tcp dport 8080 ct mark 0x1234 meta mark 0x77 counter").unwrap();
+    let _own = Server::start(&lab.backends, "own", backend(11, 8080)).unwrap();
+    Connection::open(&lab.client, backend(11, 8080)).unwrap().unwrap().echo("not a farm's").unwrap();
+    let counted = lab.gate.run("nft list chain inet foreign late").unwrap();
+    assert!(!counted.contains("packets 0"), "{counted}");
+}
+
+#[test]
+fn a_pool_of_sources_is_used_evenly_and_comes_back() {
+    let lab = Lab::new("pool").unwrap();
+    let _servers = servers(&lab);
+    let pool = ["172.16.2.101", "172.16.2.102", "172.16.2.103", "2001:db8:2::101", "2001:db8:2::102"];
+    let text = format!(
+        "[farms.web]\nlisten = [\"172.16.1.1:80/tcp\", \"172.16.1.1:80/udp\", \"[2001:db8:1::1]:80/tcp\", \"[2001:db8:1::1]:80/udp\"]\n\
+         source-addresses = {pool:?}\nbackends.b11.address = \"172.16.2.11:8080\"\nbackends.c11.address = \"[2001:db8:2::11]:8080\"\n\
+         backends.b12.address = \"172.16.2.12:8080\"\nbackends.b12.source-address = \"172.16.2.104\"\n"
+    );
+    let carried = |lab: &Lab| {
+        let addresses = lab.gate.ip(&["-br", "address", "show", "dev", "backend"]).unwrap();
+        pool.iter().chain(&["172.16.2.104"]).all(|address| addresses.contains(&format!("{address}/")))
+    };
+    lab.once(&text).unwrap();
+    assert!(carried(&lab));
+    let sources = |lab: &Lab, to: &str, flows: usize| {
+        let mut seen: BTreeMap<(String, String), usize> = BTreeMap::new();
+        for _ in 0..flows {
+            let tcp = Connection::open(&lab.client, at(to)).unwrap().unwrap().answer;
+            let udp = ask_udp(&lab.client, at(to)).unwrap().unwrap();
+            for answer in [tcp, udp] {
+                *seen.entry((answer.server, answer.client.to_string())).or_default() += 1;
+            }
+        }
+        seen
+    };
+    let v4 = sources(&lab, VIP[0], 12);
+    let expected = [
+        ("b11", "172.16.2.101", 4),
+        ("b11", "172.16.2.102", 4),
+        ("b11", "172.16.2.103", 4),
+        ("b12", "172.16.2.104", 12),
+    ];
+    let expected = expected.map(|(server, source, count)| ((server.to_owned(), source.to_owned()), count));
+    assert_eq!(v4, expected.into());
+    let v6 = sources(&lab, VIP[1], 6);
+    assert_eq!(v6.values().copied().collect::<Vec<_>>(), [6, 6], "{v6:?}");
+    lab.gate.ip(&["address", "del", "172.16.2.102/32", "dev", "backend"]).unwrap();
+    lab.once(&text).unwrap();
+    assert!(carried(&lab), "somebody took one away");
+    let far = text.replace("172.16.2.103", "198.51.100.7");
+    lab.configure(&far).unwrap();
+    let output = lab.headgated(&["--once"]).unwrap();
+    assert!(said(&output).contains("198.51.100.7 is on no interface"), "{}", said(&output));
+    assert!(lab.headgated(&["--flush"]).unwrap().status.success());
+    assert!(!carried(&lab), "they go with the farm");
+}
+
+#[test]
+fn a_hash_reads_mac_addresses_where_there_are_any() {
+    let lab = Lab::new("mac").unwrap();
+    let _servers = servers(&lab);
+    let text = |fields: &[&str]| {
+        let mut text = format!(
+            "[farms.web]\nlisten = [\"172.16.1.1:80/udp\", \"[2001:db8:1::1]:80/udp\"]\nscheduler = \"maglev\"\nhash = {fields:?}\n"
+        );
+        for number in BACKENDS {
+            text += &format!(
+                "backends.b{number}.address = \"{}\"\nbackends.c{number}.address = \"{}\"\n",
+                backend(number, 8080),
+                backend6(number, 8080)
+            );
+        }
+        text
+    };
+    let asked = |space: &Namespace, to: &str, times: usize| -> BTreeSet<String> {
+        (0..times).map(|_| ask_udp(space, at(to)).unwrap().unwrap().server).collect()
+    };
+    lab.once(&text(&["source-mac"])).unwrap();
+    for to in VIP {
+        let mut reached = BTreeSet::new();
+        for last in 1..=12 {
+            lab.client.ip(&["link", "set", "eth0", "address", &format!("02:00:00:00:01:{last:02x}")]).unwrap();
+            lab.client.ip(&["neigh", "flush", "all"]).unwrap();
+            lab.gate.ip(&["neigh", "flush", "dev", "service"]).unwrap();
+            let one = asked(&lab.client, to, 4);
+            assert_eq!(one.len(), 1, "one card, several backends: {one:?}");
+            reached.extend(one);
+        }
+        assert!(reached.len() > 1, "twelve cards, one backend");
+        // The box has no card towards itself: all it sends has one source address.
+        assert_eq!(asked(&lab.gate, to, 6).len(), 1);
+    }
+    lab.once(&text(&["source-mac", "destination-mac", "source-port"])).unwrap();
+    for to in VIP {
+        assert!(asked(&lab.client, to, 20).len() > 1, "ports differ");
+        assert!(asked(&lab.gate, to, 20).len() > 1, "the box goes by the ports");
+    }
+}
