@@ -85,7 +85,7 @@ fn upload_and_download(lab: &Lab, listen: SocketAddr, to: SocketAddr, size: usiz
     });
     let mut stream = lab.client.within(|| TcpStream::connect_timeout(&to, Duration::from_secs(3))).unwrap().unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let sent: Vec<u8> = (0..size).map(|at| (at * 31 >> 3) as u8).collect();
+    let sent: Vec<u8> = (0..size).map(|at| ((at * 31) >> 3) as u8).collect();
     stream.write_all(&sent).unwrap();
     let mut back = vec![0; size];
     stream.read_exact(&mut back).unwrap();
