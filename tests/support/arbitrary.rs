@@ -103,11 +103,21 @@ impl Farms {
         let Some((farm, key)) = longest.and_then(|(number, key)| Some((self.0.get_mut(&number)?, key))) else {
             return false;
         };
+        // `limits` takes all limits along, and `persistence.key` all of persistence.
+        let refused = |option: &str, key: &str| {
+            let within = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'));
+            option == key || within(option, key) || within(key, option)
+        };
+        let backends_key = key.strip_prefix("backends.").and_then(|key| key.split_once('.')).map(|(_, key)| key);
+        let options: Vec<_> = match backends_key {
+            Some(_) => farm.backends.values_mut().map(|backend| &mut backend.options).collect(),
+            None => vec![&mut farm.options],
+        };
+        let key = backends_key.unwrap_or(&key);
         let mut left_out = false;
-        let backends = farm.backends.values_mut().map(|backend| &mut backend.options);
-        for options in backends.chain([&mut farm.options]) {
+        for options in options {
             let before = options.len();
-            options.retain(|option, _| !key.split('.').any(|part| part == *option));
+            options.retain(|option, _| !refused(option, key));
             left_out |= options.len() < before;
         }
         left_out
@@ -338,12 +348,12 @@ const SHARED: &[(&str, &str)] = &[
 const TRACKED: &[(&str, &str)] = &[
     ("queue", "queue = 5"),
     ("persistence", "persistence.key = [\"source-address\"]\npersistence.timeout = \"90s\"\npersistence.size = 512"),
-    ("new-connections", "limits.new-connections = \"10/second burst 20\""),
-    ("new-connections-total", "limits.new-connections-total = \"1000/minute\""),
-    ("connections-per-client", "limits.connections-per-client = 20"),
-    ("tcp-resets", "limits.tcp-resets = \"5/second\""),
-    ("strict-tcp", "limits.strict-tcp = true"),
-    ("ban", "limits.ban = \"30s\""),
+    ("limits.new-connections", "limits.new-connections = \"10/second burst 20\""),
+    ("limits.new-connections-total", "limits.new-connections-total = \"1000/minute\""),
+    ("limits.connections-per-client", "limits.connections-per-client = 20"),
+    ("limits.tcp-resets", "limits.tcp-resets = \"5/second\""),
+    ("limits.strict-tcp", "limits.strict-tcp = true"),
+    ("limits.ban", "limits.ban = \"30s\""),
 ];
 
 fn farm_options() -> impl Strategy<Value = BTreeMap<&'static str, String>> {
