@@ -75,8 +75,9 @@ pub(super) fn egress(farm: &Farm, backend: &Backend, routing: &Routing) -> Optio
     routing.interface(name).map(|(_, index)| index)
 }
 
-/// All verdicts are in the first chain, which stays as it is when backends change: the kernel validates all chains when a rule
-/// with a verdict is added.
+/// All verdicts are in the first chain, which stays as it is when backends change, so that no listener has to be written
+/// again. Unlike in the nat hooks this spares no validation: `meta mark set` asks for it by itself (`nft_meta_set_validate`,
+/// net/netfilter/nft_meta.c), and nothing else of ingress carries a number from rule to rule.
 fn add_chains(contents: &mut Contents, farm: &Farm, version: IpVersion, slots: Vec<Value>, ground: Ground<'_>) {
     let (flow, turn) = (names::flow_chain(version, &farm.name), names::farm_chain(version, &farm.name));
     let jump = |chain: Arc<str>| rule([Statement::Verdict(Verdict::Jump(chain))]);
