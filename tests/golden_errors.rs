@@ -14,7 +14,7 @@ fn said_about(case: &Path) -> String {
     } else if case.join("hwprofiles").is_dir() {
         load_profiles(&[case.join("hwprofiles")]).map(|_| Diagnostics::default())
     } else {
-        load_files(&[case.to_owned()]).map(|loaded| loaded.warnings)
+        load_files(&[case.to_owned()], case).map(|loaded| loaded.warnings)
     };
     let text = match warnings {
         Ok(warnings) if warnings.is_empty() => "good\n".to_owned(),

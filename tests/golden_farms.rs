@@ -66,7 +66,7 @@ impl Case {
     }
 
     fn load(path: PathBuf, root: &Path) -> Self {
-        let loaded = headgate_config::load_files(&[path.join("config.toml")]);
+        let loaded = headgate_config::load_files(&[path.join("config.toml")], &path);
         let config = loaded.unwrap_or_else(|problems| panic!("{}:\n{problems}", path.display())).config;
         let own = path.join("facts.toml");
         let facts = if own.exists() { own } else { root.join("facts.toml") };

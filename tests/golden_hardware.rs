@@ -54,7 +54,7 @@ fn every_machine_gets_what_it_should() {
         let case = entry.expect("a readable directory").path();
         let facts = fs::read_to_string(case.join("facts.toml")).expect("facts.toml");
         let facts: Facts = toml::from_str(&facts).unwrap_or_else(|error| panic!("{}: {error}", case.display()));
-        let config = headgate_config::load_files(&[case.join("config.toml")]);
+        let config = headgate_config::load_files(&[case.join("config.toml")], &case);
         let config = config.unwrap_or_else(|problems| panic!("{problems}")).config;
         let found = text(&facts, &tuned(&config, &facts));
         let expected = case.join("expected.txt");

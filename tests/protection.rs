@@ -57,6 +57,13 @@ fn let_in(lab: &Lab, to: &str, most: usize) -> usize {
     (0..most).take_while(|_| knock(lab, to).is_ok()).count()
 }
 
+/// How many packets the farm refused for a reason.
+fn refused(lab: &Lab, reason: &str) -> u64 {
+    let table = headgate_plan::maps::Place::Inet.table();
+    let count = || headgate_nft::Socket::open().unwrap().counters(&table).unwrap();
+    lab.gate.within(count).unwrap()[&*format!("web/{reason}")].packets
+}
+
 fn open(lab: &Lab, to: &str) -> Connection {
     Connection::open(&lab.client, at(to)).unwrap().unwrap_or_else(|error| panic!("{to}: {error}"))
 }
@@ -76,12 +83,18 @@ fn new_connections_of_each_client_are_limited_to_the_packet() {
             old.echo("an established connection does not meet the limit").unwrap();
         }
     }
+    assert_eq!(
+        refused(&lab, "new-connections"),
+        8,
+        "in each family one knock too many of each client, one more, and a datagram"
+    );
     // The set keeps a limit with each client: another limit must reach them at once.
     lab.once(&farm("[farms.web.limits]\nnew-connections = \"3/hour burst 5\"\naction = \"drop\"")).unwrap();
     assert_eq!(let_in(&lab, V4, 9), 5);
     assert_eq!(knock(&lab, V4).unwrap_err(), ErrorKind::TimedOut, "dropped in silence");
     lab.once(&farm("[farms.web.limits]\nnew-connections = \"3/hour burst 4\"\naction = \"log\"")).unwrap();
     assert_eq!(let_in(&lab, V4, 9), 9, "only counted");
+    assert_eq!(refused(&lab, "new-connections"), 8 + 2 + 5, "a reload does not reset what was counted");
 }
 
 #[test]
@@ -148,6 +161,125 @@ fn an_offender_stays_out_for_its_time_and_nobody_else() {
         // The kernel keeps time in jiffies of 4 ms or 10 ms.
         assert!(back > Duration::from_millis(1900), "{to}: banned for {back:?} only");
     }
+}
+
+/// The farm with policies; `lists/big.txt` is the file of policy `big`.
+fn with_policies(names: &str, policies: &str) -> String {
+    format!("{}\n{policies}", farm(&format!("policies = [{names}]")))
+}
+
+#[test]
+fn the_first_policy_that_matches_decides_and_nobody_is_the_opposite_of_the_last() {
+    let (lab, _servers) = lab("policies", "");
+    let policies = "[policies.me]\naction = \"allow\"\nelements = [\"172.16.1.10\", \"2001:db8:1::10\"]\n\
+                    [policies.net]\naction = \"deny\"\nelements = [\"172.16.1.0/24\", \"2001:db8:1::/64\"]\n\
+                    [policies.else]\naction = \"deny\"\nelements = [\"198.51.100.0/24\"]\n";
+    // Names in order; whether …10 and …20 are let in.
+    let table = [
+        ("'me', 'net'", [true, false]),
+        ("'net', 'me'", [false, false]),
+        ("'me'", [true, false]),
+        ("'else', 'me'", [true, false]),
+        ("'net'", [false, false]),
+        ("'else'", [true, true]),
+        ("'me', 'else'", [true, true]),
+    ];
+    for (names, expected) in table {
+        lab.once(&with_policies(names, policies)).unwrap();
+        for (number, expected) in [10, 20].into_iter().zip(expected) {
+            become_client(&lab, number);
+            for to in [V4, V6] {
+                assert_eq!(knock(&lab, to).is_ok(), expected, "policies {names}: {number} to {to}");
+            }
+        }
+    }
+    // Whom a policy allows still meets the limits.
+    let limit = "[farms.web.limits]\nnew-connections = \"2/hour\"\naction = \"reject\"\n";
+    lab.once(&with_policies("'me', 'net'", &[limit, policies].concat())).unwrap();
+    become_client(&lab, 10);
+    assert_eq!(let_in(&lab, V4, 9), 2);
+    become_client(&lab, 20);
+    assert_eq!(knock(&lab, V4).unwrap_err(), ErrorKind::ConnectionRefused, "rejected, as the limits say");
+}
+
+/// So many prefixes of /32 and /128, no two of which touch, and what else is given.
+fn long_list(count: u32, begin: u32, more: &[&str]) -> String {
+    let mut text = String::from("# made up\n");
+    for number in 0..count / 2 {
+        let bits = begin + number * 2;
+        text += &format!("{}\n2001:db8:f::{:x}:{:x}\n", std::net::Ipv4Addr::from(bits), bits >> 16, bits & 0xffff);
+    }
+    for line in more {
+        text += line;
+        text.push('\n');
+    }
+    text
+}
+
+#[test]
+fn a_hundred_thousand_prefixes_change_under_traffic_without_a_lost_flow() {
+    let (mut lab, _servers) = lab("lists", "");
+    let big = "[policies.big]\naction = \"allow\"\nfile = \"lists/big.txt\"\n";
+    let directory = lab.root().join("etc/headgate/lists");
+    std::fs::create_dir(&directory).unwrap();
+    // The client is in both, in ranges that begin elsewhere: the elements of one lie within a range of the other.
+    let wide = ["172.16.1.0/28", "2001:db8:1::/123"];
+    let narrow = ["172.16.1.0/29", "172.16.1.9", "172.16.1.10/31", "2001:db8:1::/125", "2001:db8:1::10"];
+    let lists: [&[&str]; 2] = [&wide, &narrow];
+    let write = |begin: u32, more: &[&str]| {
+        std::fs::write(directory.join("big.txt"), long_list(100_000, begin, more)).unwrap();
+    };
+    write(0x0a00_0000, &wide);
+    lab.configure(&with_policies("'big'", big)).unwrap();
+    lab.start().unwrap();
+    become_client(&lab, 20);
+    assert!(knock(&lab, V4).is_err() && knock(&lab, V6).is_err(), "nobody has let it in");
+    become_client(&lab, 10);
+    let refused = refused(&lab, "policies");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            let mut opened = 0_u32;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                for to in [V4, V6] {
+                    // With patience: while other tests run, a SYN can wait for longer than one that nobody answers.
+                    drop(open(&lab, to));
+                    opened += 1;
+                }
+            }
+            opened
+        });
+        for round in 1..=4 {
+            // Half of the list stays, half is another.
+            write(0x0a00_0000 + round * 50_000, lists[round as usize % 2]);
+            let start = Instant::now();
+            lab.headgate_ok(&["apply"]).unwrap();
+            println!("100,000 prefixes, 50,000 of them other ones: applied in {:?}", start.elapsed());
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let opened = traffic.join().unwrap();
+        println!("{opened} flows meanwhile");
+        assert!(opened > 50, "{opened} flows say little");
+    });
+    assert_eq!(self::refused(&lab, "policies"), refused, "one was refused, and let in when it came again");
+    // A signal reads the list too, and a list that is broken changes nothing.
+    write(0x0a00_0000, &["172.16.1.20", "2001:db8:1::20"]);
+    lab.signal(nix::sys::signal::Signal::SIGHUP).unwrap();
+    become_client(&lab, 20);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while knock(&lab, V4).is_err() || knock(&lab, V6).is_err() {
+        assert!(Instant::now() < deadline, "the list was not read again");
+    }
+    write(0x0a00_0000, &["172.16.1.300"]);
+    let said = headgate_tests::lab::said(&lab.headgate(&["apply"]).unwrap());
+    assert!(said.contains("lists/big.txt:100002:1"), "{said}");
+    drop(open(&lab, V4));
+    // Back to a generation is back to its list, which is not on the disk any more.
+    std::fs::remove_file(directory.join("big.txt")).unwrap();
+    lab.headgate_ok(&["rollback"]).unwrap();
+    assert!(knock(&lab, V4).is_err());
+    become_client(&lab, 10);
+    drop(open(&lab, V4));
 }
 
 /// A full set limits those whom it knows, and lets others pass: stated so in docs/dataplane.md.

@@ -66,7 +66,8 @@ fn main() {
 fn golden() -> impl Iterator<Item = (&'static str, Ruleset)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases/farms");
     CASES.into_iter().map(move |case| {
-        let config = headgate_config::load_files(&[root.join(case).join("config.toml")]).unwrap().config;
+        let config =
+            headgate_config::load_files(&[root.join(case).join("config.toml")], &root.join(case)).unwrap().config;
         let desired = compile(&config, &[], facts(), &Ids::default()).unwrap();
         (case, desired.state.ruleset)
     })

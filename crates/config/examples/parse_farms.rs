@@ -27,7 +27,7 @@ fn main() {
     println!("{farms} farms of {backends} backends, {} bytes", text.len());
     drop(text);
     let start = Instant::now();
-    let loaded = headgate_config::load_files(std::slice::from_ref(&file));
+    let loaded = headgate_config::load_files(std::slice::from_ref(&file), &directory);
     println!("parsed, merged and checked in {:?}", start.elapsed());
     std::fs::remove_dir_all(&directory).expect("to remove the directory");
     match &loaded {

@@ -1,5 +1,7 @@
 //! The files of a run merged into one tree that knows where each value was written.
 
+use std::collections::BTreeMap;
+
 use crate::diagnostic::{Collector, Report};
 use crate::model::Origin;
 use crate::parse::parse;
@@ -16,10 +18,12 @@ mod render;
 pub struct Document {
     pub(crate) files: Files,
     pub(crate) root: Table,
+    /// The numbers of the lists that policies name.
+    pub(crate) lists: BTreeMap<String, u16>,
 }
 
 impl Document {
-    /// The texts that were merged, in their order.
+    /// The texts that were merged, in their order, and behind them the lists that policies name.
     pub fn texts(&self) -> impl Iterator<Item = (&std::path::Path, &str)> {
         self.files.texts().map(|(file, text)| (self.files.path(file).as_path(), text))
     }
@@ -37,7 +41,7 @@ impl Document {
             }
         }
         spread_defaults(&mut root, keys);
-        Self { files, root }
+        Self { files, root, lists: BTreeMap::new() }
     }
 
     /// Puts a word in the place of `[site] secret`, that it may be shown. The word is too short for a secret, so that what
@@ -53,7 +57,7 @@ impl Document {
 
     /// No configuration, but texts to point into.
     pub(crate) fn empty(files: Files) -> Self {
-        Self { files, root: Table::new(TableKind::Header) }
+        Self { files, root: Table::new(TableKind::Header), lists: BTreeMap::new() }
     }
 
     /// Where the value at a dotted path was written: `farms.web.backends.b1.weight`, `sysctl."net.ipv4.ip_forward"`. A part that

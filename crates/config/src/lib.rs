@@ -28,7 +28,7 @@ pub use profile::load_profiles;
 pub use source::{Fate, FileUse, Layer};
 
 use diagnostic::Collector;
-use source::{Override, Sources};
+use source::{Lists, Override, Sources};
 
 /// A configuration without errors.
 #[derive(Debug)]
@@ -63,35 +63,40 @@ pub fn load_with(root: &Path, overrides: &[(PathBuf, String)]) -> Result<Loaded,
     finish(sources, problems)
 }
 
-/// Loads just these files in this order; a directory stands for its `*.toml` by name.
+/// Loads just these files in this order; a directory stands for its `*.toml` by name. The lists that policies name are below
+/// `lists`, which is `/etc/headgate` on a running box.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_files(paths: &[PathBuf]) -> Result<Loaded, Diagnostics> {
+pub fn load_files(paths: &[PathBuf], lists: &Path) -> Result<Loaded, Diagnostics> {
     let mut problems = Collector::default();
-    let sources = source::read_files(paths, &mut problems);
+    let sources = source::read_files(paths, lists, &mut problems);
     finish(sources, problems)
 }
 
-/// Loads these texts in this order; a path is only the name that diagnostics show.
+/// Loads these texts in this order; a path is only the name that diagnostics show. What is not named `*.toml` is a list of
+/// addresses for the policy that names the end of its path.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_texts(texts: &[(PathBuf, String)]) -> Result<Loaded, Diagnostics> {
     let mut sources = Sources::default();
+    let (texts, lists): (Vec<_>, Vec<_>) = texts.iter().cloned().partition(|(path, _)| source::is_configuration(path));
+    sources.lists = Lists::Texts(lists);
     for (path, text) in texts {
-        sources.files.add(path.clone(), text.clone());
-        sources.uses.push(FileUse { path: path.clone(), layer: Layer::Given, fate: Fate::Used });
+        sources.files.add(path.clone(), text);
+        sources.uses.push(FileUse { path, layer: Layer::Given, fate: Fate::Used });
     }
     finish(sources, Collector::default())
 }
 
 fn finish(sources: Sources, mut problems: Collector) -> Result<Loaded, Diagnostics> {
-    let Sources { files, uses } = sources;
-    let document = Document::new(files, schema::ROOT, &mut problems);
+    let Sources { files, uses, lists } = sources;
+    let mut document = Document::new(files, schema::ROOT, &mut problems);
     // What a broken line took away would be missed everywhere: with syntax errors only the rest of the text is judged.
     let whole = !problems.has_errors();
     schema::walk(&document.root, schema::ROOT, &mut problems);
+    source::read_lists(&mut document, &lists, &mut problems);
     let config = if whole { check::check(&document, &mut problems) } else { Config::default() };
     let failed = problems.has_errors();
     let diagnostics = problems.finish(&document.files);

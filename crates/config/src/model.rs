@@ -5,6 +5,7 @@
 pub mod farm;
 pub mod hardware;
 pub mod host;
+mod ranges;
 mod words;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub use farm::*;
 pub use hardware::*;
 pub use host::*;
+pub use ranges::Ranges;
 pub use words::Word;
 pub(crate) use words::{Auto, BondMode, HealthType, SchedulerName};
 

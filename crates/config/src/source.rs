@@ -13,6 +13,10 @@ use crate::diagnostic::{Collector, Excerpt, Place, Report};
 use crate::model::Origin;
 use crate::tree::Span;
 
+mod list;
+
+pub(crate) use list::{DIRECTORY, Lists, is_configuration, read_lists};
+
 /// Largest file, bytes. 40,000 backends take 3.5 MB.
 pub const FILE_MAX: u64 = 8 << 20;
 
@@ -117,6 +121,17 @@ impl Files {
         self.list.push(SourceFile { path: Arc::new(path), text, marks: OnceLock::new() });
     }
 
+    /// As [`Self::add`] for a text behind all those of the configuration; its number, unless there are too many.
+    pub(crate) fn add_list(&mut self, path: PathBuf, text: String) -> Option<u16> {
+        let number = u16::try_from(self.list.len()).ok().filter(|_| !self.is_full())?;
+        self.add(path, text);
+        Some(number)
+    }
+
+    pub(crate) fn text(&self, file: u16) -> &str {
+        &self.list[usize::from(file)].text
+    }
+
     pub(crate) fn path(&self, file: u16) -> &Arc<PathBuf> {
         &self.list[usize::from(file)].path
     }
@@ -180,6 +195,7 @@ fn marks(text: &str) -> Vec<Mark> {
 pub(crate) struct Sources {
     pub(crate) files: Files,
     pub(crate) uses: Vec<FileUse>,
+    pub(crate) lists: Lists,
 }
 
 /// A candidate for merging.
@@ -192,7 +208,8 @@ struct Found {
 /// Finds and reads the configuration under `root`. `overrides` are full paths (`root` included) whose text is taken from memory,
 /// whether or not they exist.
 pub(crate) fn read_root(root: &Path, overrides: &[Override<'_>], problems: &mut Collector) -> Sources {
-    let mut reader = Reader { overrides, sources: Sources::default(), problems };
+    let lists = Lists::Below(root.join(DIRECTORY));
+    let mut reader = Reader { overrides, sources: Sources { lists, ..Sources::default() }, problems };
     if !root.is_dir() {
         let root = Arc::new(root.to_owned());
         reader.problems.push(Report::file(&root, "the root is not a directory").help("--root takes a directory"));
@@ -226,9 +243,10 @@ pub(crate) fn read_root(root: &Path, overrides: &[Override<'_>], problems: &mut 
     reader.sources
 }
 
-/// Reads the files of `paths` in this order; a directory stands for its `*.toml` by name.
-pub(crate) fn read_files(paths: &[PathBuf], problems: &mut Collector) -> Sources {
-    let mut reader = Reader { overrides: &[], sources: Sources::default(), problems };
+/// Reads the files of `paths` in this order; a directory stands for its `*.toml` by name. Lists are below `lists`.
+pub(crate) fn read_files(paths: &[PathBuf], lists: &Path, problems: &mut Collector) -> Sources {
+    let sources = Sources { lists: Lists::Below(lists.to_owned()), ..Sources::default() };
+    let mut reader = Reader { overrides: &[], sources, problems };
     for path in paths {
         if path.is_dir() {
             for found in reader.list(Layer::Given, path) {

@@ -64,7 +64,7 @@ pub fn read(root: &Path) -> Result<Files, FilesError> {
 /// # Errors
 /// [`FilesError`].
 pub fn read_given(root: &Path, paths: &[PathBuf]) -> Result<Files, FilesError> {
-    let loaded = load_files(paths).map_err(FilesError::Config)?;
+    let loaded = load_files(paths, &root.join("etc/headgate")).map_err(FilesError::Config)?;
     let files = Files { loaded, profiles: profiles(root)? };
     supported(&files)?;
     Ok(files)

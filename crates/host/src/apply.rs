@@ -245,13 +245,22 @@ impl Host {
         settled.collect()
     }
 
-    /// The one transaction.
+    /// The one transaction, and before it one that brings the sets which must be whole when packets meet them.
+    fn exchange(&mut self, changes: &[Change]) -> Result<(), HostError> {
+        let Some((first, second)) = headgate_nft::ahead(changes) else {
+            return self.commit(changes, self.generation);
+        };
+        self.commit(&first, self.generation)?;
+        // Each commit counts the generation up by one (`nft_base_seq_inc`): another number is somebody else's commit.
+        self.commit(&second, self.generation.map(|generation| generation.wrapping_add(1)))
+    }
+
     fn ruleset(&mut self, step: &Step, report: &mut Report) -> Outcome {
         let Step::Ruleset(changes) = step else { return Outcome::Skipped };
         if report.failed() {
             return Outcome::Skipped;
         }
-        match self.commit(changes, self.generation) {
+        match self.exchange(changes) {
             Ok(()) => Outcome::Set,
             Err(error) => {
                 let reason = error_chain(&error);

@@ -15,6 +15,7 @@
 //!
 //! This crate does not know what a farm is, and no type of rustables leaves it.
 
+pub mod ahead;
 pub mod batch;
 pub mod change;
 pub mod expr;
@@ -24,6 +25,7 @@ pub mod socket;
 pub mod text;
 pub mod wire;
 
+pub use ahead::ahead;
 pub use batch::Batch;
 pub use change::{ApplyError, Change, between};
 pub use expr::{

@@ -18,6 +18,7 @@ mod local;
 mod nat;
 mod network;
 mod offload;
+mod policy;
 mod schedule;
 mod stateless;
 mod sticky;
@@ -78,6 +79,7 @@ pub struct Context {
     offload: Offload,
     /// Helpers that the kernel does not have.
     lacking: BTreeSet<String>,
+    policies: policy::Known,
 }
 
 /// One farm's part of the ruleset.
@@ -115,7 +117,8 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         warnings.push("traffic to the box itself is not filtered: system.protect is not supported yet".to_owned());
     }
     let site = Site::new(config.site_secret.as_deref());
-    let context = Context { routing, site, offload: Offload::new(facts), lacking: facts.lacking_helpers.clone() };
+    let lacking = facts.lacking_helpers.clone();
+    let context = Context { routing, site, offload: Offload::new(facts), lacking, policies: policy::known(config) };
     let ruleset = ruleset(config, context.ground(&ids), &mut warnings);
     let knobs: Vec<Knob> = host_name(config).into_iter().chain(tuned.knobs).collect();
     let state = State {
@@ -143,6 +146,7 @@ fn ruleset(config: &Config, ground: Ground<'_>, warnings: &mut Vec<String>) -> R
     for farm in config.farms.values() {
         farm::add(&mut contents, farm, ground);
     }
+    policy::add_sets(&mut contents, config, ground.policies);
     warnings.append(&mut contents.warnings);
     let mut ruleset = contents.into_ruleset(ground.ids);
     ruleset.tables.extend([contents::guard()]);
@@ -226,8 +230,8 @@ impl Context {
     }
 
     fn ground<'a>(&'a self, ids: &'a Ids) -> Ground<'a> {
-        let Self { routing, site, offload, lacking } = self;
-        Ground { routing, ids, site: *site, offload, lacking }
+        let Self { routing, site, offload, lacking, policies } = self;
+        Ground { routing, ids, site: *site, offload, lacking, policies }
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headgate_config::types::{BackendName, FarmName};
+use headgate_config::types::{BackendName, FarmName, PolicyName};
 use headgate_nft::{BaseChain, ChainKind, Hook};
 
 /// Protocol number of the addresses that we add (`IFA_PROTO`, Linux 5.18): how we know them again.
@@ -255,6 +255,21 @@ pub fn total_chain(farm: &FarmName) -> Arc<str> {
 /// taken for another farm's chain.
 pub fn refuse_chain(version: IpVersion, farm: &FarmName, reason: &str) -> Arc<str> {
     format!("refuse{}-{farm}/{reason}", digit(version)).into()
+}
+
+/// The chain that asks the policies of a farm one after the other.
+pub fn policies_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    format!("policies{}-{farm}", digit(version)).into()
+}
+
+/// The set of the addresses of a policy, which all farms share; `digest` is of what is in it.
+pub fn policy_set(version: IpVersion, policy: &PolicyName, digest: u64) -> Arc<str> {
+    format!("policy{}-{policy}/{digest:016x}", digit(version)).into()
+}
+
+/// The counter object of what a farm refuses for a reason: `web/new-connections`.
+pub fn refused_counter(farm: &FarmName, reason: &str) -> Arc<str> {
+    format!("{farm}/{reason}").into()
 }
 
 /// The set of the clients of a farm that are banned.

@@ -4,7 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::model::*;
-use crate::source::{Files, Sources};
+use crate::source::{Files, Lists, Sources};
 use crate::types::{FarmName, Ports, ServiceName};
 use crate::{Diagnostics, Loaded, finish};
 
@@ -14,7 +14,8 @@ const EXAMPLE: &str = include_str!("tests/example.toml");
 fn judge(text: &str) -> Result<Loaded, Diagnostics> {
     let mut files = Files::default();
     files.add("example.toml".into(), text.to_owned());
-    finish(Sources { files, uses: Vec::new() }, Default::default())
+    let list = ("/etc/headgate/lists/office.txt".into(), "10.1.0.0/16 # in 10.0.0.0/8\n\n192.0.2.1\r\n".to_owned());
+    finish(Sources { files, uses: Vec::new(), lists: Lists::Texts(vec![list]) }, Default::default())
 }
 
 fn good(text: &str) -> Config {
@@ -56,7 +57,10 @@ fn the_example_of_the_documentation_is_understood() {
     assert_eq!(loaded.document.origin("farms.web.backends.b1.weight").unwrap().file, backend.origin.file);
     assert_eq!(backend.origin.column, 1);
     assert_eq!(farm(config, "dns").dsr.unwrap().interface.as_deref(), Some("backend"));
-    assert_eq!(config.policies["office"].elements.len(), 2);
+    assert_eq!(
+        config.policies["office"].ranges.v4().map(|(first, _)| first.to_string()).collect::<Vec<_>>(),
+        ["10.0.0.0", "192.0.2.1"]
+    );
     assert_eq!(config.network.interfaces["service"].addresses.len(), 2);
     assert_eq!(config.network.bonds["b0"].mode, "802.3ad");
     assert_eq!(config.network.routes["uplink"].to.to_string(), "0.0.0.0/0");

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
-use super::Origin;
+use super::{Origin, Ranges};
 use crate::types::{BackendName, Endpoint, FarmName, Listen, PolicyName, Rate};
 
 /// How a farm forwards.
@@ -360,10 +359,8 @@ pub struct Policy {
     pub origin: Origin,
     /// What a match means.
     pub action: PolicyAction,
-    /// Inline prefixes.
-    pub elements: Vec<IpNet>,
-    /// A file of prefixes below `/etc/headgate`.
-    pub file: Option<String>,
+    /// What its prefixes cover, those written inline and those of its file. Shared: it can be large.
+    pub ranges: Arc<Ranges>,
 }
 
 /// What a policy does to a packet that it matches.

@@ -83,7 +83,7 @@ pub(super) static FARM: &[Key] = &[
         "policies",
         Kind::List(&Kind::Text(Form::Name)),
         Preset::List(&[]),
-        "Names of `[policies]`, in this order; the first that matches decides.",
+        "Names of `[policies]`, in this order; the first that matches decides. A client that none matches meets the opposite of the last one's action: a last policy that allows shuts out everybody else.",
     ),
     key(
         "log",
@@ -300,6 +300,6 @@ pub(super) static POLICY: &[Key] = &[
         "file",
         Kind::Text(Form::File),
         Preset::None,
-        "A file below `/etc/headgate`: one address or prefix a line, `#` comments.",
+        "A file below `/etc/headgate`, not reached by symbolic links, of at most 8 MiB: one address or prefix a line, `#` comments. It is read again by SIGHUP and `apply`.",
     ),
 ];

@@ -233,7 +233,8 @@ fn service(text: &str) -> Result<(), Invalid> {
 /// Longest path below `/etc/headgate`.
 const FILE_MAX: usize = 255;
 
-fn file(text: &str) -> Result<(), Invalid> {
+/// A path below `/etc/headgate`.
+pub(crate) fn file(text: &str) -> Result<(), Invalid> {
     line(text)?;
     let steps = text.split('/').all(|step| !matches!(step, "" | "." | ".."));
     if !steps || text.len() > FILE_MAX {

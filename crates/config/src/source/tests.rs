@@ -177,7 +177,7 @@ fn named_files_are_taken_as_they_come() {
         Tree::new().file("b.toml", "[system]\nhostname = \"b\"\n").file("a/a.toml", "[system]\nhostname = \"a\"\n");
     let hostname = |names: &[&str]| {
         let paths: Vec<PathBuf> = names.iter().map(|name| tree.path(name)).collect();
-        load_files(&paths).map(|loaded| loaded.config.system.hostname.unwrap())
+        load_files(&paths, tree.0.path()).map(|loaded| loaded.config.system.hostname.unwrap())
     };
     assert_eq!(hostname(&["b.toml", "a"]).unwrap(), "a");
     assert_eq!(hostname(&["a", "b.toml"]).unwrap(), "b");

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use headgate_config::types::PolicyName;
 use headgate_nft::{
     Chain, Element, Field, Key, Object, ObjectKind, Ruleset, Set, Statement, Table, TableId, Value, Verdict,
 };
@@ -14,10 +15,13 @@ use super::terms::{equal, mark_bytes, milliseconds, rule};
 use super::{hooks, offload};
 use crate::ids::Ids;
 use crate::maps::{Map, Place};
-use crate::names;
+use crate::names::{self, IpVersion};
 
 /// Elements of one map.
 pub(super) type Elements = Vec<(Key, Element)>;
+
+/// What names an object within a table.
+pub(super) type ObjectName = (ObjectKind, Arc<str>);
 
 /// What one farm, or all, put into our tables.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +30,8 @@ pub(super) struct Contents {
     elements: BTreeMap<Map, Elements>,
     /// Sets that are one farm's own.
     own: BTreeMap<(Place, Arc<str>), Set>,
+    /// Named objects of farms.
+    objects: BTreeMap<(Place, ObjectName), Object>,
     /// The chains of farms.
     chains: BTreeMap<(Place, Arc<str>), Chain>,
     /// What farms need of the shared chains, beside the maps that they use.
@@ -47,6 +53,8 @@ pub(super) struct Needs {
     pub(super) offload: BTreeSet<Arc<str>>,
     /// Connection tracking helpers.
     pub(super) helpers: BTreeMap<Arc<str>, Object>,
+    /// Policies that some farm asks.
+    pub(super) policies: BTreeSet<(Place, IpVersion, PolicyName)>,
 }
 
 /// What some contents need of the shared chains. Two contents of the same shape differ in elements and in what is a farm's own.
@@ -80,6 +88,11 @@ impl Contents {
     /// Adds a chain of a farm.
     pub(super) fn add_chain(&mut self, place: Place, name: Arc<str>, rules: Vec<headgate_nft::Rule>) {
         self.chains.insert((place, name), Chain { base: None, rules });
+    }
+
+    /// Adds an object of a farm.
+    pub(super) fn add_object(&mut self, place: Place, name: ObjectName, object: Object) {
+        self.objects.insert((place, name), object);
     }
 
     /// Adds a set that is a farm's own.
@@ -141,6 +154,9 @@ impl Contents {
         if !self.needs.helpers.is_empty() {
             let objects = self.needs.helpers.into_iter().map(|(name, object)| ((ObjectKind::Helper, name), object));
             tables.entry(Place::Inet.table()).or_default().objects.extend(objects);
+        }
+        for ((place, name), object) in self.objects {
+            tables.entry(place.table()).or_default().objects.insert(name, object);
         }
         for ((place, name), chain) in self.chains {
             tables.entry(place.table()).or_default().chains.insert(name, chain);

@@ -10,6 +10,7 @@ use headgate_nft::{Bytes, Data, Element, Key, Reject, Rule, Statement, Verdict};
 use super::contents::Contents;
 use super::hash::Site;
 use super::offload::Offload;
+use super::policy::Known;
 use super::routing::Routing;
 use super::terms::{address_bytes, exactly, is_tcp, push_field, rule};
 use super::{local, nat, stateless, wire};
@@ -26,6 +27,7 @@ pub(super) struct Ground<'a> {
     pub(super) offload: &'a Offload,
     /// Helpers that the kernel does not have.
     pub(super) lacking: &'a BTreeSet<String>,
+    pub(super) policies: &'a Known,
 }
 
 /// Adds all that one farm needs. A farm that is off needs nothing.
@@ -37,7 +39,7 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
         Mode::Snat | Mode::Dnat => nat::add(contents, farm, ground),
         Mode::Dsr => wire::add(contents, farm, ground),
         Mode::Stateless => stateless::add(contents, farm, ground),
-        Mode::Local => local::add(contents, farm),
+        Mode::Local => local::add(contents, farm, ground),
     }
 }
 

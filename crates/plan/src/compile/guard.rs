@@ -1,4 +1,4 @@
-//! What a new flow has to pass before it gets a backend: the limits of its farm.
+//! What a new flow has to pass before it gets a backend: the policies and the limits of its farm.
 //!
 //! A chain of its own before the farm's, which changes only with the limits: a change of backends writes no verdict. In the nat
 //! hooks it sees the first packet of each flow and no other, so established flows cannot suffer from a limit and pay nothing.
@@ -15,18 +15,20 @@ use std::time::Duration;
 
 use headgate_config::model::{Farm, LimitAction, Limits};
 use headgate_config::types::Rate;
-use headgate_nft::{Dynset, DynsetOp, Limit, Reject, Rule, Set, Stateful, Statement, Verdict};
+use headgate_nft::{Dynset, DynsetOp, Limit, Object, ObjectKind, Reject, Rule, Set, Stateful, Statement, Verdict};
 
 use super::contents::Contents;
+use super::policy::{self, Known};
 use super::terms::{client, goto, is_tcp, jump, rule};
 use crate::maps::{self, Place};
 use crate::names::{self, IpVersion};
 
 /// Where a guard stands.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Post {
+pub(super) struct Post<'a> {
     pub(super) place: Place,
     pub(super) version: IpVersion,
+    pub(super) policies: &'a Known,
 }
 
 /// Why a packet is refused.
@@ -34,8 +36,10 @@ pub(super) struct Post {
 pub(super) enum Reason {
     /// An offender that has not been out long enough.
     Ban,
+    Policies,
     ConnectionsPerClient,
     NewConnections,
+    NewConnectionsTotal,
 }
 
 impl Reason {
@@ -43,22 +47,27 @@ impl Reason {
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Ban => "ban",
+            Self::Policies => "policies",
             Self::ConnectionsPerClient => "connections-per-client",
             Self::NewConnections => "new-connections",
+            Self::NewConnectionsTotal => "new-connections-total",
         }
     }
 
-    /// Whether it makes a client an offender.
+    /// Whether it makes a client an offender. One that comes when all together are too many is none.
     fn bans(self) -> bool {
         matches!(self, Self::ConnectionsPerClient | Self::NewConnections)
     }
 }
 
 /// The chain that the listeners of a farm go to, so that its flows end in `then`: that one itself where nothing is guarded.
-pub(super) fn entrance(contents: &mut Contents, farm: &Farm, post: Post, then: &Arc<str>) -> Arc<str> {
+pub(super) fn entrance(contents: &mut Contents, farm: &Farm, post: Post<'_>, then: &Arc<str>) -> Arc<str> {
     let mut rules = Vec::new();
     if let Some(limits) = &farm.limits {
         rules.extend(banned(contents, farm, limits, post));
+    }
+    rules.extend(policy::rules(contents, farm, post));
+    if let Some(limits) = &farm.limits {
         rules.extend(connections(contents, farm, limits, post));
         rules.extend(new_connections(contents, farm, limits, post));
         rules.extend(total(contents, farm, limits, post));
@@ -77,7 +86,7 @@ fn ban(limits: &Limits) -> Option<Duration> {
     limits.ban.filter(|_| limits.action != LimitAction::Log)
 }
 
-fn banned(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post) -> Option<Rule> {
+fn banned(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post<'_>) -> Option<Rule> {
     let time = ban(limits)?;
     let set = names::ban_set(post.version, &farm.name);
     contents.add_set(post.place, set.clone(), clients(post.version, Some(time)));
@@ -86,7 +95,7 @@ fn banned(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post) -> 
 }
 
 /// `nf_conncount` walks the connections of the client: it counts those that live, and forgets closed ones by itself.
-fn connections(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post) -> Option<Rule> {
+fn connections(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post<'_>) -> Option<Rule> {
     let count = limits.connections_per_client?;
     let set = names::clients_set(post.version, &farm.name, &format!("{count}"));
     // Without a time-out: the kernel drops an element when its last connection is gone.
@@ -96,7 +105,7 @@ fn connections(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post
     Some(rule([for_each_client(DynsetOp::Add, set, post.version, each), jump(&refuse)]))
 }
 
-fn new_connections(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post) -> Option<Rule> {
+fn new_connections(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post<'_>) -> Option<Rule> {
     let rate = limits.new_connections?;
     let set = rate_set(contents, farm, post, rate);
     let refuse = refusal(contents, farm, post, Reason::NewConnections);
@@ -105,18 +114,18 @@ fn new_connections(contents: &mut Contents, farm: &Farm, limits: &Limits, post: 
 }
 
 /// One bucket for both families, so in a chain that both jump to.
-fn total(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post) -> Option<Rule> {
+fn total(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post<'_>) -> Option<Rule> {
     let rate = limits.new_connections_total?;
     let chain = names::total_chain(&farm.name);
     let within = Statement::Limit(Limit { over: false, ..over(rate) });
     let mut rules = vec![rule([within, Statement::Verdict(Verdict::Return)])];
-    rules.extend(refuse_rules(limits.action));
+    rules.extend(refuse_rules(contents, farm, limits.action, (post.place, Reason::NewConnectionsTotal)));
     contents.add_chain(post.place, chain.clone(), rules);
     Some(rule([jump(&chain)]))
 }
 
 /// Adds the chain that refuses for a reason.
-fn refusal(contents: &mut Contents, farm: &Farm, post: Post, reason: Reason) -> Arc<str> {
+pub(super) fn refusal(contents: &mut Contents, farm: &Farm, post: Post<'_>, reason: Reason) -> Arc<str> {
     let chain = names::refuse_chain(post.version, &farm.name, reason.word());
     let limits = farm.limits.as_ref();
     let mut rules = Vec::new();
@@ -132,14 +141,26 @@ fn refusal(contents: &mut Contents, farm: &Farm, post: Post, reason: Reason) -> 
             stateful: None,
         })]));
     }
-    let action = limits.map_or(LimitAction::Drop, |limits| limits.action);
-    rules.extend(refuse_rules(action));
+    let action = match limits.map(|limits| limits.action) {
+        // A policy is an order, no limit that could be tried out first.
+        Some(LimitAction::Log) if reason == Reason::Policies => LimitAction::Drop,
+        action => action.unwrap_or_default(),
+    };
+    rules.extend(refuse_rules(contents, farm, action, (post.place, reason)));
     contents.add_chain(post.place, chain.clone(), rules);
     chain
 }
 
-fn refuse_rules(action: LimitAction) -> Vec<Rule> {
-    let mut rules = vec![rule([Statement::Counter])];
+/// Counts and refuses. Both families count in one object.
+fn refuse_rules(
+    contents: &mut Contents,
+    farm: &Farm,
+    action: LimitAction,
+    (place, reason): (Place, Reason),
+) -> Vec<Rule> {
+    let name = names::refused_counter(&farm.name, reason.word());
+    contents.add_object(place, (ObjectKind::Counter, name.clone()), Object::Counter);
+    let mut rules = vec![rule([Statement::Object { kind: ObjectKind::Counter, name }])];
     match action {
         LimitAction::Drop => rules.push(rule([Statement::Verdict(Verdict::Drop)])),
         LimitAction::Reject => {
@@ -171,7 +192,7 @@ fn clients(version: IpVersion, timeout: Option<Duration>) -> Set {
 }
 
 /// Adds the set that has a bucket for each client. One that a client left alone until it is full again is as good as none.
-fn rate_set(contents: &mut Contents, farm: &Farm, post: Post, rate: Rate) -> Arc<str> {
+fn rate_set(contents: &mut Contents, farm: &Farm, post: Post<'_>, rate: Rate) -> Arc<str> {
     /// Shorter is not worth the work of removing and adding elements.
     const SHORTEST: Duration = Duration::from_secs(5);
     let Limit { rate, per_s, burst, .. } = over(rate);

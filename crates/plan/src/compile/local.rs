@@ -10,7 +10,7 @@ use headgate_config::types::{Listen, Ports};
 use headgate_nft::{Bytes, Chain, Data, Element, Field, Key, Operator, Rule, Statement, Value, Verdict};
 
 use super::contents::Contents;
-use super::farm::{is_anywhere, listener, refuse, versions};
+use super::farm::{Ground, is_anywhere, listener, refuse, versions};
 use super::guard::{self, Post};
 use super::hooks::{base, lookups};
 use super::terms::{exactly, is, mark_bytes, nfproto, push_field, rule};
@@ -18,10 +18,11 @@ use crate::maps::{Door, Map, Place, Reach};
 use crate::names::{self, IpVersion};
 
 /// Adds all that one farm needs.
-pub(super) fn add(contents: &mut Contents, farm: &Farm) {
+pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     for version in versions(farm) {
         let chain = names::farm_chain(version, &farm.name);
-        let entrance = guard::entrance(contents, farm, Post { place: Place::Inet, version }, &chain);
+        let post = Post { place: Place::Inet, version, policies: ground.policies };
+        let entrance = guard::entrance(contents, farm, post, &chain);
         for listen in farm.listen.iter().filter(|listen| IpVersion::of(listen.address) == version) {
             let (map, key) = match is_anywhere(listen) {
                 true => anywhere(listen, version),

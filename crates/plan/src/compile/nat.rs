@@ -30,7 +30,8 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     cap::add(contents, farm, ground.ids);
     for version in versions(farm) {
         let chain = names::farm_chain(version, &farm.name);
-        let entrance = guard::entrance(contents, farm, Post { place: Place::Inet, version }, &chain);
+        let entrance =
+            guard::entrance(contents, farm, Post { place: Place::Inet, version, policies: ground.policies }, &chain);
         add_listeners(contents, farm, Door::Nat, version, &entrance);
         let mut rules = sticky::rules(contents, farm, version, &able, ground);
         let remembers = !rules.is_empty();

@@ -65,15 +65,15 @@ impl Uses {
             Scheduler::RoundRobin | Scheduler::Random | Scheduler::LeastConnections => {}
             Scheduler::Hash { .. } | Scheduler::Maglev { .. } => {}
         }
+        if farm.mode == Mode::Stateless && !farm.policies.is_empty() {
+            self.add(at, "policies", list(&farm.policies));
+        }
         let translated = matches!(farm.mode, Mode::Snat | Mode::Dnat);
         if let Some(mark) = farm.mark.filter(|_| !translated) {
             self.add(at, "mark", format!("{mark:#x}"));
         }
         if let Some(helper) = farm.helper.filter(|_| !translated) {
             self.add(at, "helper", text(helper.word()));
-        }
-        if !farm.policies.is_empty() {
-            self.add(at, "policies", list(&farm.policies));
         }
         if !farm.log.is_empty() {
             self.add(at, "log", list(farm.log.iter().map(|event| event.word())));

@@ -209,7 +209,7 @@ mod tests {
         for row in all() {
             for text in row.variant().files.values() {
                 std::fs::write(&file, text).unwrap();
-                if let Err(problems) = headgate_config::load_files(std::slice::from_ref(&file)) {
+                if let Err(problems) = headgate_config::load_files(std::slice::from_ref(&file), directory.path()) {
                     panic!("{}: {problems}", row.name());
                 }
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use headgate_config::model::{
     Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, LimitAction, LogEvent, Mode, System, Vlan,
 };
-use headgate_config::types::{PolicyName, Role};
+use headgate_config::types::Role;
 
 use super::*;
 use crate::samples::{address, config, interface, net, origin, web};
@@ -81,10 +81,6 @@ fn modes_and_schedulers() {
 #[test]
 fn options_of_farms_and_backends() {
     let cases: Vec<(Edit, &str)> = vec![
-        (
-            Box::new(|farm| farm.policies = vec![PolicyName::new("office").unwrap()]),
-            "farms.web.policies = [\"office\"]",
-        ),
         (Box::new(|farm| farm.log = vec![LogEvent::New, LogEvent::Denied]), "farms.web.log = [\"new\", \"denied\"]"),
         (Box::new(|farm| farm.queue = Some(3)), "farms.web.queue = 3"),
     ];
