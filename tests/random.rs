@@ -16,7 +16,7 @@ use headgate_plan::compile::{Desired, compile};
 use headgate_plan::ids::Ids;
 use headgate_plan::maps;
 use headgate_tests::arbitrary::{Edit, Farms, edit, farms};
-use headgate_tests::hostile::facts;
+use headgate_tests::hostile::{self, facts};
 use headgate_tests::lab::Lab;
 use nix::sched::{CloneFlags, unshare};
 use proptest::collection::vec;
@@ -120,7 +120,10 @@ fn without_long_keys(mut ruleset: Ruleset) -> Ruleset {
 #[test]
 fn messages_and_text_say_the_ruleset() {
     for_all(100, farms(), |mut farms| {
-        let ruleset = compiled(&farms.config(), &Ids::default()).state.ruleset;
+        let config = farms.config();
+        let desired = compiled(&config, &Ids::default());
+        hostile::compiled(&config, &desired);
+        let ruleset = desired.state.ruleset;
         let changes = between(&Ruleset::default(), &ruleset);
         let said = decode_messages(Batch::new(&changes, None).as_bytes()).unwrap();
         same("the messages say something else", &said, &ruleset)?;

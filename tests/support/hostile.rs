@@ -50,7 +50,7 @@ pub fn configuration(data: &[u8]) {
 }
 
 /// What holds for all that compiles.
-fn compiled(config: &Config, desired: &Desired) {
+pub fn compiled(config: &Config, desired: &Desired) {
     let ruleset = &desired.state.ruleset;
     let changes = between(&Ruleset::default(), ruleset);
     let said = decode_messages(Batch::new(&changes, None).as_bytes());
@@ -60,6 +60,9 @@ fn compiled(config: &Config, desired: &Desired) {
     let is_off = |farm| config.farms[farm].state == FarmState::Off;
     let remembered = Ids::observe(ruleset);
     assert!(remembered.marks().eq(desired.ids.marks().filter(|(farm, ..)| !is_off(*farm))));
+    let again = compile(config, &[], facts(), &remembered).expect("it has been compiled before").state.ruleset;
+    let changes: Vec<String> = between(ruleset, &again).iter().map(ToString::to_string).collect();
+    assert!(changes.is_empty(), "a restart would change what it finds:\n{}", changes.join("\n"));
     for farm in config.farms.values() {
         let fragment = desired.context.farm_fragment(farm, &desired.ids).ruleset;
         assert!(is_part(&fragment, ruleset), "farm {} is not what it is among the others", farm.name);

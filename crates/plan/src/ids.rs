@@ -13,7 +13,7 @@ use headgate_config::types::{BackendName, FarmName};
 use headgate_nft::{Chain, Data, Ruleset, Statement, Table, Value};
 
 use crate::maps::{Map, Place};
-use crate::names;
+use crate::names::{self, IpVersion};
 
 /// Ids of farms and backends, and the sizes of the maps that hold them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -103,11 +103,25 @@ impl Ids {
         for (name, chain) in &table.chains {
             let Some((_, farm)) = names::farm_of_chain(name) else { continue };
             let Some(id) = farm_id_of_chain(chain) else { continue };
-            let known = self.farms.entry(farm).or_default();
-            if known.id.is_none() && seen.insert(id) {
-                known.id = Some(id);
-                self.last_farm = self.last_farm.max(id);
+            self.observe_farm(farm, id, seen);
+        }
+        // Those of stateless farms are also in what their backends answer, when no slot of theirs is there.
+        for map in IpVersion::ALL.map(Map::Virtual) {
+            for (key, element) in table.sets.get(&map.name()).into_iter().flat_map(|set| &set.elements) {
+                let farm = element.comment.as_deref().and_then(|comment| FarmName::new(comment).ok());
+                let number = <[u8; 4]>::try_from(key.start.as_slice()).map(u32::from_ne_bytes);
+                if let (Some(farm), Ok(number @ 0x1_0000..)) = (farm, number) {
+                    self.observe_farm(farm, (number >> 16) as u16, seen);
+                }
             }
+        }
+    }
+
+    fn observe_farm(&mut self, farm: FarmName, id: u16, seen: &mut BTreeSet<u16>) {
+        let known = self.farms.entry(farm).or_default();
+        if known.id.is_none() && seen.insert(id) {
+            known.id = Some(id);
+            self.last_farm = self.last_farm.max(id);
         }
     }
 

@@ -66,7 +66,10 @@ fn add_answers(contents: &mut Contents, farm: &Farm, version: IpVersion, ground:
     for (number, listen) in (0..).zip(listens) {
         let number = names::slot(id, version, number);
         let identity = || exactly(mark_bytes(number));
-        contents.add(Map::Virtual(version), identity(), yields(address_bytes(listen.address)));
+        let address = Some(Data::Value(address_bytes(listen.address)));
+        // The farm's id must be known again while its chain refuses and names no slot.
+        let comment = Some(farm.name.as_str().into());
+        contents.add(Map::Virtual(version), identity(), Element { data: address, comment, ..Element::default() });
         for Endpoint { address, port } in backends().map(|backend| backend.address) {
             let ports = port.map_or(listen.ports, Ports::One);
             let (reach, key) = listener(&Listen { address, ports, ..*listen });

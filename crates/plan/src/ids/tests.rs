@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use headgate_config::model::{Farm, HashField, Scheduler};
+use headgate_config::model::{Farm, FarmState, HashField, Mode, Scheduler};
 use proptest::prelude::*;
 
 use super::*;
@@ -19,6 +19,24 @@ fn the_kernel_is_the_memory() {
     let observed = Ids::observe(&ruleset);
     assert_eq!(observed.marks().collect::<Vec<_>>(), ids.marks().collect::<Vec<_>>());
     assert_eq!(compiled(&config, &observed).0, ruleset, "a restart changes nothing");
+}
+
+/// Its chain refuses and names no slot, but what its backends still answer does.
+#[test]
+fn a_stateless_farm_that_refuses_is_known_again() {
+    let stateless = Farm {
+        mode: Mode::Stateless,
+        state: FarmState::Down,
+        ..farm("b", vec![tcp("172.16.1.2", 80)], vec![backend("b1", "172.16.2.12", 80)])
+    };
+    let both =
+        config(vec![farm("a", vec![tcp("172.16.1.1", 80)], vec![backend("a1", "172.16.2.11", 80)]), stateless.clone()]);
+    let (_, ids) = compiled(&both, &Ids::default());
+    // Its number is not the first that a daemon without a memory would give it.
+    let config = config(vec![stateless]);
+    let (ruleset, ids) = compiled(&config, &ids);
+    assert_eq!(Ids::observe(&ruleset).farm(&FarmName::new("b").unwrap()), ids.farm(&FarmName::new("b").unwrap()));
+    assert_eq!(compiled(&config, &Ids::observe(&ruleset)).0, ruleset, "a restart changes nothing");
 }
 
 #[test]
