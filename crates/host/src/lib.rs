@@ -18,6 +18,7 @@ mod address;
 pub mod announce;
 mod apply;
 pub mod conntrack;
+mod counted;
 mod facts;
 mod helper;
 pub mod knob;

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use headgate_config::Config;
-use headgate_config::model::{Farm, Profile, Scheduler};
+use headgate_config::model::{Farm, Profile, Scheduler, TrafficCount};
 use headgate_nft::{Change, Ruleset};
 
 use self::contents::{Contents, Sets};
@@ -80,6 +80,7 @@ pub struct Context {
     /// Helpers that the kernel does not have.
     lacking: BTreeSet<String>,
     policies: policy::Known,
+    traffic: TrafficCount,
 }
 
 /// One farm's part of the ruleset.
@@ -118,7 +119,9 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
     }
     let site = Site::new(config.site_secret.as_deref());
     let lacking = facts.lacking_helpers.clone();
-    let context = Context { routing, site, offload: Offload::new(facts), lacking, policies: policy::known(config) };
+    let traffic = config.metrics.as_ref().map_or_else(TrafficCount::default, |metrics| metrics.traffic);
+    let (offload, policies) = (Offload::new(facts), policy::known(config));
+    let context = Context { routing, site, offload, lacking, policies, traffic };
     let ruleset = ruleset(config, context.ground(&ids), &mut warnings);
     let knobs: Vec<Knob> = host_name(config).into_iter().chain(tuned.knobs).collect();
     let state = State {
@@ -230,8 +233,8 @@ impl Context {
     }
 
     fn ground<'a>(&'a self, ids: &'a Ids) -> Ground<'a> {
-        let Self { routing, site, offload, lacking, policies } = self;
-        Ground { routing, ids, site: *site, offload, lacking, policies }
+        let Self { routing, site, offload, lacking, policies, traffic } = self;
+        Ground { routing, ids, site: *site, offload, lacking, policies, traffic: *traffic }
     }
 }
 

@@ -145,6 +145,8 @@ pub enum Map {
     Overflow,
     /// ct marks of backends of farms that refuse in silence.
     Silent,
+    /// ct marks whose packets and bytes are counted.
+    Traffic,
 }
 
 impl Map {
@@ -191,7 +193,8 @@ impl Map {
             | Self::Capped
             | Self::Admitted
             | Self::Overflow
-            | Self::Silent => Place::Inet,
+            | Self::Silent
+            | Self::Traffic => Place::Inet,
         }
     }
 
@@ -215,6 +218,7 @@ impl Map {
             Self::Chosen => "chosen".into(),
             Self::Marks => "marks".into(),
             Self::Offloaded => "offloaded".into(),
+            Self::Traffic => "traffic".into(),
             Self::Targets(version) => format!("targets{}", digit(version)).into(),
             Self::Hosts(version) => format!("hosts{}", digit(version)).into(),
             Self::Sources(version) => format!("sources{}", digit(version)).into(),
@@ -265,7 +269,13 @@ impl Map {
             Self::Slots(_) | Self::Bindings(..) | Self::Answers(..) | Self::Marks | Self::Overflow => {
                 Some(SetData::Value(vec![Datatype::Mark]))
             }
-            Self::Down(_) | Self::Offloaded | Self::Caps | Self::Capped | Self::Admitted | Self::Silent => None,
+            Self::Down(_)
+            | Self::Offloaded
+            | Self::Caps
+            | Self::Capped
+            | Self::Admitted
+            | Self::Silent
+            | Self::Traffic => None,
             Self::Egress(_) => Some(SetData::Value(vec![Datatype::IfIndex])),
             Self::Nexthops(_, version) => Some(SetData::Value(vec![address(version)])),
             Self::Targets(version) => Some(SetData::Value(vec![address(version), Datatype::InetService])),
@@ -279,6 +289,12 @@ impl Map {
     /// The packets fill it: the time after which an element goes that was made without one, and the most elements.
     pub fn learns(self) -> Option<(Duration, u32)> {
         matches!(self, Self::Bindings(..)).then_some((names::BINDING_IDLE, names::BINDINGS_MAX))
+    }
+
+    /// Every element counts its lookups: those of a translation are the new flows of a backend, since only the first packet
+    /// of a flow asks for it.
+    pub fn is_counted(self) -> bool {
+        matches!(self, Self::Targets(_) | Self::Hosts(_) | Self::Traffic | Self::Admitted)
     }
 
     /// Its keys are ranges.

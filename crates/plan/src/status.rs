@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use headgate_config::Config;
 use headgate_config::model::{Farm, FarmState, Mode};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::Desired;
 pub use crate::compile::Standing;
+use crate::names;
 use crate::state::State;
 use crate::step::{Detail, Outcome, Plan, Step, StepView};
 
@@ -89,6 +91,15 @@ pub struct FarmStatus {
     pub total: usize,
     /// Active flows of all its backends.
     pub flows: u64,
+    /// Flows that its backends were given, since each is there with this address. Modes `snat` and `dnat`.
+    #[serde(default)]
+    pub new_flows: u64,
+    /// Packets and bytes of both directions, when `[metrics] traffic` asks for them.
+    #[serde(default)]
+    pub traffic: Option<Traffic>,
+    /// Packets that were refused, by the limit or policy that did it.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
     /// By name.
     pub backends: Vec<BackendStatus>,
 }
@@ -109,6 +120,34 @@ pub struct BackendStatus {
     pub priority: u32,
     /// Flows that may still carry data; not those that both sides have closed.
     pub flows: u64,
+    /// Flows that it was given, since it is there with this address. Modes `snat` and `dnat`.
+    #[serde(default)]
+    pub new_flows: u64,
+    /// Packets and bytes of both directions, when `[metrics] traffic` asks for them.
+    #[serde(default)]
+    pub traffic: Option<Traffic>,
+}
+
+/// Packets and bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub struct Traffic {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// What the kernel counts: by ct mark, and what was refused by the name of its counter.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counted {
+    /// Flows that may still carry data.
+    pub active: BTreeMap<u32, u64>,
+    /// Flows that were translated.
+    pub new: BTreeMap<u32, u64>,
+    /// Packets and bytes of both directions.
+    pub traffic: BTreeMap<u32, Traffic>,
+    /// Packets.
+    pub refused: BTreeMap<Arc<str>, u64>,
 }
 
 /// One supervised process.
@@ -146,8 +185,8 @@ pub struct Sources<'a> {
     pub desired: &'a Desired,
     /// What the kernel has.
     pub observed: &'a State,
-    /// Active flows by ct mark.
-    pub flows: &'a BTreeMap<u32, u64>,
+    /// What the kernel counts.
+    pub counted: &'a Counted,
     /// What became of the knobs when they were written last, by path.
     pub knobs: &'a BTreeMap<String, Outcome>,
     /// The supervised processes.
@@ -163,7 +202,7 @@ impl Status {
     pub fn new(sources: Sources<'_>) -> Self {
         let Sources { config, desired, observed, .. } = sources;
         let mut farms: Vec<FarmStatus> =
-            config.farms.values().map(|farm| FarmStatus::new(farm, desired, sources.flows)).collect();
+            config.farms.values().map(|farm| FarmStatus::new(farm, desired, sources.counted)).collect();
         farms.sort_by(|a, b| a.health.cmp(&b.health).then_with(|| a.name.cmp(&b.name)));
         let mut services = sources.services.to_vec();
         services.sort_by(|a, b| a.healthy.cmp(&b.healthy).then_with(|| a.name.cmp(&b.name)));
@@ -204,21 +243,23 @@ impl Status {
 
 impl FarmStatus {
     /// How one farm is.
-    pub fn new(farm: &Farm, desired: &Desired, flows: &BTreeMap<u32, u64>) -> Self {
+    pub fn new(farm: &Farm, desired: &Desired, counted: &Counted) -> Self {
         let standings = desired.context.standings(farm);
         let backends: Vec<BackendStatus> = farm
             .backends
             .values()
             .zip(standings)
             .map(|(backend, standing)| {
-                let mark = desired.ids.mark(&farm.name, &backend.name);
+                let mark = desired.ids.mark(&farm.name, &backend.name).unwrap_or_default();
                 BackendStatus {
                     name: backend.name.clone(),
                     address: backend.address.to_string(),
                     standing,
                     weight: backend.weight,
                     priority: backend.priority,
-                    flows: mark.and_then(|mark| flows.get(&mark)).copied().unwrap_or(0),
+                    flows: counted.active.get(&mark).copied().unwrap_or(0),
+                    new_flows: counted.new.get(&mark).copied().unwrap_or(0),
+                    traffic: counted.traffic.get(&mark).copied(),
                 }
             })
             .collect();
@@ -234,6 +275,9 @@ impl FarmStatus {
             usable,
             total: backends.len(),
             flows: backends.iter().map(|backend| backend.flows).sum(),
+            new_flows: backends.iter().map(|backend| backend.new_flows).sum(),
+            traffic: traffic(&backends),
+            refused: refused(farm, counted),
             backends,
         };
         status.health = status.judge(farm);
@@ -260,6 +304,22 @@ impl FarmStatus {
             FarmState::Up => FarmHealth::Serving,
         }
     }
+}
+
+/// Of all together; `None` when nothing of it is counted.
+fn traffic(backends: &[BackendStatus]) -> Option<Traffic> {
+    backends
+        .iter()
+        .filter_map(|backend| backend.traffic)
+        .reduce(|sum, one| Traffic { packets: sum.packets + one.packets, bytes: sum.bytes + one.bytes })
+}
+
+/// By reason; nothing for a farm without limits and policies.
+fn refused(farm: &Farm, counted: &Counted) -> BTreeMap<String, u64> {
+    let of_farm = names::refused_counter(&farm.name, "");
+    let after = counted.refused.range(of_farm.clone()..);
+    let mine = after.take_while(|(name, _)| name.starts_with(&*of_farm));
+    mine.map(|(name, count)| (name[of_farm.len()..].to_owned(), *count)).collect()
 }
 
 fn mode_name(mode: Mode) -> &'static str {

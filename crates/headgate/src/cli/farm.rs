@@ -41,7 +41,7 @@ pub(super) fn run(root: &Path, client: &Client, command: FarmCommand) -> Result<
 
 /// One line a farm.
 pub(super) fn table(farms: &[FarmStatus]) -> String {
-    let mut table = Table::new(&["FARM", "STATE", "MODE", "BACKENDS", ">FLOWS", "LISTEN"]);
+    let mut table = Table::new(&["FARM", "STATE", "MODE", "BACKENDS", ">FLOWS", ">SINCE", "LISTEN"]);
     for farm in farms {
         table.row([
             farm.name.to_string(),
@@ -49,6 +49,7 @@ pub(super) fn table(farms: &[FarmStatus]) -> String {
             farm.mode.clone(),
             format!("{}/{}", farm.usable, farm.total),
             farm.flows.to_string(),
+            farm.new_flows.to_string(),
             farm.listen.join(" "),
         ]);
     }
@@ -60,10 +61,8 @@ fn render(farm: &FarmStatus) -> String {
     for address in &farm.unplaced {
         text += &format!("no interface has {address}\n");
     }
-    if farm.backends.is_empty() {
-        return text;
-    }
-    let mut table = Table::new(&["BACKEND", "STATE", "ADDRESS", ">WEIGHT", ">PRIORITY", ">FLOWS"]);
+    let mut table =
+        Table::new(&["BACKEND", "STATE", "ADDRESS", ">WEIGHT", ">PRIORITY", ">FLOWS", ">SINCE", ">PACKETS", ">BYTES"]);
     for backend in &farm.backends {
         table.row([
             backend.name.to_string(),
@@ -72,9 +71,20 @@ fn render(farm: &FarmStatus) -> String {
             backend.weight.to_string(),
             backend.priority.to_string(),
             backend.flows.to_string(),
+            backend.new_flows.to_string(),
+            backend.traffic.map(|traffic| traffic.packets.to_string()).unwrap_or_default(),
+            backend.traffic.map(|traffic| traffic.bytes.to_string()).unwrap_or_default(),
         ]);
     }
-    format!("{text}\n{table}")
+    if !farm.backends.is_empty() {
+        text += &format!("\n{table}");
+    }
+    if !farm.refused.is_empty() {
+        let mut table = Table::new(&["REFUSED BY", ">PACKETS"]);
+        farm.refused.iter().for_each(|(reason, count)| table.row([reason.clone(), count.to_string()]));
+        text += &format!("\n{table}");
+    }
+    text
 }
 
 fn health(health: FarmHealth) -> &'static str {

@@ -189,6 +189,6 @@ pub(super) fn shared_set(map: Map, elements: Elements, size: Option<u32>) -> Set
     // A time-out of 0: each element says its own.
     let timeout_ms = map.learns().map(|(idle, _)| milliseconds(idle)).or((map == Map::Capped).then_some(0));
     let dynamic = timeout_ms.is_some() || map == Map::Caps;
-    let counters = map == Map::Admitted;
+    let counters = map.is_counted();
     Set { key: map.key(), data: map.data(), interval, dynamic, timeout_ms, size, counters, elements }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use headgate_config::model::{Farm, FarmState, Mode, OnEmpty};
+use headgate_config::model::{Farm, FarmState, Mode, OnEmpty, TrafficCount};
 use headgate_config::types::{Listen, Ports};
 use headgate_nft::{Bytes, Data, Element, Key, Reject, Rule, Statement, Verdict};
 
@@ -28,6 +28,7 @@ pub(super) struct Ground<'a> {
     /// Helpers that the kernel does not have.
     pub(super) lacking: &'a BTreeSet<String>,
     pub(super) policies: &'a Known,
+    pub(super) traffic: TrafficCount,
 }
 
 /// Adds all that one farm needs. A farm that is off needs nothing.

@@ -60,8 +60,9 @@ fn nat(contents: &Contents) -> Vec<(Arc<str>, Chain)> {
     if contents.uses(Map::Marks) {
         chains.extend([names::MARK_PREROUTING, names::MARK_OUTPUT].map(|name| base(name, vec![mark_again()])));
     }
-    if contents.uses(Map::Offloaded) {
-        chains.push(offload::chain());
+    let forward = forward(contents);
+    if !forward.is_empty() {
+        chains.push(base(names::FORWARD, forward));
     }
     if contents.uses(Map::Admitted) {
         chains.push((names::ADMIT.into(), Chain { base: None, rules: cap::admit() }));
@@ -84,6 +85,14 @@ fn wire(contents: &Contents, door: Door) -> Vec<(Arc<str>, Chain)> {
     let used = IpVersion::ALL.into_iter().filter(|&version| contents.uses(Map::Bindings(place, version)));
     let shared = used.flat_map(|version| super::wire::passages(contents, place, version));
     [(name, ingress)].into_iter().chain(shared).collect()
+}
+
+/// What is asked of every packet that goes through the box the long way: both directions come by here.
+fn forward(contents: &Contents) -> Vec<Rule> {
+    let is_in = |map: Map| Statement::InSet { value: Value::Field(Field::CtMark), set: map.name(), invert: false };
+    let counts = contents.uses(Map::Traffic).then(|| rule([is_in(Map::Traffic)]));
+    let offloads = contents.uses(Map::Offloaded).then(|| rule([is_in(Map::Offloaded), offload::statement()]));
+    counts.into_iter().chain(offloads).collect()
 }
 
 pub(super) fn base(name: &str, rules: Vec<Rule>) -> (Arc<str>, Chain) {

@@ -7,13 +7,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use headgate_config::model::Farm;
-use headgate_nft::{Chain, Field, Flowtable, Statement, Value};
+use headgate_nft::{Flowtable, Statement};
 
 use super::contents::Contents;
-use super::hooks::base;
-use super::terms::rule;
 use crate::facts::Facts;
-use crate::maps::Map;
 use crate::names;
 
 /// What this machine can offload.
@@ -54,10 +51,9 @@ pub(super) fn flowtable(devices: &BTreeSet<Arc<str>>) -> Option<Flowtable> {
     (!devices.is_empty()).then_some(flowtable)
 }
 
-/// Packets that go through the box the long way.
-pub(super) fn chain() -> (Arc<str>, Chain) {
-    let is_asked = Statement::InSet { value: Value::Field(Field::CtMark), set: Map::Offloaded.name(), invert: false };
-    base(names::FORWARD, vec![rule([is_asked, Statement::FlowAdd { flowtable: names::FLOWTABLE.into() }])])
+/// Takes the flow over from here on.
+pub(super) fn statement() -> Statement {
+    Statement::FlowAdd { flowtable: names::FLOWTABLE.into() }
 }
 
 #[cfg(test)]

@@ -234,9 +234,6 @@ impl Uses {
         if let Some(listen) = metrics.listen {
             self.add(at, ".listen", text(listen));
         }
-        if metrics.traffic == TrafficCount::Bytes {
-            self.add(at, ".traffic", text(metrics.traffic.word()));
-        }
         if metrics.listen.is_none() && metrics.traffic == TrafficCount::Flows {
             self.add(at, "", "{}".to_owned());
         }

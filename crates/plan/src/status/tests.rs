@@ -24,7 +24,7 @@ fn status(config: &Config) -> Status {
         config,
         desired: &desired,
         observed: &observed,
-        flows: &BTreeMap::new(),
+        counted: &Counted::default(),
         knobs: &BTreeMap::new(),
         services: &[],
         generation: Some(7),
@@ -111,9 +111,17 @@ fn flows_are_counted_by_mark() {
     let config = config(vec![web()]);
     let desired = compile(&config, &[], &facts(), &Ids::default()).unwrap();
     let mark = |name: &str| desired.ids.mark(&web().name, &BackendName::new(name).unwrap()).unwrap();
-    let flows = BTreeMap::from([(mark("b1"), 3), (mark("b2"), 4), (0, 99)]);
-    let farm = FarmStatus::new(&web(), &desired, &flows);
+    let active = BTreeMap::from([(mark("b1"), 3), (mark("b2"), 4), (0, 99)]);
+    let new = BTreeMap::from([(mark("b1"), 30), (mark("b2"), 40), (0, 99)]);
+    let traffic = BTreeMap::from([(mark("b1"), Traffic { packets: 5, bytes: 500 })]);
+    let refused = ["ban", "new-connections"].map(|reason| (names::refused_counter(&web().name, reason), 8));
+    let other = names::refused_counter(&FarmName::new("web2").unwrap(), "ban");
+    let refused = refused.into_iter().chain([(other, 9)]).collect();
+    let farm = FarmStatus::new(&web(), &desired, &Counted { active, new, traffic, refused });
     assert_eq!((farm.flows, farm.backends[0].flows, farm.backends[1].flows), (7, 3, 4));
+    assert_eq!((farm.new_flows, farm.backends[0].new_flows), (70, 30));
+    assert_eq!((farm.traffic, farm.backends[1].traffic), (Some(Traffic { packets: 5, bytes: 500 }), None));
+    assert_eq!(farm.refused, BTreeMap::from([("ban".to_owned(), 8), ("new-connections".to_owned(), 8)]));
 }
 
 #[test]
@@ -144,7 +152,7 @@ fn drift_knobs_services_and_errors_are_told() {
         config: &config,
         desired: &desired,
         observed: &observed,
-        flows: &BTreeMap::new(),
+        counted: &Counted::default(),
         knobs: &outcomes,
         services: &[service("a", true), service("z", false)],
         generation: None,

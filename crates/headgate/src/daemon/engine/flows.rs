@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use headgate_config::types::{BackendName, FarmName};
 use headgate_host::conntrack::{self, Conntrack, Loads, Select};
+use headgate_plan::status::Counted;
 
 use super::{Engine, EngineError};
 use crate::api::{Connections, Flow, FlowQuery, Flushed};
@@ -49,14 +50,13 @@ impl Engine {
         Ok(Flushed { flows })
     }
 
-    /// Active flows by ct mark; none when connection tracking cannot be asked.
-    pub(super) fn counts(&self) -> BTreeMap<u32, u64> {
-        let loads = Conntrack::open().and_then(|mut conntrack| conntrack.loads(Select::Ours));
-        let loads = loads.unwrap_or_else(|error| {
-            tracing::warn!(error = %crate::explain(&error), "flows are not counted");
-            Loads::new()
+    /// What the kernel counts; nothing of what cannot be asked.
+    pub(super) fn counted(&mut self) -> Counted {
+        let counted = self.host.counted().unwrap_or_else(|error| {
+            tracing::warn!(error = %crate::explain(&error), "counters are not read");
+            Counted::default()
         });
-        loads.into_iter().map(|(mark, load)| (mark, load.active)).collect()
+        Counted { active: active(), ..counted }
     }
 
     /// The ct marks that a query means.
@@ -75,6 +75,16 @@ impl Engine {
             _ => Ok(marks),
         }
     }
+}
+
+/// Active flows by ct mark; none when connection tracking cannot be asked.
+fn active() -> BTreeMap<u32, u64> {
+    let loads = Conntrack::open().and_then(|mut conntrack| conntrack.loads(Select::Ours));
+    let loads = loads.unwrap_or_else(|error| {
+        tracing::warn!(error = %crate::explain(&error), "flows are not counted");
+        Loads::new()
+    });
+    loads.into_iter().map(|(mark, load)| (mark, load.active)).collect()
 }
 
 /// One dump for everything, or one for each backend that is meant: the kernel compares the marks.

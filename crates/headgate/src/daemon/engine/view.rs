@@ -24,7 +24,7 @@ impl Engine {
                 config: &headgate_config::Config::default(),
                 desired: &headgate_plan::compile::Desired::default(),
                 observed: &State::default(),
-                flows: &Default::default(),
+                counted: &Default::default(),
                 knobs: &Default::default(),
                 services,
                 generation: None,
@@ -33,13 +33,13 @@ impl Engine {
             status.warnings.extend(self.notes.iter().chain(&self.unkept).cloned());
             return Ok(status);
         };
-        let flows = self.counts();
+        let counted = self.counted();
         let running = self.running.as_ref().ok_or(EngineError::NothingRuns)?;
         let mut status = Status::new(Sources {
             config: &running.config,
             desired: &looked.desired,
             observed: &looked.observed,
-            flows: &flows,
+            counted: &counted,
             knobs: &running.knobs,
             services,
             generation: running.generation,
@@ -56,11 +56,11 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::status`].
-    pub fn farms(&self) -> Result<Vec<FarmStatus>, EngineError> {
+    pub fn farms(&mut self) -> Result<Vec<FarmStatus>, EngineError> {
+        let counted = self.counted();
         let running = self.running.as_ref().ok_or(EngineError::NothingRuns)?;
-        let flows = self.counts();
         let farms = running.config.farms.values();
-        let mut farms: Vec<FarmStatus> = farms.map(|farm| FarmStatus::new(farm, &running.desired, &flows)).collect();
+        let mut farms: Vec<FarmStatus> = farms.map(|farm| FarmStatus::new(farm, &running.desired, &counted)).collect();
         farms.sort_by(|a, b| a.health.cmp(&b.health).then_with(|| a.name.cmp(&b.name)));
         Ok(farms)
     }
@@ -69,10 +69,11 @@ impl Engine {
     ///
     /// # Errors
     /// No such farm.
-    pub fn farm(&self, name: &FarmName) -> Result<FarmStatus, EngineError> {
+    pub fn farm(&mut self, name: &FarmName) -> Result<FarmStatus, EngineError> {
+        let counted = self.counted();
         let running = self.running.as_ref().ok_or(EngineError::NothingRuns)?;
         let farm = running.config.farms.get(name).ok_or_else(|| EngineError::NotFound(format!("farm {name}")))?;
-        Ok(FarmStatus::new(farm, &running.desired, &self.counts()))
+        Ok(FarmStatus::new(farm, &running.desired, &counted))
     }
 
     /// What `apply` would do.

@@ -1,0 +1,96 @@
+//! Counters with real packets: exact numbers, both families, and nothing for who asks for nothing.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+
+use headgate_tests::lab::{Lab, backend, backend6};
+use headgate_tests::server::{Connection, Server, ask_udp};
+use serde_json::Value;
+
+const V4: &str = "172.16.1.1:80";
+const V6: &str = "[2001:db8:1::1]:80";
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn farm(mode: &str, extra: &str) -> String {
+    format!(
+        "[farms.web]\nmode = \"{mode}\"\nlisten = [\"{V4}\", \"{V4}/udp\", \"{V6}\", \"{V6}/udp\"]\n\
+         backends.b11.address = \"172.16.2.11:8080\"\nbackends.b12.address = \"172.16.2.12:8080\"\n\
+         backends.c11.address = \"[2001:db8:2::11]:8080\"\n{extra}"
+    )
+}
+
+fn servers(lab: &Lab) -> Vec<Server> {
+    let addresses = [backend(11, 8080), backend(12, 8080), backend6(11, 8080)];
+    addresses.into_iter().map(|address| Server::start(&lab.backends, "b", address).unwrap()).collect()
+}
+
+fn shown(lab: &Lab) -> Value {
+    serde_json::from_str(&lab.headgate_ok(&["farm", "show", "web", "--json"]).unwrap()).unwrap()
+}
+
+fn new_flows(lab: &Lab) -> Vec<u64> {
+    let farm = shown(lab);
+    let backends = farm["backends"].as_array().unwrap();
+    let counts: Vec<u64> = backends.iter().map(|backend| backend["new-flows"].as_u64().unwrap()).collect();
+    assert_eq!(farm["new-flows"], counts.iter().sum::<u64>());
+    counts
+}
+
+#[test]
+fn new_flows_are_counted_once_each_and_the_count_outlives_the_daemon() {
+    for mode in ["snat", "dnat"] {
+        let mut lab = Lab::new(&format!("count-{mode}")).unwrap();
+        let _servers = servers(&lab);
+        lab.configure(&farm(mode, "")).unwrap();
+        lab.start().unwrap();
+        for _ in 0..6 {
+            // Many packets each, one flow each.
+            let mut connection = Connection::open(&lab.client, at(V4)).unwrap().unwrap();
+            (0..5).for_each(|_| connection.echo("more").unwrap());
+            ask_udp(&lab.client, at(V6)).unwrap().unwrap();
+        }
+        assert_eq!(new_flows(&lab), [3, 3, 6]);
+        lab.headgate_ok(&["backend", "down", "web", "b11"]).unwrap();
+        for _ in 0..4 {
+            ask_udp(&lab.client, at(V4)).unwrap().unwrap();
+        }
+        lab.crash().unwrap();
+        Connection::open(&lab.client, at(V4)).unwrap().unwrap();
+        lab.start().unwrap();
+        lab.headgate_ok(&["backend", "up", "web", "b11"]).unwrap();
+        assert_eq!(new_flows(&lab), [3, 8, 6], "neither a state nor a crash takes a count away");
+    }
+}
+
+#[test]
+fn packets_and_bytes_are_counted_only_for_who_asks() {
+    let mut lab = Lab::new("count-bytes").unwrap();
+    let _servers = servers(&lab);
+    lab.configure(&farm("snat", "")).unwrap();
+    lab.start().unwrap();
+    ask_udp(&lab.client, at(V4)).unwrap().unwrap();
+    assert_eq!(shown(&lab)["traffic"], Value::Null);
+    assert!(!lab.nft("list table inet headgate").unwrap().contains("hook forward"), "a rule for each packet");
+
+    lab.configure(&farm("snat", "[metrics]\ntraffic = \"bytes\"")).unwrap();
+    lab.headgate_ok(&["apply"]).unwrap();
+    // 11 bytes there, `b 8080 172.16.2.1` and a line's end back, behind headers of 28 bytes each.
+    let (asked, answered) = (12 + 28, "b 8080 172.16.2.1\n".len() + 28);
+    for _ in 0..4 {
+        ask_udp(&lab.client, at(V4)).unwrap().unwrap();
+    }
+    ask_udp(&lab.client, at(V6)).unwrap().unwrap();
+    let farm = shown(&lab);
+    for backend in 0..2 {
+        let traffic = &farm["backends"][backend]["traffic"];
+        assert_eq!((&traffic["packets"], &traffic["bytes"]), (&4.into(), &(2 * (asked + answered)).into()), "{farm}");
+    }
+    let six = (12 + 48) + ("b 8080 2001:db8:2::1\n".len() + 48);
+    assert_eq!(farm["backends"][2]["traffic"]["bytes"], six, "{farm}");
+    assert_eq!(farm["traffic"]["packets"], 10);
+    let text = lab.headgate_ok(&["farm", "show", "web"]).unwrap();
+    assert!(text.contains("BYTES"), "{text}");
+}
