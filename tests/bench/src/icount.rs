@@ -16,7 +16,9 @@ mod profile;
 mod ramdisk;
 mod variants;
 
-use anyhow::{Result, ensure};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
 use headgate_bench_guest::plan::Plan;
 use headgate_image::progress::Progress;
 use headgate_image::source::Source;
@@ -36,7 +38,9 @@ Examples:
   headgate-bench icount --variants snat,ipvs-nat   these, with 1 and with 10,000 farms
   headgate-bench icount --check                    all, compared with tests/bench/icount.toml
   headgate-bench icount --bless                    all, into tests/bench/icount.toml
-  headgate-bench icount --profile snat@1           the kernel functions behind the figures of a variant")]
+  headgate-bench icount --profile snat@1           the kernel functions behind the figures of a variant
+  headgate-bench icount --ruleset try.nft          only rules of your own, beside routing: clients are behind l0 and send to
+                                                   10.9.0.1:80, backends are 10.0.2.11:80 and 10.0.2.12:80 behind l1")]
 pub struct Options {
     /// Only these: names with or without the number of farms behind the @
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
@@ -53,6 +57,12 @@ pub struct Options {
     /// Print where the instructions of a variant go, per kernel function, and end
     #[arg(long, value_name = "NAME", conflicts_with_all = ["check", "bless", "variants"])]
     profile: Option<String>,
+    /// Count rules of your own, for nft(8); the variant is called like the file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "bless", "profile"])]
+    ruleset: Vec<PathBuf>,
+    /// Take headgated, headgate-init and headgate-bench-guest (static) from here instead of compiling them
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["check", "bless"])]
+    programs: Option<PathBuf>,
 }
 
 /// Counts.
@@ -65,7 +75,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
     let rows = chosen(options)?;
     let plan = Plan { variants: rows.iter().map(Row::variant).collect(), profile: options.profile.is_some() };
     let ramdisk = progress.step("guest", || {
-        let ramdisk = Ramdisk::build(&source, &plan)?;
+        let ramdisk = Ramdisk::build(&source, &plan, options.programs.as_deref())?;
         let release = ramdisk.setting.kernel.clone();
         Ok((ramdisk, release))
     })?;
@@ -74,7 +84,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
     }
     let measured = machine::measure(&ramdisk, &progress, stop)?;
     let figures = Figures::new(&measured)?;
-    let whole = options.variants.is_empty();
+    let whole = options.variants.is_empty() && options.ruleset.is_empty();
     if options.check {
         Expected::read(&source)?.check(&ramdisk.setting, &figures, whole)?;
         progress.line("no figure is worse than the committed one");
@@ -89,11 +99,17 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
 /// The rows that were asked for, with those that the others are compared with.
 fn chosen(options: &Options) -> Result<Vec<Row>> {
     let mut rows = variants::all();
+    let own = options.ruleset.iter().map(|path| {
+        let name = path.file_stem().with_context(|| format!("{} is no file", path.display()))?;
+        let rules = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Row::own(&name.to_string_lossy(), rules))
+    });
+    let own: Vec<Row> = own.collect::<Result<_>>()?;
     let wanted: Vec<&str> = match &options.profile {
         Some(name) => vec![name],
         None => options.variants.iter().map(String::as_str).collect(),
     };
-    if wanted.is_empty() {
+    if wanted.is_empty() && own.is_empty() {
         return Ok(rows);
     }
     for &name in &wanted {
@@ -101,5 +117,6 @@ fn chosen(options: &Options) -> Result<Vec<Row>> {
     }
     let base = |row: &Row| options.profile.is_none() && row.is_base();
     rows.retain(|row| base(row) || wanted.iter().any(|name| row.answers_to(name)));
+    rows.extend(own);
     Ok(rows)
 }

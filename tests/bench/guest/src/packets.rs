@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, SetSockOpt, recv, send, sockopt};
 
 use crate::clock::{self, Batches};
@@ -171,14 +172,23 @@ impl<'a> Sender<'a> {
 
     /// Lets the host watch a batch, after one that brings everything into the state that it will be in.
     fn pause<'f>(&self, way: &Way<'_>, next: &mut impl Iterator<Item = &'f Frame>) -> Result<usize> {
-        let mut go_on = [0];
         for packets in [BATCH, 0] {
             Report::Pause { variant: self.variant.name.clone(), phase: way.phase, packets: packets as u32 }.print();
-            std::io::Read::read_exact(&mut std::io::stdin(), &mut go_on)?;
+            wait_for_host()?;
             next.take(packets).try_for_each(|frame| transmit(way.socket, frame))?;
         }
         Ok(BATCH)
     }
+}
+
+/// Waits for a byte on the serial port, busy: the virtual clock jumps over idle time, and flows would time out.
+fn wait_for_host() -> Result<()> {
+    let input = std::io::stdin();
+    while poll(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? == 0 {}
+    // Not through the buffer of standard input, which would hide further bytes from the next poll.
+    let mut byte = [0];
+    nix::unistd::read(&input, &mut byte)?;
+    Ok(())
 }
 
 /// Lets deferred work run. Costs nothing: the virtual clock jumps over idle time.

@@ -82,7 +82,8 @@ fn command(line: &str, input: String) -> Command {
     Command { line: line.split_whitespace().map(str::to_owned).collect(), input }
 }
 
-fn nft(rules: &str) -> Vec<Command> {
+/// What loads rules.
+pub(super) fn nft(rules: &str) -> Vec<Command> {
     vec![command("nft -f -", rules.to_owned())]
 }
 

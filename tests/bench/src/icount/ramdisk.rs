@@ -49,11 +49,14 @@ pub(super) struct Ramdisk {
 }
 
 impl Ramdisk {
-    /// Packs the guest, below `build/icount`.
-    pub(super) fn build(source: &Source, plan: &plan::Plan) -> Result<Self> {
+    /// Packs the guest, below `build/icount`. Programs that are not given are compiled.
+    pub(super) fn build(source: &Source, plan: &plan::Plan, programs: Option<&Path>) -> Result<Self> {
         let packages: Packages = source.read_toml("image/packages.toml")?;
         let lists: ModuleLists = source.read_toml("image/modules.toml")?;
-        let programs = binaries::compile(source, &["headgate", "headgate-init", "headgate-bench-guest"])?;
+        let programs = match programs {
+            Some(directory) => directory.to_owned(),
+            None => binaries::compile(source, &["headgate", "headgate-init", "headgate-bench-guest"])?,
+        };
         let mut store = Store::open(source, Refresh::Keep)?;
         let kernel = Kernel::open(source, &store.unpacked(&packages.kernel)?)?;
         let work = source.join("build/icount");

@@ -81,10 +81,11 @@ pub(super) struct Row {
     phases: &'static [Phase],
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Contents {
     Farms { mode: &'static str, option: &'static str },
     Peer(&'static Peer),
+    Rules(String),
 }
 
 /// All rows, in the order in which they are measured.
@@ -131,6 +132,12 @@ impl Row {
         Self { name: peer.name.to_owned(), kind, farms, contents: Contents::Peer(peer), reach: peer.reach, phases }
     }
 
+    /// Rules from a file.
+    pub(super) fn own(name: &str, rules: String) -> Self {
+        let contents = Contents::Rules(rules);
+        Self { name: name.to_owned(), kind: Kind::Peer, farms: 1, contents, reach: Reach::Backend, phases: ALL }
+    }
+
     /// With the number of farms.
     pub(super) fn name(&self) -> String {
         format!("{}@{}", self.name, self.farms)
@@ -149,7 +156,8 @@ impl Row {
     /// For the guest.
     pub(super) fn variant(&self) -> Variant {
         let targets = Targets { first: VIP, count: self.farms };
-        let (files, commands, targets) = match self.contents {
+        let (files, commands, targets) = match &self.contents {
+            Contents::Rules(rules) => (BTreeMap::new(), peers::nft(rules), targets),
             Contents::Farms { mode, option } => {
                 let file = ("/etc/headgate/headgate.toml".to_owned(), farms(self.farms, mode, option));
                 let once = Command { line: vec!["headgated".to_owned(), "--once".to_owned()], input: String::new() };
