@@ -43,7 +43,8 @@ const ADDRESSES: [(Place, &str); 3] = [
     (
         Place::Backend,
         "address add 10.0.2.11/24 dev b0\naddress add 10.0.2.12/24 dev b0\nlink set lo up\nlink set b0 up\n\
-         neighbour replace 10.0.2.1 lladdr 02:00:00:00:00:21 dev b0 nud permanent\nroute add default via 10.0.2.1\n",
+         neighbour replace 10.0.2.1 lladdr 02:00:00:00:00:21 dev b0 nud permanent\n\
+         neighbour replace 10.0.2.3 lladdr 02:00:00:00:00:21 dev b0 nud permanent\nroute add default via 10.0.2.1\n",
     ),
 ];
 /// The way back that does not touch the balancer.

@@ -25,18 +25,29 @@ const ALL: &[Phase] = &[Phase::Original, Phase::Reply, Phase::New, Phase::Tcp];
 const ONE_WAY: &[Phase] = &[Phase::Original, Phase::New, Phase::Tcp];
 const PACKETS: &[Phase] = &[Phase::Original, Phase::Reply, Phase::New];
 
-/// A farm's mode, how far its packets go, and how many farms there are.
+/// A farm's mode, and how far its packets go.
 struct Mode {
     name: &'static str,
     toml: &'static str,
     reach: Reach,
     phases: &'static [Phase],
+    /// Whether it is measured with [`MANY`] farms too.
+    many: bool,
 }
 
-/// The modes, each with 1 and with [`MANY`] farms.
+/// The modes.
 const MODES: &[Mode] = &[
-    Mode { name: "snat", toml: "mode = \"snat\"\n", reach: Reach::Backend, phases: ALL },
-    Mode { name: "dnat", toml: "mode = \"dnat\"\n", reach: Reach::Backend, phases: ALL },
+    Mode { name: "snat", toml: "mode = \"snat\"\n", reach: Reach::Backend, phases: ALL, many: true },
+    Mode { name: "dnat", toml: "mode = \"dnat\"\n", reach: Reach::Backend, phases: ALL, many: true },
+    // Packet by packet: a connection needs a scheduler that always says the same. Two of these farms cannot share a backend.
+    Mode {
+        name: "stateless",
+        toml: "mode = \"stateless\"\nscheduler = \"hash\"\nhash = [\"source-address\", \"source-port\"]\n",
+        reach: Reach::Backend,
+        phases: ALL,
+        many: false,
+    },
+    Mode { name: "dsr", toml: "mode = \"dsr\"\n", reach: Reach::Direct, phases: ONE_WAY, many: true },
 ];
 
 /// An option of a farm in a mode, for its price.
@@ -52,6 +63,17 @@ const OPTIONS: &[Setting] = &[
     Setting { name: "hash", mode: "snat", toml: "scheduler = \"hash\"\n" },
     Setting { name: "maglev", mode: "snat", toml: "scheduler = \"maglev\"\n" },
     Setting { name: "source-address", mode: "snat", toml: "source-addresses = [\"10.0.2.1\"]\n" },
+    Setting { name: "source-pool", mode: "snat", toml: "source-addresses = [\"10.0.2.1\", \"10.0.2.3\"]\n" },
+    Setting { name: "persistence", mode: "snat", toml: "persistence.timeout = \"5m\"\n" },
+    Setting { name: "mark", mode: "snat", toml: "mark = 5\n" },
+    // So high that nobody is refused.
+    Setting { name: "new-connections", mode: "snat", toml: "limits.new-connections = \"1000000/second\"\n" },
+    Setting {
+        name: "new-connections-total",
+        mode: "snat",
+        toml: "limits.new-connections-total = \"1000000/second\"\n",
+    },
+    Setting { name: "connections-per-client", mode: "snat", toml: "limits.connections-per-client = 100000\n" },
 ];
 
 /// What a row is, for the tables.
@@ -101,7 +123,7 @@ pub(super) fn all() -> Vec<Row> {
         rows.push(Row { name, kind: Kind::Option(base.name()), contents, ..base });
     }
     // Last: what ten thousand farms leave behind in the kernel's allocator is in nobody's way.
-    rows.extend(MODES.iter().map(|mode| mode.row(MANY)));
+    rows.extend(MODES.iter().filter(|mode| mode.many).map(|mode| mode.row(MANY)));
     rows.extend(peers::PEERS.iter().filter(|peer| peer.many).map(|peer| Row::peer(peer, MANY)));
     rows
 }
