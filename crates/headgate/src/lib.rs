@@ -23,14 +23,4 @@ pub mod secret;
 pub mod service;
 pub mod steps;
 
-/// An error with its causes, on one line: `cannot write /x: No space left on device`.
-pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
+pub use headgate_host::explain;

@@ -263,7 +263,7 @@ impl Host {
         match self.exchange(changes) {
             Ok(()) => Outcome::Set,
             Err(error) => {
-                let reason = error_chain(&error);
+                let reason = crate::explain(&error);
                 let stale = error.is_stale();
                 report.failure = Some(Failure { step: report.steps.len(), reason: reason.clone(), stale });
                 Outcome::Refused(reason)
@@ -347,7 +347,7 @@ impl Host {
 
 impl Report {
     fn fail(&mut self, step: usize, error: &HostError) {
-        self.failure = Some(Failure { step, reason: error_chain(error), stale: false });
+        self.failure = Some(Failure { step, reason: crate::explain(error), stale: false });
     }
 
     /// The first refused step from `start` on is the failure, unless there is one already.
@@ -418,18 +418,6 @@ fn settle(step: &Step, result: Result<(), Refusal>) -> Outcome {
         (_, Errno::EPERM) => Outcome::Refused("CAP_NET_ADMIN is missing".to_owned()),
         _ => Outcome::Refused(refusal.to_string()),
     }
-}
-
-/// An error with its causes, for a report that outlives it.
-fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

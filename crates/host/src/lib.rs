@@ -122,6 +122,18 @@ impl Host {
     }
 }
 
+/// An error with its causes, on one line: `cannot write /x: No space left on device`.
+pub fn explain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// `6.18.44-foo` is 6.18. A release that does not begin with two numbers is of no kernel that we know: the newest features
 /// are then assumed, and their absence shows when they are used.
 fn kernel_version(release: Option<&str>) -> (u32, u32) {
