@@ -3,7 +3,7 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test test-long fuzz image run boot bench bench-icount check-icount bless-icount bless clean
+.PHONY: help deps build check test test-long fuzz image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
@@ -45,6 +45,13 @@ bench: deps ## measure Headgate beside its peers and write docs/benchmarks.md (a
 	$(CARGO) run -q --release -p headgate-bench -- control --write
 	$(CARGO) run -q --release -p headgate-bench -- consistency --write
 	$(CARGO) run -q --release -p headgate-bench -- paper --image --write
+	$(CARGO) run -q --release -p headgate-bench -- image --write
+
+bench-quick: deps ## the same measurements in two minutes, to see that they run; writes nothing
+	$(CARGO) run -q --release -p headgate-bench -- dataplane --rounds 3 --slice 200
+	$(CARGO) run -q --release -p headgate-bench -- control --sizes 1x10,1000x4 --rounds 2
+	$(CARGO) run -q --release -p headgate-bench -- consistency --clients 10000
+	$(CARGO) run -q --release -p headgate-bench -- paper --seconds 2
 
 bench-icount: deps ## count instructions per packet, flow and connection in a guest, and write docs/benchmarks.md
 	$(CARGO) run -q --release -p headgate-bench -- icount --write

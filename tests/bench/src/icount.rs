@@ -10,16 +10,16 @@
 
 mod expected;
 mod figures;
-mod machine;
+pub(crate) mod machine;
 mod peers;
 mod profile;
-mod ramdisk;
+pub(crate) mod ramdisk;
 mod variants;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use headgate_bench_guest::plan::Plan;
+use headgate_bench_guest::plan::{Plan, Variant};
 use headgate_image::progress::Progress;
 use headgate_image::source::Source;
 use headgate_image::stop::Stop;
@@ -73,7 +73,8 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
     let source = Source::find()?;
     let progress = Progress::new();
     let rows = chosen(options)?;
-    let plan = Plan { variants: rows.iter().map(Row::variant).collect(), profile: options.profile.is_some() };
+    let plan =
+        Plan { variants: rows.iter().map(Row::variant).collect(), profile: options.profile.is_some(), cards: false };
     let ramdisk = progress.step("guest", || {
         let ramdisk = Ramdisk::build(&source, &plan, options.programs.as_deref())?;
         let release = ramdisk.setting.kernel.clone();
@@ -94,6 +95,11 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
         Expected::new(&ramdisk.setting, &figures).write(&source)?;
     }
     Ok(figures::report(&ramdisk.setting, &rows, &figures))
+}
+
+/// What the guest can be set up with, for a measurement that counts nothing.
+pub(crate) fn variants() -> Vec<Variant> {
+    variants::all().iter().map(Row::variant).collect()
 }
 
 /// The rows that were asked for, with those that the others are compared with.

@@ -11,6 +11,7 @@ pub mod control;
 pub mod dataplane;
 pub mod http;
 pub mod icount;
+pub mod image;
 pub mod load;
 pub mod paper;
 pub mod peer;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
 use headgate_bench::report::Report;
-use headgate_bench::{consistency, control, dataplane, icount, paper};
+use headgate_bench::{consistency, control, dataplane, icount, image, paper};
 use headgate_image::stop::Stop;
 
 /// Measures Headgate beside its peers.
@@ -44,6 +44,8 @@ enum What {
     Control(control::Options),
     /// wrk, 10 threads, 360 connections, 30 s: what others publish
     Paper(paper::Options),
+    /// HTTP through a guest with the image's kernel: IPVS and flowtables beside farms
+    Image(image::Options),
     /// Instructions per packet, flow and connection, without noise
     Icount(icount::Options),
     /// Who moves when backends come and go, how fair the schedulers are, and a connection's memory
@@ -70,6 +72,7 @@ fn run(arguments: Arguments) -> Result<()> {
         What::Consistency(options) => consistency::run(&options, &stop)?,
         What::Control(options) => control::run(&options, &stop)?,
         What::Paper(options) => paper::run(&options, &stop)?,
+        What::Image(options) => image::run(&options, &stop)?,
         What::Icount(options) => icount::run(&options, &stop)?,
     };
     show(&report, arguments.json)?;

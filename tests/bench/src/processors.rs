@@ -27,6 +27,11 @@ impl Workers {
         Ok(Self(clocks))
     }
 
+    /// Only this process.
+    pub fn one(process: i32) -> Result<Self> {
+        Ok(Self(vec![ClockId::pid_cpu_clock_id(Pid::from_raw(process)).context("no clock of the process")?]))
+    }
+
     /// How long they have worked since they began.
     pub fn time(&self) -> Result<Duration> {
         let times = self.0.iter().map(|&clock| clock_gettime(clock).map(Duration::from));

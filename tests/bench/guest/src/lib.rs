@@ -11,6 +11,10 @@
 //! of the system call, so two readings of the clock around the call hold its whole path; with a second busy process some of it
 //! would be put off to `ksoftirqd` and into somebody else's window.
 
+//!
+//! With [`plan::Plan::cards`] it counts nothing: it is the balancer of a variant between two network cards ([`cards`]).
+
+pub mod cards;
 pub mod clock;
 pub mod frame;
 pub mod machine;

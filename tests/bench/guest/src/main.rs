@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use headgate_bench_guest::cards::Cards;
 use headgate_bench_guest::machine;
 use headgate_bench_guest::network::{self, Network};
 use headgate_bench_guest::packets::Sender;
@@ -26,7 +27,8 @@ fn run() -> Result<()> {
         machine::symbols()?;
     }
     for variant in &plan.variants {
-        if let Err(error) = measure(variant, plan.profile) {
+        let done = if plan.cards { stand(variant) } else { measure(variant, plan.profile) };
+        if let Err(error) = done {
             Report::Trouble { variant: variant.name.clone(), what: format!("{error:#}") }.print();
         }
         // What the kernel does about deleted namespaces happens now, not in the next variant.
@@ -38,6 +40,24 @@ fn run() -> Result<()> {
 
 fn measure(variant: &Variant, profile: bool) -> Result<()> {
     let network = Network::create(variant.reach)?;
+    set_up(variant)?;
+    Sender::new(&network, variant, profile)?.run()?;
+    if variant.phases.contains(&Phase::Tcp) {
+        tcp::run(&network, variant)?;
+    }
+    clean_up(variant)
+}
+
+/// Is the balancer until the host says that it is enough.
+fn stand(variant: &Variant) -> Result<()> {
+    let _cards = Cards::create()?;
+    set_up(variant)?;
+    Report::Ready { variant: variant.name.clone() }.print();
+    std::io::Read::read_exact(&mut std::io::stdin(), &mut [0])?;
+    clean_up(variant)
+}
+
+fn set_up(variant: &Variant) -> Result<()> {
     for (path, text) in &variant.files {
         let directory = std::path::Path::new(path).parent().context("a file lies in a directory")?;
         std::fs::create_dir_all(directory)?;
@@ -45,10 +65,10 @@ fn measure(variant: &Variant, profile: bool) -> Result<()> {
     }
     variant.commands.iter().try_for_each(network::command)?;
     std::thread::sleep(Duration::from_secs(1));
-    Sender::new(&network, variant, profile)?.run()?;
-    if variant.phases.contains(&Phase::Tcp) {
-        tcp::run(&network, variant)?;
-    }
+    Ok(())
+}
+
+fn clean_up(variant: &Variant) -> Result<()> {
     for path in variant.files.keys() {
         std::fs::remove_file(path)?;
     }

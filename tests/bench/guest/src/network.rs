@@ -190,7 +190,8 @@ fn batch(place: Option<Place>, text: &str) -> Result<()> {
     }
 }
 
-fn run(line: &[&str], input: &str) -> Result<()> {
+/// Runs a program to its end.
+pub(crate) fn run(line: &[&str], input: &str) -> Result<()> {
     let text = line.join(" ");
     let mut command = Command::new(line[0]);
     // The kernel starts its first process without a path.

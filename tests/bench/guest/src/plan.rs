@@ -18,6 +18,9 @@ pub struct Plan {
     pub variants: Vec<Variant>,
     /// Stop before a few packets of each phase until the host answers on the serial port.
     pub profile: bool,
+    /// Count nothing: be the balancer between two network cards with each variant, until the host answers on the serial
+    /// port.
+    pub cards: bool,
 }
 
 /// One way to bring packets from the client to the backend.
@@ -131,6 +134,11 @@ pub enum Report {
         phase: Phase,
         /// How many packets the guest sends until the next pause; none at the second.
         packets: u32,
+    },
+    /// The guest stands between its cards until a byte comes on the serial port.
+    Ready {
+        /// The variant.
+        variant: String,
     },
     /// A variant's figures, if any, are worth nothing.
     Trouble {

@@ -13,44 +13,46 @@ use serde::{Deserialize, Serialize};
 
 /// What QEMU pretends to be. Not its fullest processor: that one has fast string instructions, which count once per
 /// iteration. The generator of random numbers is off, so that they are the same each time.
-pub(super) const CPU: &str = "qemu64,+rdtscp,-rdrand,-rdseed";
+pub(crate) const CPU: &str = "qemu64,+rdtscp,-rdrand,-rdseed";
 
 /// Beside those that the image loads at its start.
 const MODULES: &[&str] =
     &["veth", "nft_flow_offload", "nf_flow_table", "nf_flow_table_inet", "nft_fwd_netdev", "ip_vs", "ip_vs_rr"];
+/// The driver of network cards, for guests that have some.
+const CARDS: &str = "igb";
 /// Taken from the machine, with their libraries.
 const TOOLS: &[&str] = &["ip", "nft", "ipvsadm"];
 
 /// What figures depend on: compared with those of another setting they mean nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Setting {
+pub(crate) struct Setting {
     /// The release of the guest's kernel.
-    pub(super) kernel: String,
+    pub(crate) kernel: String,
     /// The version of nft(8), which writes the peers' rules.
-    pub(super) nft: String,
+    pub(crate) nft: String,
     /// The version of QEMU.
-    pub(super) qemu: String,
+    pub(crate) qemu: String,
     /// The processor that it shows the guest.
-    pub(super) cpu: String,
+    pub(crate) cpu: String,
 }
 
 /// What QEMU starts.
 #[derive(Debug)]
-pub(super) struct Ramdisk {
+pub(crate) struct Ramdisk {
     /// The compressed kernel.
-    pub(super) kernel: PathBuf,
+    pub(crate) kernel: PathBuf,
     /// The initramfs.
-    pub(super) initramfs: PathBuf,
+    pub(crate) initramfs: PathBuf,
     /// The directory that holds it.
-    pub(super) work: PathBuf,
+    pub(crate) work: PathBuf,
     /// What it consists of.
-    pub(super) setting: Setting,
+    pub(crate) setting: Setting,
 }
 
 impl Ramdisk {
     /// Packs the guest, below `build/icount`. Programs that are not given are compiled.
-    pub(super) fn build(source: &Source, plan: &plan::Plan, programs: Option<&Path>) -> Result<Self> {
+    pub(crate) fn build(source: &Source, plan: &plan::Plan, programs: Option<&Path>) -> Result<Self> {
         let packages: Packages = source.read_toml("image/packages.toml")?;
         let lists: ModuleLists = source.read_toml("image/modules.toml")?;
         let programs = match programs {
@@ -88,7 +90,8 @@ impl Ramdisk {
 fn modules(mut lists: ModuleLists) -> Sets {
     let mut loaded = lists.root.remove("netfilter").unwrap_or_default();
     loaded.extend(MODULES.iter().map(|&name| name.to_owned()));
-    let asked = lists.root.remove("on-request").unwrap_or_default();
+    let mut asked = lists.root.remove("on-request").unwrap_or_default();
+    asked.push(CARDS.to_owned());
     [(machine::MODULES.to_owned(), loaded), ("on-request".to_owned(), asked)].into()
 }
 
