@@ -82,10 +82,10 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
         stop.check()?;
         let figures = measure(picker, options.clients).with_context(|| name.to_owned())?;
         let percent = |share| Cell::Number(share * 100.0, 2);
-        let steady =
-            [figures.moved_by_nothing, figures.moved_by_leaving, figures.moved_by_return, figures.open_flows_moved];
+        let steady = [figures.moved_by_nothing, figures.moved_by_leaving, figures.moved_by_return].map(percent);
         let mut row = vec![name.into()];
-        row.extend(steady.map(percent));
+        row.extend(if picker.remembers() { steady } else { [Cell::Missing, Cell::Missing, Cell::Missing] });
+        row.push(percent(figures.open_flows_moved));
         row.extend([figures.fair, figures.fair_weights].map(|value| Cell::Number(value, 1)));
         table.rows.push(row);
         targets.extend(targets_of(name, &figures));

@@ -125,8 +125,9 @@ fn note(socket: &UdpSocket, number: usize, seen: &[AtomicU8], stop: &AtomicBool)
                     seen.store(number as u8 + 1, Ordering::Relaxed);
                 }
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(_) => return,
+            // A wait with a timeout is interrupted by any signal, a handled one too.
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => panic!("backend {number} cannot receive: {error}"),
         }
     }
 }
