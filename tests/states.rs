@@ -1,0 +1,318 @@
+//! What each change of a backend's state does to new flows, to TCP and to UDP: the table of the contract, row by row, with real
+//! packets of both families. What remembered clients make of it is in `sticky.rs`.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use headgate_tests::lab::{Lab, backend, backend6, said};
+use headgate_tests::server::{Connection, Server, Talk, ask_udp};
+use nix::sys::signal::Signal;
+
+const VIP: [&str; 2] = ["172.16.1.1:80", "[2001:db8:1::1]:80"];
+/// Flows of each protocol and family; with two backends in turn, both have some.
+const EACH: usize = 4;
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// How the second backend of each family is written; `None`: it is not.
+type Second<'a> = Option<&'a str>;
+
+/// A farm with one backend of each family that stays and one that `second` is about.
+fn farm(lines: &str, first: &str, second: Second<'_>) -> String {
+    let mut text = String::from("[farms.web]\nlisten = [");
+    for to in VIP {
+        text += &format!("\"{to}/tcp\", \"{to}/udp\", ");
+    }
+    text += &format!("]\n{lines}\n");
+    for (number, more) in [(11, Some(first)), (12, second)] {
+        let Some(more) = more else { continue };
+        for (letter, address) in [('b', backend(number, 8080)), ('c', backend6(number, 8080))] {
+            text += &format!("[farms.web.backends.{letter}{number}]\naddress = \"{address}\"\n{more}\n");
+        }
+    }
+    text
+}
+
+fn lab(label: &str) -> (Lab, Vec<Server>) {
+    let lab = Lab::new(label).unwrap();
+    let both = |number| [(number, backend(number, 8080)), (number, backend6(number, 8080))];
+    let start = |(number, address)| Server::start(&lab.backends, &format!("b{number}"), address).unwrap();
+    let servers = [11, 12].into_iter().flat_map(both).map(start).collect();
+    (lab, servers)
+}
+
+/// `headgate backend … web`, for the second backend of both families.
+fn backend_command(lab: &Lab, command: &[&str]) {
+    for name in ["b12", "c12"] {
+        let mut arguments = vec!["backend", command[0], "web", name];
+        arguments.extend(&command[1..]);
+        lab.headgate_ok(&arguments).unwrap();
+    }
+}
+
+fn generation(lab: &Lab) -> u32 {
+    lab.gate.within(|| headgate_nft::Socket::open().unwrap().generation().unwrap()).unwrap()
+}
+
+/// Who answers new flows of both families and protocols.
+fn served(lab: &Lab, what: &str) -> BTreeSet<String> {
+    let mut servers = BTreeSet::new();
+    for to in VIP {
+        for _ in 0..EACH {
+            let tcp = Connection::open(&lab.client, at(to)).unwrap().unwrap_or_else(|e| panic!("{what}: {to}: {e}"));
+            let udp = ask_udp(&lab.client, at(to)).unwrap().unwrap_or_else(|e| panic!("{what}: {to}: {e}"));
+            servers.extend([tcp.answer.server, udp.server]);
+        }
+    }
+    servers
+}
+
+/// How a new flow of each protocol and family fails.
+fn failures(lab: &Lab) -> Vec<ErrorKind> {
+    let of = |to: &&str| {
+        let tcp = Connection::open(&lab.client, at(to)).unwrap().expect_err("a connection to nobody").kind();
+        let udp = ask_udp(&lab.client, at(to)).unwrap().expect_err("an answer from nobody").kind();
+        [tcp, udp]
+    };
+    VIP.iter().flat_map(of).collect()
+}
+
+/// Flows of both families and protocols to both backends.
+struct Flows {
+    tcp: Vec<Connection>,
+    udp: Vec<(String, Talk)>,
+}
+
+impl Flows {
+    fn open(lab: &Lab, what: &str) -> Self {
+        let mut flows = Self { tcp: Vec::new(), udp: Vec::new() };
+        for to in VIP {
+            let tcp: Vec<Connection> =
+                (0..EACH).map(|_| Connection::open(&lab.client, at(to)).unwrap().unwrap()).collect();
+            let talk = |_| {
+                let talk = Talk::open(&lab.client, at(to)).unwrap();
+                (talk.ask().unwrap().server, talk)
+            };
+            let udp: Vec<(String, Talk)> = (0..EACH).map(talk).collect();
+            let of_tcp: BTreeSet<&str> = tcp.iter().map(|connection| &*connection.answer.server).collect();
+            let of_udp: BTreeSet<&str> = udp.iter().map(|(server, _)| &**server).collect();
+            assert_eq!((of_tcp.len(), of_udp.len()), (2, 2), "{what}: {to}: flows to both backends");
+            flows.tcp.extend(tcp);
+            flows.udp.extend(udp);
+        }
+        flows
+    }
+
+    /// All TCP is alive and where it was, and so is all UDP but what had `gone` as its backend.
+    fn check(&mut self, what: &str, gone: Option<&str>) {
+        for connection in &mut self.tcp {
+            connection.echo("alive").unwrap_or_else(|e| panic!("{what}: {:?}: {e}", connection.answer));
+        }
+        for (before, talk) in &mut self.udp {
+            let now = talk.ask().unwrap_or_else(|e| panic!("{what}: UDP to {before}: {e}")).server;
+            match gone == Some(before.as_str()) {
+                true => assert_ne!(now, *before, "{what}: UDP stays"),
+                false => assert_eq!(now, *before, "{what}: UDP moves"),
+            }
+            *before = now;
+        }
+    }
+}
+
+/// What is done to the second backend.
+enum Event {
+    /// `headgate backend` with these words.
+    Command(&'static [&'static str]),
+    /// Another configuration, applied.
+    Files(Second<'static>),
+}
+
+/// What becomes of UDP flows of the second backend; TCP stays in every row.
+#[derive(Clone, Copy, PartialEq)]
+enum Udp {
+    Stays,
+    Leaves,
+}
+
+/// Event, and what becomes of UDP. New flows find the other backend in each of them.
+const ROWS: [(&str, Event, Udp); 8] = [
+    ("drain", Event::Command(&["drain"]), Udp::Stays),
+    ("drain by files", Event::Files(Some("state = \"drain\"")), Udp::Stays),
+    ("weight 0", Event::Command(&["weight", "0"]), Udp::Stays),
+    ("weight 0 by files", Event::Files(Some("weight = 0")), Udp::Stays),
+    ("down", Event::Command(&["down"]), Udp::Leaves),
+    ("down by files", Event::Files(Some("state = \"down\"")), Udp::Leaves),
+    ("removed", Event::Command(&["remove"]), Udp::Leaves),
+    ("removed by files", Event::Files(None), Udp::Leaves),
+];
+
+/// All rows, with these lines of the farm.
+fn rows(label: &str, lines: &str) {
+    let (mut lab, _servers) = lab(label);
+    let (one, both) = (farm(lines, "", None), farm(lines, "", Some("")));
+    lab.configure(&both).unwrap();
+    lab.start().unwrap();
+    for (row, event, udp) in &ROWS {
+        let what = format!("{lines}: {row}");
+        let is_removal = matches!(event, Event::Command(["remove"]));
+        lab.configure(if is_removal { &one } else { &both }).unwrap();
+        lab.headgate_ok(&["apply"]).unwrap();
+        if is_removal {
+            // What a file has is not removed by a command.
+            for (name, address) in [("b12", backend(12, 8080)), ("c12", backend6(12, 8080))] {
+                lab.headgate_ok(&["backend", "add", "web", name, &address.to_string()]).unwrap();
+            }
+        }
+        let mut flows = Flows::open(&lab, &what);
+        match event {
+            Event::Command(words) => backend_command(&lab, words),
+            Event::Files(second) => {
+                lab.configure(&farm(lines, "", *second)).unwrap();
+                lab.headgate_ok(&["apply"]).unwrap();
+            }
+        }
+        flows.check(&what, (*udp == Udp::Leaves).then_some("b12"));
+        assert_eq!(served(&lab, &what), BTreeSet::from(["b11".to_owned()]), "{what}: new flows");
+        flows.check(&format!("{what}, later"), None);
+        if matches!(event, Event::Command(_)) && !is_removal {
+            backend_command(&lab, &["up"]);
+            backend_command(&lab, &["weight", "1"]);
+            assert_eq!(served(&lab, &what).len(), 2, "{what}: back");
+        }
+    }
+}
+
+#[test]
+fn each_row_with_snat() {
+    rows("rows-s", "mode = \"snat\"");
+}
+
+#[test]
+fn each_row_with_dnat() {
+    rows("rows-d", "mode = \"dnat\"");
+}
+
+#[test]
+fn each_row_where_slots_follow_the_flows() {
+    rows("rows-l", "scheduler = \"least-connections\"");
+}
+
+#[test]
+fn with_all_backends_down_flows_are_refused_and_the_first_one_back_is_served() {
+    let (mut lab, _servers) = lab("none");
+    for mode in ["snat", "dnat"] {
+        for on_empty in ["reject", "drop"] {
+            let what = format!("{mode} {on_empty}");
+            let lines = format!("mode = {mode:?}\non-empty = {on_empty:?}");
+            lab.configure(&farm(&lines, "", Some(""))).unwrap();
+            lab.start().unwrap();
+            let mut flows = Flows::open(&lab, &what);
+            for name in ["b11", "c11", "b12", "c12"] {
+                lab.headgate_ok(&["backend", "down", "web", name]).unwrap();
+            }
+            for connection in &mut flows.tcp {
+                connection.echo("alive").unwrap_or_else(|e| panic!("{what}: {e}"));
+            }
+            let expected = match on_empty {
+                "reject" => [ErrorKind::ConnectionRefused; 4],
+                _ => [ErrorKind::TimedOut, ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::WouldBlock],
+            };
+            assert_eq!(failures(&lab), expected, "{what}");
+            backend_command(&lab, &["up"]);
+            assert_eq!(served(&lab, &what), BTreeSet::from(["b12".to_owned()]), "{what}");
+            for (before, talk) in &flows.udp {
+                // A refusal that came before is told first.
+                let now = talk.ask().or_else(|_| talk.ask()).unwrap_or_else(|e| panic!("{what}: {before}: {e}"));
+                assert_eq!(now.server, "b12", "{what}: the flow finds who is back");
+            }
+            for connection in &mut flows.tcp {
+                connection.echo("alive").unwrap_or_else(|e| panic!("{what}: {e}"));
+            }
+            for name in ["b11", "c11"] {
+                lab.headgate_ok(&["backend", "up", "web", name]).unwrap();
+            }
+            lab.stop().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_changes_nothing_writes_nothing_and_moves_nobody() {
+    let (mut lab, _servers) = lab("same");
+    for mode in ["snat", "dnat"] {
+        let text = farm(&format!("mode = {mode:?}"), "", Some(""));
+        lab.configure(&text).unwrap();
+        lab.start().unwrap();
+        backend_command(&lab, &["drain"]);
+        backend_command(&lab, &["up"]);
+        let mut flows = Flows::open(&lab, mode);
+        let before = generation(&lab);
+        let mut same = |lab: &Lab, what: &str| {
+            assert_eq!(generation(lab), before, "{mode}: {what} wrote to the kernel");
+            flows.check(&format!("{mode}: {what}"), None);
+        };
+        lab.headgate_ok(&["apply"]).unwrap();
+        same(&lab, "apply");
+        // A comment is another file, not another configuration.
+        lab.configure(&format!("# looked at\n{text}")).unwrap();
+        lab.signal(Signal::SIGHUP).unwrap();
+        lab.headgate_ok(&["apply"]).unwrap();
+        same(&lab, "SIGHUP");
+        backend_command(&lab, &["up"]);
+        same(&lab, "the state that it has");
+        for round in 0..3 {
+            lab.crash().unwrap();
+            same(&lab, &format!("kill -9, {round}"));
+            lab.start().unwrap();
+            same(&lab, &format!("start, {round}"));
+        }
+        lab.stop().unwrap();
+        same(&lab, "stop");
+        lab.once(&text).unwrap();
+        same(&lab, "--once");
+        assert_eq!(served(&lab, mode).len(), 2);
+    }
+}
+
+#[test]
+fn flows_that_are_cut_end_and_the_others_do_not_notice() {
+    let (mut lab, _servers) = lab("cut");
+    for mode in ["snat", "dnat"] {
+        lab.configure(&farm(&format!("mode = {mode:?}"), "", Some(""))).unwrap();
+        lab.start().unwrap();
+        let mut flows = Flows::open(&lab, mode);
+        backend_command(&lab, &["drain"]);
+        for name in ["b12", "c12"] {
+            let cut = lab.headgate_ok(&["connections", "web", name, "--flush", "--json"]).unwrap();
+            let cut: serde_json::Value = serde_json::from_str(&cut).unwrap();
+            assert!(cut["flows"].as_u64().unwrap() >= 2, "{mode}: {name}: {cut}");
+            let left = lab.headgate_ok(&["connections", "web", name]).unwrap();
+            assert_eq!(left, "no flows\n", "{mode}: {name}");
+        }
+        for connection in &mut flows.tcp {
+            let server = connection.answer.server.clone();
+            let begin = Instant::now();
+            match (server.as_str(), connection.echo("anybody")) {
+                ("b11", answer) => answer.unwrap_or_else(|e| panic!("{mode}: {server}: {e}")),
+                (_, answer) => {
+                    let kind = answer.expect_err("a connection that was cut").kind();
+                    assert_eq!(kind, ErrorKind::ConnectionReset, "{mode}: {server}");
+                    assert!(begin.elapsed() < Duration::from_secs(1), "{mode}: {:?}", begin.elapsed());
+                }
+            }
+        }
+        flows.tcp.clear();
+        flows.check(mode, Some("b12"));
+        assert_eq!(served(&lab, mode), BTreeSet::from(["b11".to_owned()]));
+        let nobody = lab.headgate(&["connections", "web", "nobody", "--flush"]).unwrap();
+        assert_eq!(nobody.status.code(), Some(2), "{}", said(&nobody));
+        flows.check(mode, None);
+        backend_command(&lab, &["up"]);
+        lab.stop().unwrap();
+    }
+}
