@@ -154,3 +154,64 @@ fn any_protocol_goes_there_and_back() {
         }
     }
 }
+
+/// One packet of the client's, the same each time, and which of the two backends hears it.
+fn heard(client: &Ear, to: &str, packet: &[u8], backends: &[Ear; 2]) -> (usize, IpAddr) {
+    client.say(to.parse().unwrap(), packet);
+    for _ in 0..100 {
+        for (index, backend) in backends.iter().enumerate() {
+            if let Some((from, _)) = backend.hear() {
+                return (index, from);
+            }
+        }
+    }
+    panic!("{to}: neither backend has heard it");
+}
+
+#[test]
+fn flows_without_an_end_leave_a_backend_that_goes_down_at_once() {
+    let mut lab = Lab::new("leave").unwrap();
+    lab.gate.run("sysctl -qw net.ipv4.icmp_echo_ignore_all=1 net.ipv6.icmp.echo_ignore_all=1").unwrap();
+    let init = sctp((4711, 80), 0, 1);
+    let cases = [("80/sctp", ":8080", SCTP, &init[..]), ("*/any", "", EXPERIMENTAL, b"who knows")];
+    for (mode, (listen, port, protocol, packet)) in
+        ["snat", "dnat"].into_iter().flat_map(|mode| cases.map(|c| (mode, c)))
+    {
+        let [one6, two6] = ["2001:db8:2::11", "2001:db8:2::12"]
+            .map(|address| if port.is_empty() { address.to_owned() } else { format!("[{address}]{port}") });
+        lab.configure(&format!(
+            "[farms.web]\nmode = {mode:?}\nlisten = [\"172.16.1.1:{listen}\", \"[2001:db8:1::1]:{listen}\"]\n\
+             backends.b0.address = \"172.16.2.11{port}\"\nbackends.b1.address = \"172.16.2.12{port}\"\n\
+             backends.c0.address = {one6:?}\nbackends.c1.address = {two6:?}\n"
+        ))
+        .unwrap();
+        lab.start().unwrap();
+        for [virtual_address, client, first, _] in FAMILIES {
+            let what = format!("{mode} {listen} {virtual_address}");
+            let ear = Ear::open(&lab.client, client, protocol);
+            let second = first.replace("11", "12");
+            let backends = [first, &second].map(|at| {
+                let ear = Ear::open(&lab.backends, at, protocol);
+                ear.socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+                ear
+            });
+            let (at_first, _) = heard(&ear, virtual_address, packet, &backends);
+            for _ in 0..4 {
+                assert_eq!(heard(&ear, virtual_address, packet, &backends).0, at_first, "{what}: it is one flow");
+            }
+            let name = format!("{}{at_first}", if virtual_address.contains(':') { 'c' } else { 'b' });
+            lab.headgate_ok(&["backend", "drain", "web", &name]).unwrap();
+            assert_eq!(heard(&ear, virtual_address, packet, &backends).0, at_first, "{what}: drained");
+            lab.headgate_ok(&["backend", "down", "web", &name]).unwrap();
+            let flows = lab.headgate_ok(&["connections", "web", &name]).unwrap();
+            assert_eq!(flows, "no flows\n", "{what}");
+            for _ in 0..4 {
+                assert_eq!(heard(&ear, virtual_address, packet, &backends).0, 1 - at_first, "{what}: down");
+            }
+            lab.headgate_ok(&["backend", "up", "web", &name]).unwrap();
+            assert_eq!(heard(&ear, virtual_address, packet, &backends).0, 1 - at_first, "{what}: back");
+        }
+        lab.stop().unwrap();
+        lab.gate.run("conntrack --flush").unwrap();
+    }
+}
