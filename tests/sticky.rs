@@ -305,3 +305,59 @@ fn a_client_is_what_the_key_says() {
         assert!(lab.headgated(&["--flush"]).unwrap().status.success());
     }
 }
+
+/// What `headgate persistence web` with these words says, as JSON.
+fn persistence(lab: &Lab, words: &[&str]) -> serde_json::Value {
+    let text = lab.headgate_ok(&[&["persistence", "web", "--json"], words].concat()).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Who is remembered or assigned, and where they go.
+fn listed(lab: &Lab) -> BTreeSet<(String, String)> {
+    let found = persistence(lab, &[]);
+    assert_eq!((&found["key"], &found["more"]), (&serde_json::json!(["source-address"]), &serde_json::json!(false)));
+    let of = |client: &serde_json::Value| {
+        let expires = &client["expires"];
+        assert!(expires.is_null() || (1..=300).contains(&expires.as_u64().unwrap()), "{client}");
+        assert!(!expires.is_null() || client["client"][0] == "172.16.1.19", "{client}: an assignment does not expire");
+        (client["client"][0].as_str().unwrap().to_owned(), client["backend"].as_str().unwrap().to_owned())
+    };
+    found["clients"].as_array().unwrap().iter().map(of).collect()
+}
+
+#[test]
+fn who_is_remembered_can_be_listed_and_forgotten() {
+    let (mut lab, _servers) = lab("sticky-l");
+    let lines = "persistence.timeout = \"5m\"\npersistence.static = { \"172.16.1.19\" = \"b13\" }";
+    let plain = "[farms.plain]\nlisten = \"172.16.1.3:80\"\nbackends.a.address = \"172.16.2.11:8080\"\n";
+    lab.configure(&[&farm("web", LISTEN, lines, "up"), plain].concat()).unwrap();
+    lab.start().unwrap();
+    let assigned = ("172.16.1.19".to_owned(), "b13".to_owned());
+    assert_eq!(listed(&lab), BTreeSet::from([assigned.clone()]));
+    let mut expected = BTreeSet::from([assigned.clone()]);
+    for (to, number) in VIP.into_iter().flat_map(|to| (10..14).map(move |number| (to, number))) {
+        let server = ask(&lab, number, to);
+        let name = if to == VIP[0] { server } else { server.replace('b', "c") };
+        expected.insert((client(number, to, 0).ip().to_string(), name));
+    }
+    // Somebody with an assignment is remembered too, and stays there when it is taken back.
+    assert_eq!(ask(&lab, 19, VIP[0]), "b13");
+    assert_eq!(listed(&lab), expected);
+    let text = lab.headgate_ok(&["persistence", "web"]).unwrap();
+    assert_eq!(text.lines().count(), 11, "a heading and ten lines of nine clients:\n{text}");
+    assert!(text.lines().any(|line| line.starts_with("172.16.1.19 ") && line.ends_with("never")), "{text}");
+    let mut open = Connection::open(&lab.client, at(VIP[0])).unwrap().unwrap();
+    assert_eq!(persistence(&lab, &["--flush"]), serde_json::json!({ "clients": 9 }));
+    open.echo("a connection is no memory").unwrap();
+    assert_eq!(listed(&lab), BTreeSet::from([assigned]), "assignments stay");
+    assert_eq!(persistence(&lab, &["--flush"]), serde_json::json!({ "clients": 0 }));
+    assert_eq!(ask(&lab, 19, VIP[0]), "b13");
+    let again = ask(&lab, 10, VIP[0]);
+    assert_eq!(served(&lab, 10, VIP[0], 4), BTreeSet::from([again.clone()]), "who comes back is remembered anew");
+    assert!(listed(&lab).contains(&("172.16.1.10".to_owned(), again)));
+    for (farm, words) in [("nobody", &[][..]), ("nobody", &["--flush"]), ("plain", &[]), ("plain", &["--flush"])] {
+        let refused = lab.headgate(&[&["persistence", farm], words].concat()).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{}", headgate_tests::lab::said(&refused));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(&format!("farm {farm}")));
+    }
+}
