@@ -328,3 +328,92 @@ fn flood(to: SocketAddr, count: u32) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// A segment of TCP written by hand, with a right checksum.
+fn segment(from: IpAddr, to: IpAddr, ports: (u16, u16), flags: u8) -> Vec<u8> {
+    let mut segment = Vec::new();
+    segment.extend(ports.0.to_be_bytes());
+    segment.extend(ports.1.to_be_bytes());
+    segment.extend(1_u32.to_be_bytes());
+    segment.extend(1_u32.to_be_bytes());
+    segment.extend([0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+    let mut covered = Vec::new();
+    for address in [from, to] {
+        match address {
+            IpAddr::V4(address) => covered.extend(address.octets()),
+            IpAddr::V6(address) => covered.extend(address.octets()),
+        }
+    }
+    covered.extend([0, 6, 0, segment.len() as u8]);
+    covered.extend(&segment);
+    let sum: u32 = covered.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    segment
+}
+
+/// What a farm refused, by reason.
+fn shown_refused(lab: &Lab) -> serde_json::Value {
+    let shown = lab.headgate_ok(&["farm", "show", "web", "--json"]).unwrap();
+    serde_json::from_str::<serde_json::Value>(&shown).unwrap()["refused"].clone()
+}
+
+#[test]
+fn what_no_handshake_could_produce_is_dropped() {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let (mut lab, _servers) = lab("strict", "[farms.web.limits]\nstrict-tcp = true\naction = \"reject\"\n");
+    lab.start().unwrap();
+    let mut living = [V4, V6].map(|to| open(&lab, to));
+    // NULL, FIN, PSH, Xmas, SYN FIN, SYN RST, FIN RST, and the middle of connections that nobody opened.
+    let flags = [0, 0x01, 0x08, 0x29, 0x03, 0x06, 0x05, 0x10, 0x18, 0x11];
+    let mut sent = 0;
+    for (to, from) in [(V4, "172.16.1.10"), (V6, "2001:db8:1::10")] {
+        let (to, from) = (at(to), from.parse::<IpAddr>().unwrap());
+        let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let socket = lab.client.within(|| Socket::new(domain, Type::RAW, Some(Protocol::TCP))).unwrap().unwrap();
+        for (port, flags) in (20_000..).zip(flags) {
+            let segment = segment(from, to.ip(), (port, 80), flags);
+            socket.send_to(&segment, &SocketAddr::new(to.ip(), 0).into()).unwrap();
+            sent += 1;
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while shown_refused(&lab)["strict-tcp"] != sent && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(shown_refused(&lab), serde_json::json!({ "strict-tcp": sent }));
+    for family in ["ipv4", "ipv6"] {
+        let listed = lab.gate.run(&format!("conntrack -L -f {family}")).unwrap();
+        assert!(listed.contains("dport=80 ") && !listed.contains("sport=200"), "a flow was made of it: {listed}");
+    }
+    for connection in &mut living {
+        connection.echo("an honest connection").unwrap();
+    }
+}
+
+#[test]
+fn resets_are_limited_per_client() {
+    let (mut lab, _servers) = lab("resets", "[farms.web.limits]\ntcp-resets = \"2/hour\"\n");
+    lab.start().unwrap();
+    let reset = |to| {
+        let stream = knock(&lab, to).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+    };
+    for (to, before) in [(V4, 0), (V6, 3)] {
+        become_client(&lab, 10);
+        let told = || shown_refused(&lab)["tcp-resets"].as_u64().unwrap();
+        (0..2).for_each(|_| reset(to));
+        std::thread::sleep(Duration::from_millis(300));
+        let within = told();
+        (0..3).for_each(|_| reset(to));
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while told() < within + 3 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // A backend that hears of no reset says its greeting again, to another reset.
+        assert!(told() >= within + 3 && (before > 0 || within == 0), "{to}: {within}, {}", told());
+        become_client(&lab, 20);
+        open(&lab, to).echo("another client").unwrap();
+    }
+}

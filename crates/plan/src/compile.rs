@@ -14,6 +14,7 @@ mod farm;
 mod guard;
 mod hash;
 mod hooks;
+mod inspect;
 mod local;
 mod nat;
 mod network;

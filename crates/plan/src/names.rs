@@ -267,6 +267,11 @@ pub fn policy_set(version: IpVersion, policy: &PolicyName, digest: u64) -> Arc<s
     format!("policy{}-{policy}/{digest:016x}", digit(version)).into()
 }
 
+/// The chain that looks at every packet for a farm.
+pub fn inspect_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    format!("inspect{}-{farm}", digit(version)).into()
+}
+
 /// The counter object of what a farm refuses for a reason: `web/new-connections`.
 pub fn refused_counter(farm: &FarmName, reason: &str) -> Arc<str> {
     format!("{farm}/{reason}").into()

@@ -40,6 +40,9 @@ pub(super) enum Reason {
     ConnectionsPerClient,
     NewConnections,
     NewConnectionsTotal,
+    /// A packet that no TCP handshake could produce.
+    StrictTcp,
+    TcpResets,
 }
 
 impl Reason {
@@ -51,12 +54,14 @@ impl Reason {
             Self::ConnectionsPerClient => "connections-per-client",
             Self::NewConnections => "new-connections",
             Self::NewConnectionsTotal => "new-connections-total",
+            Self::StrictTcp => "strict-tcp",
+            Self::TcpResets => "tcp-resets",
         }
     }
 
     /// Whether it makes a client an offender. One that comes when all together are too many is none.
     fn bans(self) -> bool {
-        matches!(self, Self::ConnectionsPerClient | Self::NewConnections)
+        matches!(self, Self::ConnectionsPerClient | Self::NewConnections | Self::TcpResets)
     }
 }
 
@@ -106,11 +111,15 @@ fn connections(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post
 }
 
 fn new_connections(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post<'_>) -> Option<Rule> {
-    let rate = limits.new_connections?;
-    let set = rate_set(contents, farm, post, rate);
+    let over = over_rate(contents, farm, post, ("", limits.new_connections?));
     let refuse = refusal(contents, farm, post, Reason::NewConnections);
-    let each = Stateful::Limit(over(rate));
-    Some(rule([for_each_client(DynsetOp::Update, set, post.version, each), jump(&refuse)]))
+    Some(rule([over, jump(&refuse)]))
+}
+
+/// Goes on only for a client that is over its rate. Adds the set of clients; two kinds of events have sets of their own.
+pub(super) fn over_rate(contents: &mut Contents, farm: &Farm, post: Post<'_>, (kind, rate): (&str, Rate)) -> Statement {
+    let set = rate_set(contents, farm, post, (kind, rate));
+    for_each_client(DynsetOp::Update, set, post.version, Stateful::Limit(over(rate)))
 }
 
 /// One bucket for both families, so in a chain that both jump to.
@@ -144,6 +153,8 @@ pub(super) fn refusal(contents: &mut Contents, farm: &Farm, post: Post<'_>, reas
     let action = match limits.map(|limits| limits.action) {
         // A policy is an order, no limit that could be tried out first.
         Some(LimitAction::Log) if reason == Reason::Policies => LimitAction::Drop,
+        // Nobody answers a reset, nor what nobody sends in earnest.
+        Some(LimitAction::Reject) if matches!(reason, Reason::StrictTcp | Reason::TcpResets) => LimitAction::Drop,
         action => action.unwrap_or_default(),
     };
     rules.extend(refuse_rules(contents, farm, action, (post.place, reason)));
@@ -192,12 +203,12 @@ fn clients(version: IpVersion, timeout: Option<Duration>) -> Set {
 }
 
 /// Adds the set that has a bucket for each client. One that a client left alone until it is full again is as good as none.
-fn rate_set(contents: &mut Contents, farm: &Farm, post: Post<'_>, rate: Rate) -> Arc<str> {
+fn rate_set(contents: &mut Contents, farm: &Farm, post: Post<'_>, (kind, rate): (&str, Rate)) -> Arc<str> {
     /// Shorter is not worth the work of removing and adding elements.
     const SHORTEST: Duration = Duration::from_secs(5);
     let Limit { rate, per_s, burst, .. } = over(rate);
     let full = Duration::from_secs((per_s * u64::from(burst)).div_ceil(rate));
-    let set = names::clients_set(post.version, &farm.name, &format!("{rate}/{per_s}s/{burst}"));
+    let set = names::clients_set(post.version, &farm.name, &format!("{kind}{rate}/{per_s}s/{burst}"));
     contents.add_set(post.place, set.clone(), clients(post.version, Some(full.max(SHORTEST))));
     set
 }

@@ -13,6 +13,7 @@ use super::chosen;
 use super::contents::Contents;
 use super::farm::{Ground, add_listeners, refusal, versions};
 use super::guard::{self, Post};
+use super::inspect;
 use super::routing::Routing;
 use super::schedule;
 use super::sticky;
@@ -30,9 +31,10 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     cap::add(contents, farm, ground.ids);
     for version in versions(farm) {
         let chain = names::farm_chain(version, &farm.name);
-        let entrance =
-            guard::entrance(contents, farm, Post { place: Place::Inet, version, policies: ground.policies }, &chain);
+        let post = Post { place: Place::Inet, version, policies: ground.policies };
+        let entrance = guard::entrance(contents, farm, post, &chain);
         add_listeners(contents, farm, Door::Nat, version, &entrance);
+        inspect::add(contents, farm, post);
         let mut rules = sticky::rules(contents, farm, version, &able, ground);
         let remembers = !rules.is_empty();
         let slots = schedule::slot(contents, farm, version, &able, ground);

@@ -85,7 +85,7 @@ impl Uses {
             self.persistence(at, persistence);
         }
         if let Some(limits) = &farm.limits {
-            self.limits(at, limits);
+            self.limits(at, limits, translated);
         }
         if let Some(health) = &farm.health {
             self.health(at, health);
@@ -127,12 +127,12 @@ impl Uses {
         self.add(farm, "persistence.key", list(fields));
     }
 
-    fn limits(&mut self, farm: fmt::Arguments<'_>, limits: &Limits) {
+    fn limits(&mut self, farm: fmt::Arguments<'_>, limits: &Limits, translated: bool) {
         let at = format_args!("{farm}limits.");
-        if let Some(rate) = limits.tcp_resets {
+        if let Some(rate) = limits.tcp_resets.filter(|_| !translated) {
             self.add(at, "tcp-resets", rate_text(rate));
         }
-        for (key, wanted) in [("strict-tcp", limits.strict_tcp), ("syn-proxy", limits.syn_proxy)] {
+        for (key, wanted) in [("strict-tcp", limits.strict_tcp && !translated), ("syn-proxy", limits.syn_proxy)] {
             if wanted {
                 self.add(at, key, "true".to_owned());
             }
