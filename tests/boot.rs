@@ -137,8 +137,7 @@ fn by_bios_it_serves_and_marks_its_slot_good() {
     assert_eq!(String::from_utf8_lossy(&trust), "always", "the next boot would not know whether to trust media");
 }
 
-/// A connection that lives goes by the flowtable, and what it says arrives; once its backend is down and its flows are cut, it
-/// ends, and others go to the other backend.
+/// A connection that lives goes by the flowtable, and what it says arrives.
 fn offloads(networks: &Networks, machine: &mut Machine) {
     let mut connection = networks
         .client
@@ -146,31 +145,23 @@ fn offloads(networks: &Networks, machine: &mut Machine) {
         .unwrap()
         .unwrap();
     connection.set_read_timeout(Some(COMMAND)).unwrap();
-    let mut ask = |expected: bool| {
+    let mut ask = || {
         let answered = connection.write_all(b"GET / HTTP/1.1\r\nHost: box\r\n\r\n").and_then(|()| {
             let mut answer = [0; 2048];
             connection.read(&mut answer).map(|length| String::from_utf8_lossy(&answer[..length]).into_owned())
         });
-        let good = answered.as_ref().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"));
-        assert_eq!(good, expected, "{answered:?}");
-        answered.unwrap_or_default()
+        let answer = answered.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
     };
-    let backend = if ask(true).contains("172.16.2.11") { "b1" } else { "b2" };
-    (0..50).for_each(|_| drop(ask(true)));
+    let backend = if ask().contains("172.16.2.11") { "b1" } else { "b2" };
+    (0..50).for_each(|_| drop(ask()));
     let (listed, status) = machine.console("connections web --json", COMMAND).unwrap();
     assert_eq!(status, 0, "{listed}");
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap_or_else(|error| panic!("{error}: {listed}"));
     let ours = listed["flows"].as_array().unwrap().iter().find(|flow| flow["offloaded"] == true);
     let ours = ours.unwrap_or_else(|| panic!("nothing is offloaded: {listed}"));
     assert_eq!(ours["backend"], backend);
-    for line in [format!("backend down web {backend}"), format!("connections web {backend} --flush")] {
-        let (said, status) = machine.console(&line, COMMAND).unwrap();
-        assert_eq!(status, 0, "{line}: {said}");
-    }
-    ask(false);
-    assert_eq!(networks.ask(6).unwrap().len(), 1, "the other backend serves alone");
-    let (said, status) = machine.console(&format!("backend up web {backend}"), COMMAND).unwrap();
-    assert_eq!(status, 0, "{said}");
 }
 
 #[test]
