@@ -18,6 +18,7 @@ pub mod daemon;
 pub mod exit;
 pub mod files;
 pub mod logging;
+pub mod owed;
 pub mod reconcile;
 pub mod secret;
 pub mod service;

@@ -15,6 +15,7 @@ use headgate_plan::state::State;
 use headgate_plan::step::{Detail, Outcome, Plan, Step};
 
 use crate::api::StepLine;
+use crate::owed::Owed;
 
 /// An interface that comes up gets its interrupts, and with them new knobs: the second round sees them, the third verifies.
 /// One more for another program that writes nftables while we do.
@@ -53,8 +54,8 @@ pub struct Reconciled {
     pub plan: Plan,
     /// What was done, in order.
     pub done: Vec<(Step, Outcome)>,
-    /// Sentences for people about what is done, but not as well as it should be.
-    pub warnings: Vec<String>,
+    /// What backends that are down or gone did not let go of.
+    pub owed: Owed,
 }
 
 /// Why the kernel is not as wanted. It is as before, unless the reason says otherwise.
@@ -110,7 +111,7 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         match report.failure {
             None => {
                 so_far.done.extend(report.steps);
-                so_far.warnings.extend(cut_lost(host, &lost));
+                so_far.owed.settle(lost, |lost| cut_lost(host, lost));
             }
             Some(failure) if failure.stale => tracing::info!("nftables changed meanwhile; looking again"),
             Some(failure) => {
@@ -135,9 +136,6 @@ fn lost(so_far: &Reconciled) -> Lost {
 /// Ends the flows, TCP apart, and the memories of clients of backends that are down or gone; a warning for what fails. Only
 /// behind the commit of the ruleset: before, the next packets would find the same backends again.
 pub fn cut_lost(host: &mut Host, lost: &Lost) -> Vec<String> {
-    if lost.marks.is_empty() {
-        return Vec::new();
-    }
     let backends = lost.marks.len();
     let mut warnings = Vec::new();
     match host.forget(&lost.memories, Some(&lost.marks)) {

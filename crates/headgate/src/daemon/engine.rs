@@ -21,6 +21,7 @@ use headgate_config::types::{BackendName, FarmName, ServiceName};
 use headgate_host::{Host, Lock, Root};
 use headgate_plan::compile::Desired;
 use headgate_plan::facts::Facts;
+use headgate_plan::flows::Lost;
 use headgate_plan::state::State;
 use headgate_plan::status::Counting;
 use headgate_plan::step::{Outcome, Step};
@@ -33,7 +34,8 @@ pub use self::steer::{Count, Counted};
 use super::operator::{Overrides, PERSISTENT, RUNTIME};
 use super::store::{Store, StoreError, hash};
 use crate::api::{ApiError, Applied, StepLine};
-use crate::reconcile::{Reconciled, Until, Wanted, lines, reconcile};
+use crate::owed::Owed;
+use crate::reconcile::{Reconciled, Until, Wanted, cut_lost, lines, reconcile};
 
 /// Where `headgate-init` reads whether media are trusted.
 const TRUST_MEDIA: &str = "var/lib/headgate/trust-media";
@@ -74,6 +76,7 @@ pub struct Engine {
     secret: Option<String>,
     /// Why there is no generation of what runs.
     unkept: Option<String>,
+    owed: Owed,
     announcements: announce::Announcements,
     services: watch::Sender<Services>,
     /// How flows were counted last.
@@ -147,6 +150,7 @@ impl Engine {
             notes,
             secret: None,
             unkept: None,
+            owed: Owed::default(),
             announcements: announce::Announcements::default(),
             services,
             counting: None,
@@ -251,13 +255,16 @@ impl Engine {
         let known = self.running.as_ref().map(|running| running.desired.ids.clone());
         let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref() };
         let reconciled = reconcile(&mut self.host, wanted, Until::Verified);
-        let reconciled = reconciled.map_err(|error| self.placed(error, &candidate))?;
+        let mut reconciled = reconciled.map_err(|error| self.placed(error, &candidate))?;
+        self.owed.add(std::mem::take(&mut reconciled.owed));
+        self.owed.settle(Lost::default(), |lost| cut_lost(&mut self.host, lost));
         let mut applied = Applied {
             generation: None,
             steps: lines(&reconciled.done),
-            warnings: [&candidate.warnings, &reconciled.desired.warnings, &reconciled.warnings]
+            warnings: [&candidate.warnings, &reconciled.desired.warnings]
                 .into_iter()
                 .flatten()
+                .chain(self.owed.warnings())
                 .cloned()
                 .collect(),
         };

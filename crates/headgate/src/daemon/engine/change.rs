@@ -142,10 +142,8 @@ impl Engine {
         let running = self.running.as_mut().expect("it ran at the beginning of this function");
         running.config.farms.insert(target.farm.clone(), Arc::new(new));
         tracing::info!(farm = %target.farm, backend = %name, state = state_word(state), weight, "backend changed");
-        let warnings = cut_lost(&mut self.host, &lost);
-        for warning in &warnings {
-            tracing::warn!("{warning}");
-        }
+        self.owed.settle(lost, |lost| cut_lost(&mut self.host, lost));
+        let warnings = self.owed.warnings().to_vec();
         let done: Vec<(Step, Outcome)> = match changes.is_empty() {
             true => Vec::new(),
             false => vec![(Step::Ruleset(changes), Outcome::Set)],

@@ -2,6 +2,7 @@
 
 use headgate_host::knob::originals;
 use headgate_plan::compile::Desired;
+use headgate_plan::flows::Lost;
 use headgate_plan::hardware::{self, HardwareReport};
 use headgate_plan::state::State;
 use headgate_plan::status::{FarmStatus, ServiceStatus, Sources, Status};
@@ -9,7 +10,7 @@ use headgate_plan::step::Detail;
 
 use super::{Engine, EngineError, Reason};
 use crate::api::{Generation, Planned};
-use crate::reconcile::{Reconciled, Until, Wanted, planned, reconcile};
+use crate::reconcile::{Reconciled, Until, Wanted, cut_lost, planned, reconcile};
 use headgate_config::types::FarmName;
 
 impl Engine {
@@ -30,7 +31,7 @@ impl Engine {
                 generation: None,
                 last_error: Some(fault.as_deref().unwrap_or("no configuration runs yet")),
             });
-            status.warnings.extend(self.notes.iter().chain(&self.unkept).cloned());
+            status.warnings.extend(self.notes.iter().chain(&self.unkept).chain(self.owed.warnings()).cloned());
             return Ok(status);
         };
         let counted = self.counted();
@@ -45,7 +46,7 @@ impl Engine {
             generation: running.generation,
             last_error: fault.as_deref(),
         });
-        status.warnings.extend(self.notes.iter().chain(&self.unkept).cloned());
+        status.warnings.extend(self.notes.iter().chain(&self.unkept).chain(self.owed.warnings()).cloned());
         status.warnings.extend(self.differences());
         status.counting = self.counting;
         super::release_memory();
@@ -115,13 +116,14 @@ impl Engine {
         }))
     }
 
-    /// Compares the kernel with what it should be, and repairs it.
+    /// Compares the kernel with what it should be, and repairs it; takes what is still owed.
     pub fn watch(&mut self) {
         match self.look() {
             Ok(Some(looked)) if !looked.plan.is_empty() => self.repair(&looked),
             Ok(_) => {}
             Err(error) => tracing::warn!(error = %crate::explain(&error), "the kernel cannot be compared"),
         }
+        self.owed.settle(Lost::default(), |lost| cut_lost(&mut self.host, lost));
         super::release_memory();
     }
 
@@ -135,9 +137,7 @@ impl Engine {
         match reconcile(&mut self.host, wanted, Until::Verified) {
             Ok(repaired) => {
                 tracing::info!("repaired");
-                for warning in &repaired.warnings {
-                    tracing::warn!("{warning}");
-                }
+                self.owed.add(repaired.owed);
                 self.announcements.remember(&repaired.done);
                 running.desired = Desired { state: State::default(), ..repaired.desired };
             }
