@@ -74,6 +74,10 @@ const OPTIONS: &[Setting] = &[
         toml: "limits.new-connections-total = \"1000000/second\"\n",
     },
     Setting { name: "connections-per-client", mode: "snat", toml: "limits.connections-per-client = 100000\n" },
+    Setting { name: "strict-tcp", mode: "snat", toml: "limits.strict-tcp = true\n" },
+    Setting { name: "tcp-resets", mode: "snat", toml: "limits.tcp-resets = \"1000000/second\"\n" },
+    Setting { name: "offload", mode: "snat", toml: "offload = true\n" },
+    Setting { name: "offload", mode: "dnat", toml: "offload = true\n" },
 ];
 
 /// What a row is, for the tables.
