@@ -1,4 +1,5 @@
-//! The operator's command: one file per command. A command computes an [`Answer`]; only `main` prints.
+//! The operator's command: one file per command. A command computes an [`Answer`], and `main` prints it;
+//! `console` and `trace`, which go on, print by themselves.
 
 mod apply;
 pub mod args;
@@ -20,6 +21,7 @@ mod plan;
 mod rollback;
 mod status;
 mod table;
+mod trace;
 mod values;
 
 use std::path::Path;
@@ -31,6 +33,7 @@ use crate::exit::Exit;
 use args::{Cli, Command, Output};
 
 pub use error::CliError;
+pub use trace::TraceError;
 
 /// What a command prints, and how it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +78,7 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Config(command) => config::run(root, &command),
         Command::Plan(plan) => plan::run(root, &plan),
         Command::Explain(explain) => explain::run(root, &explain),
+        Command::Trace(trace) => trace::run(root, &trace),
         Command::Hw(command) => hw::run(root, &command),
         Command::Status(output) => status::run(&client, output),
         Command::Apply(steps) => apply::run(&client, steps),

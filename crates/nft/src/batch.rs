@@ -27,6 +27,17 @@ pub struct Batch<'a> {
     writer: Writer,
     /// What message `n + 1` is.
     labels: Vec<Label>,
+    /// Whether its tables go with the socket that commits it.
+    ownership: Ownership,
+}
+
+/// Whose the tables of a batch are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ownership {
+    /// Everybody's.
+    Shared,
+    /// The socket's: nobody else can change them, and the kernel removes them when it is closed (Linux 5.12).
+    Socket,
 }
 
 /// What a message is.
@@ -47,7 +58,17 @@ impl<'a> Batch<'a> {
     /// Rules and chains that were only observed ([`Statement::Unknown`], [`ChainKind::Foreign`]) cannot be added and are
     /// left out.
     pub fn new(changes: &'a [Change], generation: Option<u32>) -> Self {
-        let mut batch = Self { changes, writer: Writer::default(), labels: Vec::with_capacity(changes.len()) };
+        Self::encode(changes, generation, Ownership::Shared)
+    }
+
+    /// As [`Self::new`], but the tables that it adds belong to the socket that commits it.
+    pub(crate) fn owned(changes: &'a [Change]) -> Self {
+        Self::encode(changes, None, Ownership::Socket)
+    }
+
+    fn encode(changes: &'a [Change], generation: Option<u32>, ownership: Ownership) -> Self {
+        let labels = Vec::with_capacity(changes.len());
+        let mut batch = Self { changes, writer: Writer::default(), labels, ownership };
         batch.frame(BATCH_BEGIN, generation);
         let (mut chain, mut number) = (None, 0);
         for (index, change) in changes.iter().enumerate() {
@@ -226,7 +247,11 @@ impl<'a> Batch<'a> {
             Family::Ip6 => ProtocolFamily::Ipv6,
         };
         // The flags are sent, since no flags is what wakes a dormant table up.
-        let table = rustables::Table::new(family).with_name(&*id.name).with_flags(0u32);
+        let flags = match self.ownership {
+            Ownership::Shared => 0,
+            Ownership::Socket => sys::NFT_TABLE_F_OWNER,
+        };
+        let table = rustables::Table::new(family).with_name(&*id.name).with_flags(flags);
         let mut batch = rustables::Batch::new();
         batch.add(&table, kind);
         let framed = batch.finalize();

@@ -3,6 +3,7 @@
 //! The way of one ruleset: [`model`], [`object`] and [`expr`] are the values; [`text`] prints them as nft(8) would; [`change`] is the
 //! difference of two rulesets as an ordered list; [`batch`] turns changes into one netlink transaction and remembers which
 //! object each message was; [`socket`] commits it and attributes errors; [`wire`] is the encoding both ways;
+//! [`trace`] hears what the rules do with single packets;
 //! [`Socket::dump`] reads tables back into the same values. So `between(&dump, &wanted)` is empty when nothing is to be done,
 //! and `between(&wanted, &dump)` is the way back.
 //!
@@ -23,6 +24,7 @@ pub mod model;
 pub mod object;
 pub mod socket;
 pub mod text;
+pub mod trace;
 pub mod wire;
 
 pub use ahead::ahead;

@@ -59,6 +59,9 @@ pub enum CommitError {
     /// The ruleset is not that of the batch's generation any more: observe and plan again.
     #[error("the ruleset has changed meanwhile")]
     Stale,
+    /// `EINVAL`, `EOPNOTSUPP` for the flag.
+    #[error("this kernel has no tables that go with their owner (Linux 5.12)")]
+    NoOwnership,
     /// The kernel could not carry out some messages.
     #[error("the kernel refused the transaction: {}", Refusal(failures, *complete))]
     Refused {

@@ -32,7 +32,8 @@ use std::net::IpAddr;
 
 use headgate_config::Config;
 use headgate_config::model::{Farm, Profile, Scheduler, TrafficCount};
-use headgate_nft::{Change, Ruleset};
+use headgate_config::types::Listen;
+use headgate_nft::{Change, Key, Ruleset};
 
 use self::contents::{Contents, Sets};
 use self::farm::Ground;
@@ -47,6 +48,8 @@ use crate::affinity::Spread;
 use crate::facts::Facts;
 use crate::flows::Lost;
 use crate::ids::Ids;
+use crate::maps::{Door, Map};
+use crate::names::IpVersion;
 use crate::state::{Knob, KnobValue, State};
 
 /// What is wanted of a machine.
@@ -155,6 +158,19 @@ fn ruleset(config: &Config, ground: Ground<'_>, warnings: &mut Vec<String>) -> R
     let mut ruleset = contents.into_ruleset(ground.ids);
     ruleset.tables.extend([contents::guard()]);
     ruleset
+}
+
+/// What a farm listens on, and the map that has it; at which [`Door`](crate::maps::Door) says nothing here.
+pub(crate) fn listeners(farm: &Farm) -> Vec<(Map, Key)> {
+    let one = |listen: &Listen| {
+        let version = IpVersion::of(listen.address);
+        if farm::is_anywhere(listen) {
+            return local::anywhere(listen, version);
+        }
+        let (reach, key) = farm::listener(listen);
+        (Map::Listeners(Door::Nat, version, reach), key)
+    };
+    farm.listen.iter().map(one).collect()
 }
 
 fn host_name(config: &Config) -> Option<Knob> {

@@ -233,6 +233,53 @@ pub fn farm_of_chain(chain: &str) -> Option<(IpVersion, FarmName)> {
     })
 }
 
+/// A chain that is one farm's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner<'a> {
+    /// What it is for.
+    pub part: Part,
+    /// Whose it is.
+    pub farm: FarmName,
+    /// What [`refuse_chain`] was given.
+    pub reason: Option<&'a str>,
+}
+
+/// What a chain of a farm is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Part {
+    Guard,
+    Policies,
+    Total,
+    Refuse,
+    /// Where the backend is chosen.
+    Farm,
+    Chosen,
+    Pool,
+    Flow,
+    Hash,
+}
+
+/// Whose chain this is, and for what; `None` for chains that farms share.
+pub fn owner_of_chain(chain: &str) -> Option<Owner<'_>> {
+    const PARTS: [(&str, Part); 9] = [
+        ("guard", Part::Guard),
+        ("policies", Part::Policies),
+        ("total", Part::Total),
+        ("refuse", Part::Refuse),
+        ("farm", Part::Farm),
+        ("chosen", Part::Chosen),
+        ("pool", Part::Pool),
+        ("flow", Part::Flow),
+        ("hash", Part::Hash),
+    ];
+    let (stem, rest) = chain.split_once('-')?;
+    let stem = stem.strip_suffix(['4', '6']).unwrap_or(stem);
+    let (_, part) = PARTS.into_iter().find(|(word, _)| *word == stem)?;
+    let (farm, reason) = rest.split_once('/').map_or((rest, None), |(farm, reason)| (farm, Some(reason)));
+    Some(Owner { part, farm: FarmName::new(farm).ok()?, reason })
+}
+
 /// The digit by which names of the two families differ.
 pub(crate) fn digit(version: IpVersion) -> char {
     match version {

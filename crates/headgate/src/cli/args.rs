@@ -13,7 +13,7 @@ use crate::steps::Listing;
 
 /// Operate a Headgate load balancer
 ///
-/// Headgate turns TOML files into kernel objects. `check`, `config`, `plan`, `explain` and `hw` read files and the kernel
+/// Headgate turns TOML files into kernel objects. `check`, `config`, `plan`, `explain`, `trace` and `hw` read files and the kernel
 /// by themselves; everything else talks to the daemon headgated. Nothing is ever half applied: a change is one
 /// transaction, and what ran before runs on when it is refused.
 #[derive(Debug, Parser)]
@@ -34,6 +34,7 @@ Examples:
   headgate apply                    do it
   headgate status                   what is wrong, worst first
   headgate backend drain web b1     no new flows to b1 of farm web
+  headgate trace web                what happens to packets for farm web?
   headgate rollback                 back to the configuration before this one
 
 Exit status:
@@ -104,6 +105,16 @@ pub enum Command {
     /// Reads the files and the kernel; needs root, and no daemon.
     #[command(after_help = "Examples:\n  headgate explain web")]
     Explain(Explain),
+    /// Follow packets to a farm through the box, one sentence each
+    ///
+    /// Says which farm took a packet, who chose its backend, how it was translated and where it left, or which limit, rule or
+    /// table refused it; rules of other people's tables are named too. Of TCP only what opens a connection is followed, unless
+    /// --all is given: in an established flow nothing is decided any more.
+    ///
+    /// Reads the files and the kernel; needs root, and no daemon. While it runs the kernel looks at every packet of the machine
+    /// once more. What it adds to nftables belongs to this process and goes with it, however it ends.
+    #[command(after_help = TRACE)]
+    Trace(Trace),
     /// Show the hardware and how it is tuned
     #[command(subcommand)]
     Hw(HwCommand),
@@ -350,6 +361,47 @@ pub struct Persistence {
 pub struct Explain {
     #[command(flatten)]
     pub name: FarmName,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+const TRACE: &str = "\
+Examples:
+  headgate trace web                          until Ctrl-C
+  headgate trace web --client 172.16.1.10     only what this client sends
+  headgate trace web --count 1 --seconds 10   the next packet, or nothing for 10 seconds
+  headgate trace dns --all --json | jq .backend
+
+A line reads from left to right:
+  client 172.16.1.10:4711 → 172.16.1.1:80/tcp → farm web → scheduler chose b2 → dnat 172.16.2.12:80 → out eth1
+
+  farm web            the listener of this farm took the packet
+  scheduler chose b2  or persistence, or a hash: who decided for backend b2
+  dnat, snat          the addresses after translation
+  out eth1            it left by this interface; whether b2 answers is not seen here
+  known flow          it belongs to a connection that has its backend already
+  no farm took it     no listener of the running ruleset is for it: is the configuration applied?
+  not seen any more   the kernel itself dropped it: no route, no neighbour, rp_filter, forwarding off";
+
+#[derive(Debug, Args)]
+pub struct Trace {
+    #[command(flatten)]
+    pub name: FarmName,
+    /// Only packets from this address
+    #[arg(long, value_name = "ADDR")]
+    pub client: Option<std::net::IpAddr>,
+    /// End after so many packets
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// End after so many seconds
+    #[arg(long, value_name = "S")]
+    pub seconds: Option<u64>,
+    /// Follow every packet, not only those that open a TCP connection
+    #[arg(long)]
+    pub all: bool,
+    /// Follow at most so many packets a second
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rate: u32,
     #[command(flatten)]
     pub output: Output,
 }

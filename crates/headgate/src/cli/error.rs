@@ -32,6 +32,9 @@ pub enum CliError {
     /// The kernel, or the machine, failed us.
     #[error(transparent)]
     Kernel(#[from] ReconcileError),
+    /// The kernel does not tell about packets.
+    #[error(transparent)]
+    Trace(super::TraceError),
     /// An argument is not what it should be.
     #[error("{0}")]
     Usage(String),
@@ -61,7 +64,7 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             CliError::Files { .. } | CliError::Kernel(ReconcileError::Unsupported(_)) => Exit::ConfigInvalid,
-            CliError::Kernel(_) => Exit::KernelRefused,
+            CliError::Kernel(_) | CliError::Trace(_) => Exit::KernelRefused,
             CliError::Client(error) => error.exit(),
             CliError::Refused(error, _) => error.code.exit(),
             CliError::Usage(_) => Exit::Usage,

@@ -127,7 +127,7 @@ impl Socket {
     }
 
     /// Definition of one table; `None` when it does not exist.
-    fn table(&mut self, id: &TableId) -> Result<Option<Table>, DumpError> {
+    pub(super) fn table(&mut self, id: &TableId) -> Result<Option<Table>, DumpError> {
         let request = Request { kind: sys::NFT_MSG_GETTABLE, family: id.family as u8, all: false };
         let mut flags = 0;
         let name = |writer: &mut Writer| writer.string(sys::NFTA_TABLE_NAME, &id.name);
@@ -141,7 +141,7 @@ impl Socket {
         }
     }
 
-    fn sets(&mut self, id: &TableId, table: &mut Table) -> Result<Consistency, DumpError> {
+    pub(super) fn sets(&mut self, id: &TableId, table: &mut Table) -> Result<Consistency, DumpError> {
         let request = Request { kind: sys::NFT_MSG_GETSET, family: id.family as u8, all: true };
         let name = |writer: &mut Writer| writer.string(sys::NFTA_SET_TABLE, &id.name);
         let read = |message: Message<'_>| {

@@ -9,9 +9,9 @@ use rustables::sys;
 use super::dump::{ATTEMPTS, Consistency, Request};
 use super::{CommitError, DumpError, Message, Socket, Writer};
 use crate::batch::Batch;
-use crate::change::Change;
+use crate::change::{Change, between};
 use crate::expr::Statement;
-use crate::model::{Key, Rule, TableId};
+use crate::model::{Key, Rule, Ruleset, TableId};
 use crate::object::{Counts, ElementState, Flowtable};
 use crate::wire::decode;
 
@@ -63,6 +63,47 @@ impl Socket {
             }
         }
         Err(DumpError::Unsettled)
+    }
+
+    /// Makes tables that are this socket's: nobody else can change them, and the kernel removes them when the socket is closed,
+    /// however the program ends (Linux 5.12).
+    ///
+    /// # Errors
+    /// As [`Self::commit`]; [`CommitError::NoOwnership`] on an older kernel.
+    pub fn own(&mut self, tables: &Ruleset) -> Result<(), CommitError> {
+        let changes = between(&Ruleset::default(), tables);
+        self.commit(&Batch::owned(&changes)).map_err(|error| match error {
+            CommitError::Refused { failures, .. }
+                if failures.iter().any(|failure| {
+                    let is_table = failure.change.is_some_and(|at| matches!(changes[at], Change::AddTable(_)));
+                    is_table && matches!(failure.errno, Errno::EINVAL | Errno::EOPNOTSUPP)
+                }) =>
+            {
+                CommitError::NoOwnership
+            }
+            error => error,
+        })
+    }
+
+    /// The rules of a table by handle, each with its chain; nothing when there is no such table.
+    ///
+    /// # Errors
+    /// Missing privilege or kernel feature.
+    pub fn handles(&mut self, table: &TableId) -> Result<BTreeMap<u64, (Arc<str>, Rule)>, DumpError> {
+        let Some(mut found) = self.table(table)? else { return Ok(BTreeMap::new()) };
+        self.sets(table, &mut found)?;
+        let request = Request { kind: sys::NFT_MSG_GETRULE, family: table.family as u8, all: true };
+        let name = |writer: &mut Writer| writer.string(sys::NFTA_RULE_TABLE, &table.name);
+        let mut rules = BTreeMap::new();
+        let read = |message: Message<'_>| {
+            let attributes = message.attributes();
+            let place = (attributes.long(sys::NFTA_RULE_HANDLE), attributes.string(sys::NFTA_RULE_CHAIN));
+            if let (Some(handle), Some(chain)) = place {
+                rules.insert(handle, (chain.into(), decode::rule(attributes, &found.sets)));
+            }
+        };
+        self.request(request, name, read).map_err(|errno| DumpError::from_errno("rules", errno))?;
+        Ok(rules)
     }
 
     /// Whether this kernel has flowtables (`CONFIG_NF_FLOW_TABLE_INET`, `CONFIG_NFT_FLOW_OFFLOAD`). The question is a

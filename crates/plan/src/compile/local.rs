@@ -40,7 +40,7 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
 }
 
 /// A listener on every address of the box: its key has none.
-fn anywhere(listen: &Listen, version: IpVersion) -> (Map, Key) {
+pub(super) fn anywhere(listen: &Listen, version: IpVersion) -> (Map, Key) {
     let of_protocol = |number: u8| {
         let mut key = Bytes::new();
         push_field(&mut key, &[number]);

@@ -1,0 +1,182 @@
+//! `headgate trace` against real packets and the real kernel.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use headgate_tests::binaries;
+use headgate_tests::lab::{Lab, backend, backend6};
+use headgate_tests::server::{Server, ask_udp};
+
+const V4: &str = "172.16.1.1:80";
+const V6: &str = "[2001:db8:1::1]:80";
+
+/// A farm `web`, both families, TCP and UDP, one backend each.
+fn farm(extra: &str) -> String {
+    format!(
+        "[farms.web]\nlisten = [\"{V4}\", \"{V4}/udp\", \"{V6}\", \"{V6}/udp\"]\n\
+         backends.b.address = \"172.16.2.11:8080\"\nbackends.b6.address = \"[2001:db8:2::11]:8080\"\n{extra}"
+    )
+}
+
+fn lab(label: &str, extra: &str) -> (Lab, [Server; 2]) {
+    let lab = Lab::new(label).unwrap();
+    let servers = [backend(11, 8080), backend6(11, 8080)];
+    let servers = servers.map(|address| Server::start(&lab.backends, "b", address).unwrap());
+    lab.once(&farm(extra)).unwrap();
+    (lab, servers)
+}
+
+/// `headgate trace` that has begun.
+struct Following(Child, BufReader<std::process::ChildStderr>);
+
+impl Following {
+    fn begin(lab: &Lab, arguments: &[&str]) -> Self {
+        let mut command = lab.gate.command(binaries::directory().join("headgate"));
+        command.arg("--root").arg(lab.root()).args(["trace", "web"]).args(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert!(line.starts_with("following packets"), "{line}");
+        Self(child, said)
+    }
+
+    /// All that it prints until it ends by itself.
+    fn end(mut self) -> Vec<String> {
+        let mut text = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        let mut said = String::new();
+        self.1.read_to_string(&mut said).unwrap();
+        assert!(self.0.wait().unwrap().success(), "{said}");
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+fn knock(lab: &Lab, to: &str) -> Option<TcpStream> {
+    let to: SocketAddr = to.parse().unwrap();
+    lab.client.within(|| TcpStream::connect_timeout(&to, Duration::from_millis(400))).unwrap().ok()
+}
+
+/// Without the ports that differ from run to run.
+fn stable(line: &str) -> String {
+    let words = line.split(' ').map(|word| match word.rsplit_once(':') {
+        Some((address, port)) if port.parse::<u16>().is_ok_and(|port| port >= 1024 && port != 8080) => {
+            format!("{address}:PORT")
+        }
+        _ => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// What is told about one connection and one datagram to each listener.
+fn told(lab: &Lab) -> Vec<String> {
+    let following = Following::begin(lab, &["--count", "4", "--seconds", "10"]);
+    for to in [V4, V6] {
+        knock(lab, to);
+        let _ = ask_udp(&lab.client, to.parse().unwrap());
+    }
+    following.end().iter().map(|line| stable(line)).collect()
+}
+
+#[test]
+fn snat_is_told_from_door_to_door() {
+    let (lab, _servers) = lab("trace-s", "");
+    assert_eq!(
+        told(&lab),
+        [
+            "client 172.16.1.10:PORT → 172.16.1.1:80/tcp → farm web → scheduler chose b → dnat 172.16.2.11:8080 → \
+             snat 172.16.2.1:PORT → out backend",
+            "client 172.16.1.10:PORT → 172.16.1.1:80/udp → farm web → scheduler chose b → dnat 172.16.2.11:8080 → \
+             snat 172.16.2.1:PORT → out backend",
+            "client [2001:db8:1::10]:PORT → [2001:db8:1::1]:80/tcp → farm web → scheduler chose b6 → \
+             dnat [2001:db8:2::11]:8080 → snat [2001:db8:2::1]:PORT → out backend",
+            "client [2001:db8:1::10]:PORT → [2001:db8:1::1]:80/udp → farm web → scheduler chose b6 → \
+             dnat [2001:db8:2::11]:8080 → snat [2001:db8:2::1]:PORT → out backend",
+        ]
+    );
+}
+
+#[test]
+fn dnat_is_told_and_who_decided() {
+    let (lab, _servers) = lab("trace-d", "mode = \"dnat\"\nscheduler = \"hash\"");
+    let told = told(&lab);
+    assert_eq!(
+        told[0],
+        "client 172.16.1.10:PORT → 172.16.1.1:80/tcp → farm web → hash chose b → dnat 172.16.2.11:8080 → out backend"
+    );
+    assert!(
+        told.len() == 4 && told[2].ends_with("hash chose b6 → dnat [2001:db8:2::11]:8080 → out backend"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn stateless_is_told_without_connection_tracking() {
+    let (lab, _servers) = lab("trace-l", "mode = \"stateless\"\nscheduler = \"hash\"");
+    let told = told(&lab);
+    assert!(told.len() == 4, "{told:?}");
+    for (line, to) in told.iter().zip(["172.16.2.11", "172.16.2.11", "[2001:db8:2::11]", "[2001:db8:2::11]"]) {
+        assert!(line.contains("farm web → hash chose b"), "{line}");
+        assert!(line.ends_with(&format!("→ rewritten to {to}:8080 → out backend")), "{line}");
+    }
+}
+
+#[test]
+fn a_refusal_names_its_limit() {
+    let (lab, _servers) = lab("trace-r", "[farms.web.limits]\nnew-connections = \"1/hour\"\naction = \"reject\"");
+    let following = Following::begin(&lab, &["--count", "4", "--seconds", "10"]);
+    let _open: Vec<_> = [V4, V4, V6, V6].map(|to| knock(&lab, to)).into();
+    let told = following.end();
+    assert!(told[0].ends_with("out backend") && told[2].ends_with("out backend"), "{told:?}");
+    for line in [&told[1], &told[3]] {
+        assert!(line.ends_with("/tcp → farm web → rejected: over limit new-connections"), "{line}");
+    }
+}
+
+#[test]
+fn packets_of_nobody_and_of_others_are_named() {
+    let (lab, _servers) = lab("trace-n", "");
+    lab.gate.run("nft add table inet firewall").unwrap();
+    lab.gate.run("nft add chain inet firewall pass { type filter hook forward priority 0; policy drop; }").unwrap();
+    let following = Following::begin(&lab, &["--count", "1", "--seconds", "10"]);
+    knock(&lab, V4);
+    let told = following.end();
+    let end = "→ dnat 172.16.2.11:8080 → dropped by another table, inet firewall: the policy of chain pass";
+    assert!(told.len() == 1 && told[0].ends_with(end), "{told:?}");
+    lab.gate.run("nft delete table inet firewall").unwrap();
+    lab.gate.run("nft flush table inet headgate").unwrap();
+    let following = Following::begin(&lab, &["--count", "1", "--seconds", "10"]);
+    knock(&lab, V4);
+    let told = following.end();
+    assert!(told.len() == 1 && told[0].contains("→ no farm took it →"), "{told:?}");
+}
+
+#[test]
+fn only_the_client_that_is_asked_for_is_followed_and_known_flows_are_said() {
+    let (lab, _servers) = lab("trace-c", "");
+    let following = Following::begin(&lab, &["--client", "172.16.1.77", "--seconds", "2"]);
+    knock(&lab, V4);
+    assert_eq!(following.end(), Vec::<String>::new());
+    let following = Following::begin(&lab, &["--client", "172.16.1.10", "--all", "--count", "2", "--seconds", "10"]);
+    knock(&lab, V4);
+    let told = following.end();
+    assert!(told.len() == 2 && told[1].contains("→ known flow of web/b → dnat 172.16.2.11:8080 →"), "{told:?}");
+}
+
+#[test]
+fn nothing_stays_behind_a_trace_that_is_killed() {
+    let (lab, _servers) = lab("trace-k", "");
+    let mut following = Following::begin(&lab, &[]);
+    let tables = || lab.nft("list tables").unwrap();
+    assert!(tables().contains("headgate-trace-"), "{}", tables());
+    following.0.kill().unwrap();
+    following.0.wait().unwrap();
+    assert_eq!(tables().matches("headgate-trace-").count(), 0);
+    let mut json = lab.gate.command(binaries::directory().join("headgate"));
+    json.arg("--root").arg(lab.root()).args(["trace", "web", "--json", "--seconds", "1"]);
+    assert!(json.output().unwrap().status.success());
+    assert_eq!(tables().matches("headgate-trace-").count(), 0);
+}
