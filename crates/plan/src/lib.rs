@@ -22,6 +22,7 @@ pub mod ids;
 pub mod knob;
 pub mod maps;
 pub mod names;
+pub mod origins;
 pub mod setup;
 pub mod state;
 pub mod status;
