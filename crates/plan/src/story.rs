@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use headgate_config::model::{Farm, FarmState, Mode};
 use headgate_config::types::BackendName;
@@ -75,10 +75,10 @@ impl std::fmt::Display for Story {
     }
 }
 
-/// The steps of packets that are on their way.
+/// The steps of packets that are on their way. `now` is the time since some begin, which the caller reads.
 #[derive(Debug, Default)]
 pub struct Packets {
-    open: BTreeMap<u32, (Instant, Vec<Event>)>,
+    open: BTreeMap<u32, (Duration, Vec<Event>)>,
 }
 
 /// A packet that was not seen for so long will not be seen again.
@@ -88,7 +88,7 @@ const OPEN_MAX: usize = 4096;
 
 impl Packets {
     /// Takes a step. Returns all of the packet's when it is the last; those of packets that somebody else traces never are.
-    pub fn push(&mut self, event: Event, table: &str, now: Instant) -> Option<Vec<Event>> {
+    pub fn push(&mut self, event: Event, table: &str, now: Duration) -> Option<Vec<Event>> {
         let id = event.packet;
         // A packet begins with what it is like; its last chain has a policy yet to tell.
         let begins = event.headers.is_some() && *event.table.name == *table;
@@ -110,8 +110,8 @@ impl Packets {
     }
 
     /// The packets that were not seen for a while.
-    pub fn lost(&mut self, now: Instant) -> Vec<Vec<Event>> {
-        let is_lost = |_: &u32, (seen, _): &mut (Instant, Vec<Event>)| now.duration_since(*seen) >= QUIET;
+    pub fn lost(&mut self, now: Duration) -> Vec<Vec<Event>> {
+        let is_lost = |_: &u32, (seen, _): &mut (Duration, Vec<Event>)| now.saturating_sub(*seen) >= QUIET;
         self.open.extract_if(.., is_lost).map(|(_, (_, events))| events).collect()
     }
 }

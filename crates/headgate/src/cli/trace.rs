@@ -94,6 +94,7 @@ struct Tracer {
     listener: Listener,
     table: Arc<str>,
     packets: Packets,
+    begun: Instant,
     rules: BTreeMap<(TableId, u64), (Arc<str>, Rule)>,
     /// When the rules of a table were read.
     read: BTreeMap<TableId, Instant>,
@@ -108,6 +109,7 @@ impl Tracer {
             listener: Listener::open()?,
             table: follow.table.clone(),
             packets: Packets::default(),
+            begun: Instant::now(),
             rules: BTreeMap::new(),
             read: BTreeMap::new(),
             lost: 0,
@@ -124,7 +126,7 @@ impl Tracer {
         const MOMENT: Duration = Duration::from_millis(100);
         let left = deadline.map_or(MOMENT, |deadline| deadline.saturating_duration_since(Instant::now()));
         let received = self.listener.receive(left.min(MOMENT)).map_err(TraceError::Receive)?;
-        let now = Instant::now();
+        let now = self.begun.elapsed();
         let mut ended = Vec::new();
         match received {
             Received::Events(events) => {

@@ -122,7 +122,7 @@ fn a_known_flow_needs_no_farm() {
 
 #[test]
 fn packets_are_sorted_and_end() {
-    let (mut packets, now) = (Packets::default(), Instant::now());
+    let (mut packets, now) = (Packets::default(), Duration::ZERO);
     let of = |packet, event| Event { packet, ..event };
     let end = || event(TABLE, follow::OUT, rule(2, Ruling::Continue), None);
     let policy = event(TABLE, follow::OUT, Step::Policy(Ruling::Accept), None);
