@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 use headgate_config::Config;
 use headgate_config::model::{
     AcceptRa, Allow, Api, DsrVia, Farm, Health, HealthCheck, Interface, InterfaceAddress, Limits, Metrics, Mode,
-    Network, OnFail, Persistence, Scheduler, System, TrafficCount, Word,
+    Network, OnFail, Persistence, System, TrafficCount, Word,
 };
 use headgate_config::types::Rate;
 
@@ -61,11 +61,7 @@ impl Uses {
         if farm.mode == Mode::Dsr {
             self.dsr(at, farm);
         }
-        match &farm.scheduler {
-            Scheduler::RoundRobin | Scheduler::Random | Scheduler::LeastConnections => {}
-            Scheduler::Hash { .. } | Scheduler::Maglev { .. } => {}
-        }
-        if farm.mode == Mode::Stateless && !farm.policies.is_empty() {
+        if matches!(farm.mode, Mode::Stateless | Mode::Dsr) && !farm.policies.is_empty() {
             self.add(at, "policies", list(&farm.policies));
         }
         let translated = matches!(farm.mode, Mode::Snat | Mode::Dnat);
@@ -84,7 +80,7 @@ impl Uses {
         if let Some(persistence) = farm.persistence.as_ref().filter(|_| !translated) {
             self.persistence(at, persistence);
         }
-        if let Some(limits) = &farm.limits {
+        if let Some(limits) = farm.limits.as_ref().filter(|_| farm.mode != Mode::Dsr) {
             self.limits(at, limits, translated);
         }
         if let Some(health) = &farm.health {
@@ -97,25 +93,10 @@ impl Uses {
         }
     }
 
-    /// What other modes may have and this one does not yet: its packets never come to where that is done.
+    /// What only this mode lacks: its packets never come to where that is done.
     fn dsr(&mut self, at: fmt::Arguments<'_>, farm: &Farm) {
         if let Some(dsr) = farm.dsr.as_ref().filter(|dsr| dsr.via != DsrVia::L2) {
             self.add(at, "dsr.via", text(dsr.via.word()));
-        }
-        if let Some(mark) = farm.mark {
-            self.add(at, "mark", format!("{mark:#x}"));
-        }
-        if !farm.policies.is_empty() {
-            self.add(at, "policies", list(&farm.policies));
-        }
-        if !farm.log.is_empty() {
-            self.add(at, "log", list(farm.log.iter().map(|event| event.word())));
-        }
-        if let Some(queue) = farm.queue {
-            self.add(at, "queue", queue.to_string());
-        }
-        if let Some(persistence) = &farm.persistence {
-            self.persistence(at, persistence);
         }
         if farm.limits.as_ref().is_some_and(|limits| *limits != Limits::default()) {
             self.add(at, "limits", "{ … }".to_owned());

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headgate_config::model::{
-    Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, LimitAction, LogEvent, Mode, System, Vlan,
+    Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, LimitAction, LogEvent, Mode, Scheduler, System, Vlan,
 };
 use headgate_config::types::Role;
 
@@ -68,6 +68,15 @@ fn modes_and_schedulers() {
     };
     assert_eq!(dsr(DsrVia::L2), [""; 0]);
     assert_eq!(dsr(DsrVia::Gre), ["not supported yet: farms.web.dsr.via = \"gre\""]);
+    let told = with_farm(|farm| {
+        farm.mode = Mode::Dsr;
+        farm.dsr = Some(Dsr { via: DsrVia::L2, interface: None });
+        farm.queue = Some(3);
+        farm.mark = Some(16);
+        farm.limits = Some(Limits { strict_tcp: true, ..Limits::default() });
+    });
+    let each_once = ["limits = { … }", "mark = 0x10", "queue = 3"];
+    assert_eq!(told, each_once.map(|use_| format!("not supported yet: farms.web.{use_}")));
     let scheduler = |scheduler| with_farm(|farm| farm.scheduler = scheduler);
     let plain = vec![HashField::SourceAddress, HashField::DestinationPort];
     let macs = vec![HashField::SourceAddress, HashField::SourceMac];
