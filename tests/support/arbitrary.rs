@@ -22,7 +22,7 @@ use crate::hostile::facts;
 const FARMS: [&str; 8] = ["a", "assign", "web", "web.6", "web-6", "x_y", "dispatch", "Z9"];
 const BACKENDS: usize = 6;
 
-/// Some farms by their place in [`FARMS`].
+/// Some farms by their place in the list of farms.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Farms(pub BTreeMap<usize, Farm>);
 

@@ -160,7 +160,7 @@ fn ruleset(config: &Config, ground: Ground<'_>, warnings: &mut Vec<String>) -> R
     ruleset
 }
 
-/// What a farm listens on, and the map that has it; at which [`Door`](crate::maps::Door) says nothing here.
+/// What a farm listens on, and the map that has it; at which [`Door`] says nothing here.
 pub(crate) fn listeners(farm: &Farm) -> Vec<(Map, Key)> {
     let one = |listen: &Listen| {
         let version = IpVersion::of(listen.address);

@@ -4,7 +4,7 @@
 //! pays nothing for the choice, and a supervisor that is gone leaves a schedule that still serves everybody.
 //!
 //! The control loop has one gain and one delay. A backend with a share `1 + d` of the mean load is meant to get
-//! `1 / (1 + d)³` of what its weight deserves, at most twice ([`FLOOD`]), and each step goes a quarter of the way, in the
+//! `1 / (1 + d)³` of what its weight deserves, at most twice (`FLOOD`), and each step goes a quarter of the way, in the
 //! logarithm. The flows of a backend follow its share with the time `τ` that flows live, so the loop has the
 //! damping `(4T + τ) / (2 √(4 · 4Tτ))` for a period `T`, least at `τ = 4T`, where it is 1/2: it settles whatever `τ` is, which
 //! is not known here. Controllers that add up the error settle without a rest, but swing for minutes when flows live for

@@ -1,8 +1,8 @@
 //! Attributes into values.
 //!
-//! The registers are followed symbolically: a load puts a [`Value`] into a register, and whatever reads the register takes
+//! The registers are followed symbolically: a load puts a [`Value`](crate::Value) into a register, and whatever reads the register takes
 //! it out again. A rule is understood only if every value is taken exactly once; so a rule of somebody else never passes
-//! for one of ours. What is not understood becomes [`Statement::Unknown`] or [`Datatype::Other`] and never an error.
+//! for one of ours. What is not understood becomes [`Statement::Unknown`](crate::Statement::Unknown) or [`Datatype::Other`](crate::Datatype::Other) and never an error.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

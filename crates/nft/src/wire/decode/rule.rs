@@ -14,7 +14,7 @@ use crate::wire::{
     NFT_BITWISE_MASK_XOR, synproxy_options,
 };
 
-/// Expressions and user data of a rule; see [`super::decode_rule`].
+/// Expressions and user data of a rule; as [`super`] says.
 pub(crate) fn rule(attributes: Attributes<'_>, sets: &BTreeMap<Arc<str>, Set>) -> Rule {
     let comment = attributes.get(sys::NFTA_RULE_USERDATA).and_then(comment);
     let mut reader = Reader { sets, registers: Default::default(), statements: Vec::new() };
