@@ -259,6 +259,27 @@ fn a_backend_that_is_gone_resets_its_connections_and_no_others() {
 }
 
 #[test]
+fn a_backend_that_goes_down_resets_its_connections_where_the_farm_says_so() {
+    let mut wire = Wire::new("cut");
+    wire.lab.configure(&farm("health = { type = \"none\", on-fail = \"reset\" }")).unwrap();
+    wire.lab.start().unwrap();
+    for to in [VIP, VIP_6] {
+        let name = if to == VIP { "b12" } else { "c12" };
+        let mut connections = wire.connect(to, 30);
+        wire.lab.headgate_ok(&["backend", "drain", "web", name]).unwrap();
+        alive("drain", &mut connections);
+        wire.lab.headgate_ok(&["backend", "down", "web", name]).unwrap();
+        for connection in &mut connections {
+            let echoed = connection.echo("still here").map_err(|error| error.kind());
+            match connection.answer.server.as_str() {
+                "b12" => assert_eq!(echoed, Err(ErrorKind::ConnectionReset), "{to}"),
+                _ => echoed.unwrap(),
+            }
+        }
+    }
+}
+
+#[test]
 fn who_finds_the_map_full_goes_by_a_hash_and_stays_too() {
     let wire = Wire::new("full");
     wire.lab.once(&farm("")).unwrap();

@@ -202,6 +202,52 @@ fn each_row_where_slots_follow_the_flows() {
     rows("rows-l", "scheduler = \"least-connections\"");
 }
 
+/// With `on-fail = "reset"` a connection of a backend that goes down or is removed is reset at its next segment, and no other.
+/// Nothing checks the backends: the operator's word is enough.
+#[test]
+fn connections_of_a_backend_that_goes_down_are_reset_where_the_farm_says_so() {
+    let (mut lab, _servers) = lab("reset");
+    for mode in ["snat", "dnat"] {
+        let lines = format!("mode = {mode:?}\nhealth = {{ type = \"none\", on-fail = \"reset\" }}");
+        let both = farm(&lines, "", Some(""));
+        lab.configure(&both).unwrap();
+        lab.start().unwrap();
+        let down = |lab: &Lab| backend_command(lab, &["down"]);
+        let removed = |lab: &Lab| {
+            lab.configure(&farm(&lines, "", None)).unwrap();
+            lab.headgate_ok(&["apply"]).unwrap();
+        };
+        for event in ["down", "removed"] {
+            let what = format!("{mode}: {event}");
+            lab.configure(&both).unwrap();
+            lab.headgate_ok(&["apply"]).unwrap();
+            let mut flows = Flows::open(&lab, &what);
+            backend_command(&lab, &["drain"]);
+            flows.check(&format!("{what}: drained before"), None);
+            match event {
+                "down" => down(&lab),
+                _ => removed(&lab),
+            }
+            let (left, mut stay): (Vec<Connection>, Vec<Connection>) =
+                flows.tcp.into_iter().partition(|connection| connection.answer.server == "b12");
+            for mut connection in left {
+                let kind = connection.echo("anybody").expect_err("a connection that was cut").kind();
+                assert_eq!(kind, ErrorKind::ConnectionReset, "{what}");
+            }
+            for connection in &mut stay {
+                connection.echo("alive").unwrap_or_else(|e| panic!("{what}: {e}"));
+            }
+            for (before, talk) in &flows.udp {
+                assert_eq!(talk.ask().unwrap().server, "b11", "{what}: UDP to {before}");
+            }
+            if event == "down" {
+                backend_command(&lab, &["up"]);
+            }
+        }
+        lab.stop().unwrap();
+    }
+}
+
 #[test]
 fn with_all_backends_down_flows_are_refused_and_the_first_one_back_is_served() {
     let (mut lab, _servers) = lab("none");

@@ -24,6 +24,7 @@ impl Owed {
     /// Takes over what somebody else has tried in vain.
     pub fn add(&mut self, other: Owed) {
         self.lost.marks.extend(other.lost.marks);
+        self.lost.cut.extend(other.lost.cut);
         self.lost.memories.extend(other.lost.memories);
         self.warnings = other.warnings.into_iter().chain(std::mem::take(&mut self.warnings)).collect();
         self.warnings.dedup();
@@ -54,7 +55,9 @@ mod tests {
     use super::*;
 
     fn lost(marks: &[u32], memory: &str) -> Lost {
-        Lost { marks: marks.iter().copied().collect(), memories: BTreeSet::from([memory.into()]) }
+        let marks: BTreeSet<u32> = marks.iter().copied().collect();
+        let cut = marks.iter().copied().filter(|mark| mark % 2 == 1).collect();
+        Lost { marks, cut, memories: BTreeSet::from([memory.into()]) }
     }
 
     #[test]

@@ -133,7 +133,7 @@ fn lost(so_far: &Reconciled) -> Lost {
     }
 }
 
-/// Ends the flows, TCP apart, and the memories of clients of backends that are down or gone; a warning for what fails. Only
+/// Ends the flows, TCP mostly apart, and the memories of clients of backends that are down or gone; a warning for what fails. Only
 /// behind the commit of the ruleset: before, the next packets would find the same backends again.
 pub fn cut_lost(host: &mut Host, lost: &Lost) -> Vec<String> {
     let backends = lost.marks.len();
@@ -146,10 +146,10 @@ pub fn cut_lost(host: &mut Host, lost: &Lost) -> Vec<String> {
             crate::explain(&error)
         )),
     }
-    match Conntrack::open().and_then(|mut conntrack| conntrack.delete_all_but_tcp(&lost.marks)) {
-        Ok(flows) => tracing::info!(backends, flows, "flows that are not TCP left backends that are down or gone"),
+    match Conntrack::open().and_then(|mut conntrack| conntrack.delete_lost(&lost.marks, &lost.cut)) {
+        Ok(flows) => tracing::info!(backends, cut = lost.cut.len(), flows, "flows left backends that are down or gone"),
         Err(error) => warnings.push(format!(
-            "flows that are not TCP stay with backends that are down or gone until they are idle: {}",
+            "flows that should leave backends that are down or gone stay until they are idle: {}",
             crate::explain(&error)
         )),
     }

@@ -254,18 +254,18 @@ impl Conntrack {
         Ok(())
     }
 
-    /// Ends the flows with these ct marks that are not TCP, and says how many there were: their next packet finds a
-    /// backend like a new flow's.
+    /// Ends the flows with these ct marks that are not TCP, and of those in `cut` the TCP flows too; says how many there were.
+    /// Their next packet finds a backend like a new flow's.
     ///
     /// One walk through the table however many marks: [`Self::delete`] walks it twice for each mark and protocol, and
     /// cannot say "not TCP".
     ///
     /// # Errors
     /// Any [`ConntrackError`].
-    pub fn delete_all_but_tcp(&mut self, marks: &BTreeSet<u32>) -> Result<usize, ConntrackError> {
-        let Some(select) = Select::covering(marks.iter().copied()) else { return Ok(0) };
+    pub fn delete_lost(&mut self, marks: &BTreeSet<u32>, cut: &BTreeSet<u32>) -> Result<usize, ConntrackError> {
+        let Some(select) = Select::covering(marks.union(cut).copied()) else { return Ok(0) };
         let found = self.netlink.dump_raw(&request(GET, select, None), Vec::new, |found, message| {
-            found.extend(deletion(message.body(), marks)?);
+            found.extend(deletion(message.body(), marks, cut)?);
             Ok(())
         });
         let found = found.map_err(ConntrackError::request("list"))?;
@@ -296,9 +296,9 @@ fn finish(mut message: Vec<u8>) -> Vec<u8> {
     message
 }
 
-/// The deletion of the entry that `body`, an answer to a dump, describes, when it has one of the `marks` and is not TCP.
-/// Its tuple goes back as it came, so that this holds for every protocol.
-pub(crate) fn deletion(body: &[u8], marks: &BTreeSet<u32>) -> io::Result<Option<Vec<u8>>> {
+/// The deletion of the entry that `body`, an answer to a dump, describes, when its mark is in `cut` if it is TCP, and in
+/// `marks` if not. Its tuple goes back as it came, so that this holds for every protocol.
+pub(crate) fn deletion(body: &[u8], marks: &BTreeSet<u32>, cut: &BTreeSet<u32>) -> io::Result<Option<Vec<u8>>> {
     let mut message = begin(DELETE);
     let (mut mark, mut is_tcp, mut has_tuple) = (0, false, false);
     for (kind, value) in Attributes::of(body)? {
@@ -314,7 +314,7 @@ pub(crate) fn deletion(body: &[u8], marks: &BTreeSet<u32>) -> io::Result<Option<
         }
     }
     message[16] = *body.first().ok_or_else(truncated)?;
-    Ok((has_tuple && !is_tcp && marks.contains(&mark)).then(|| finish(message)))
+    Ok((has_tuple && if is_tcp { cut } else { marks }.contains(&mark)).then(|| finish(message)))
 }
 
 /// A message with a ct mark to compare, and a family and protocol when they are given.

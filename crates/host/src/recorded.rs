@@ -43,7 +43,7 @@ pub fn deletions(dump: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let marks: BTreeSet<u32> = flows(dump)?.iter().map(|flow| MARK_TAG | flow.mark & MARK_ID_MASK).collect();
     let mut deletions = Vec::new();
     for message in Messages(dump) {
-        deletions.extend(conntrack::deletion(message?.body(), &marks)?);
+        deletions.extend(conntrack::deletion(message?.body(), &marks, &BTreeSet::new())?);
     }
     Ok(deletions)
 }

@@ -131,12 +131,17 @@ fn all_but_tcp_is_ended_of_the_marks_that_are_meant_and_of_no_others() {
         assert!(ping.status.success(), "{ping:?}");
         let mut conntrack = Conntrack::open().expect("a socket");
         assert_eq!(counts(&mut conntrack), [(FIRST, 4), (SECOND, 2)].into());
-        assert_eq!(conntrack.delete_all_but_tcp(&BTreeSet::new()).expect("nothing to do"), 0);
-        assert_eq!(conntrack.delete_all_but_tcp(&[FIRST].into()).expect("three are there"), 3, "one of them is ICMP");
+        let none = BTreeSet::new();
+        assert_eq!(conntrack.delete_lost(&BTreeSet::new(), &none).expect("nothing to do"), 0);
+        assert_eq!(conntrack.delete_lost(&[FIRST].into(), &none).expect("three are there"), 3, "one of them is ICMP");
         assert_eq!(counts(&mut conntrack), [(FIRST, 1), (SECOND, 2)].into());
-        assert_eq!(conntrack.delete_all_but_tcp(&[FIRST, SECOND].into()).expect("one is there"), 1);
-        assert_eq!(conntrack.delete_all_but_tcp(&[FIRST, SECOND].into()).expect("none is left"), 0);
+        assert_eq!(conntrack.delete_lost(&[FIRST, SECOND].into(), &none).expect("one is there"), 1);
+        assert_eq!(conntrack.delete_lost(&[FIRST, SECOND].into(), &none).expect("none is left"), 0);
         assert_eq!(counts(&mut conntrack), [(FIRST, 1), (SECOND, 1)].into(), "TCP stays");
+        assert_eq!(conntrack.flows(Select::Mark(7), 10).expect("a dump").total, 1, "a flow of others");
+        let both = [FIRST, SECOND].into();
+        assert_eq!(conntrack.delete_lost(&both, &[SECOND].into()).expect("TCP of the second"), 1);
+        assert_eq!(counts(&mut conntrack), [(FIRST, 1)].into(), "TCP of the first stays");
         assert_eq!(conntrack.flows(Select::Mark(7), 10).expect("a dump").total, 1, "a flow of others");
     });
 }

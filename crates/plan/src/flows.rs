@@ -2,7 +2,8 @@
 //!
 //! Connection tracking sends a flow where its first packet went, whatever the ruleset says later. TCP ends by itself; a
 //! client that keeps sending UDP from one port would stay for ever with a backend that is down or gone. So these entries
-//! are deleted behind the commit, and the next datagram is a new flow.
+//! are deleted behind the commit, and the next datagram is a new flow. With `on-fail = "reset"` those of TCP are too: the next
+//! segment is taken to another backend, which knows of no such connection and resets it.
 //!
 //! The decision needs nothing but the two rulesets, since an element says whose it is, where it leads, and whether the
 //! backend is down. So it is the same for a daemon that remembers what ran and for one that has just begun, and an
@@ -34,6 +35,8 @@ struct Destination<'a> {
 pub struct Lost {
     /// Their ct marks: flows with them, TCP apart, are to be deleted.
     pub marks: BTreeSet<u32>,
+    /// Those of them whose TCP flows are to be deleted too.
+    pub cut: BTreeSet<u32>,
     /// The maps, in [`Place::Inet`], in which clients may be remembered for one of them.
     pub memories: BTreeSet<Arc<str>>,
 }
@@ -41,7 +44,8 @@ pub struct Lost {
 /// What is lost once `before` has become `after`: by backends that went, got another address, or went down. Draining changes
 /// no element of a backend, and a farm that is down neither.
 pub fn lost(before: &Ruleset, after: &Ruleset) -> Lost {
-    let (was_down, is_down) = (down(before), down(after));
+    let [was_down, is_down] = [before, after].map(|ruleset| marks(ruleset, Map::Down(Place::Inet)));
+    let [was_cut, is_cut] = [before, after].map(|ruleset| marks(ruleset, Map::Cut(Place::Inet)));
     let sets = after.tables.get(&Place::Inet.table()).map(|table| &table.sets);
     let after = destinations(after);
     let mut lost = Lost::default();
@@ -50,6 +54,10 @@ pub fn lost(before: &Ruleset, after: &Ruleset) -> Lost {
             continue;
         }
         lost.marks.insert(mark);
+        // What is wanted of a backend that is gone only the ruleset before can say.
+        if if after.contains_key(&mark) { &is_cut } else { &was_cut }.contains(&mark) {
+            lost.cut.insert(mark);
+        }
         let owner = names::backend_of_comment(old.owner);
         let memory = owner.map(|(farm, _)| names::sticky_set(old.version, &farm));
         lost.memories.extend(memory.filter(|name| sets.is_some_and(|sets| sets.contains_key(name))));
@@ -67,9 +75,9 @@ fn mark(key: &Key) -> Option<u32> {
     id_of_mark(mark).map(|_| mark)
 }
 
-/// The ct marks of backends that are down.
-fn down(ruleset: &Ruleset) -> BTreeSet<u32> {
-    set(ruleset, Map::Down(Place::Inet)).into_iter().flat_map(|set| set.elements.keys()).filter_map(mark).collect()
+/// The ct marks that are in a set.
+fn marks(ruleset: &Ruleset, map: Map) -> BTreeSet<u32> {
+    set(ruleset, map).into_iter().flat_map(|set| set.elements.keys()).filter_map(mark).collect()
 }
 
 /// By ct mark. What is not ours is passed over.

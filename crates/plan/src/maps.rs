@@ -105,6 +105,9 @@ pub enum Map {
     /// Marks of backends that the operator or a health check took out. In [`Place::Inet`] no rule needs it to be there: going
     /// down is then a change of the ruleset, which is seen also when nobody remembers the state before ([`crate::flows`]).
     Down(Place),
+    /// Marks of backends whose established connections end when they go down or are removed. In [`Place::Inet`] no rule
+    /// needs it, as with [`Map::Down`].
+    Cut(Place),
     /// ct mark → address and port of the backend.
     Targets(IpVersion),
     /// ct mark → address of a backend that keeps the client's port.
@@ -175,7 +178,7 @@ impl Map {
         match self {
             Self::Listeners(door, ..) => door.place(),
             Self::Anywhere(..) => Door::Input.place(),
-            Self::Slots(place) | Self::Down(place) | Self::Egress(place) => place,
+            Self::Slots(place) | Self::Down(place) | Self::Cut(place) | Self::Egress(place) => place,
             Self::Nexthops(place, _) | Self::Bindings(place, _) => place,
             Self::Targets(_)
             | Self::Hosts(_)
@@ -214,6 +217,7 @@ impl Map {
             Self::Anywhere(version, reach) => format!("anywhere-{}{}", listeners(reach), digit(version)).into(),
             Self::Slots(_) => "slots".into(),
             Self::Down(_) => "down".into(),
+            Self::Cut(_) => "cut".into(),
             Self::Pooled => "pooled".into(),
             Self::Chosen => "chosen".into(),
             Self::Marks => "marks".into(),
@@ -270,6 +274,7 @@ impl Map {
                 Some(SetData::Value(vec![Datatype::Mark]))
             }
             Self::Down(_)
+            | Self::Cut(_)
             | Self::Offloaded
             | Self::Caps
             | Self::Capped

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use headgate_config::Config;
 use headgate_config::model::{
     AcceptRa, Backend, BackendState, Farm, FarmState, Interface, InterfaceAddress, ManageAddress, Mode, OnEmpty,
-    Origin, Scheduler,
+    OnFail, Origin, Scheduler,
 };
 use headgate_config::types::{BackendName, Endpoint, FarmName, Listen, Ports, Protocol, Role};
 use ipnet::IpNet;
@@ -68,6 +68,7 @@ pub(crate) fn farm(name: &str, listen: Vec<Listen>, backends: Vec<Backend>) -> F
         persistence: None,
         limits: None,
         health: None,
+        on_fail: OnFail::Drain,
         dsr: None,
         backends: backends.into_iter().map(|backend| (backend.name.clone(), backend)).collect(),
     }

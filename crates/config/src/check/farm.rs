@@ -67,6 +67,7 @@ fn farm(
         persistence: fields.maybe_table("persistence").map(|table| persistence(checker, table, &backends)),
         limits: fields.maybe_table("limits").map(limits),
         health: fields.maybe_table("health").and_then(|table| health::health(checker, table)),
+        on_fail: fields.table("health").word("on-fail").unwrap_or_default(),
         dsr: (mode == Mode::Dsr).then(|| dsr(checker, fields.table("dsr"))),
         backends,
     };

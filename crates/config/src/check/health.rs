@@ -55,7 +55,6 @@ pub(super) fn health(checker: &mut Checker<'_>, fields: Fields<'_>) -> Option<He
         timeout,
         rise: fields.number("rise"),
         fall: fields.number("fall"),
-        on_fail: fields.word("on-fail").unwrap_or_default(),
     })
 }
 

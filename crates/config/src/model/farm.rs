@@ -184,6 +184,8 @@ pub struct Farm {
     pub limits: Option<Limits>,
     /// Health checks; `None` also for `type = "none"`.
     pub health: Option<Health>,
+    /// What becomes of the established flows of a backend that goes down, whoever took it down.
+    pub on_fail: OnFail,
     /// Only with [`Mode::Dsr`].
     pub dsr: Option<Dsr>,
     /// By name; at least one but in [`Mode::Local`].
@@ -274,8 +276,6 @@ pub struct Health {
     pub rise: u32,
     /// Failures until unhealthy.
     pub fall: u32,
-    /// Whether existing flows are cut.
-    pub on_fail: OnFail,
 }
 
 /// What happens to the flows of a backend that failed.

@@ -265,7 +265,7 @@ static HEALTH: &[Key] = &[
         "on-fail",
         Kind::Word(words::<OnFail>),
         Preset::Text("drain"),
-        "`drain` stops new flows, `reset` cuts the existing ones too.",
+        "Of a backend that goes down: `drain` stops new flows, `reset` cuts the existing ones too. Also what the operator takes down, without checks as well.",
     ),
 ];
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use headgate_config::model::{Backend, BackendState, Farm, Mode, TrafficCount};
+use headgate_config::model::{Backend, BackendState, Farm, Mode, OnFail, TrafficCount};
 use headgate_nft::{
     Data, Datatype, Element, Nat, NatKind, Numgen, Rule, Set, SetData, Statement, Target, Value, Verdict,
 };
@@ -72,6 +72,9 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     let key = || exactly(mark_bytes(mark));
     if backend.state == BackendState::Down {
         contents.add(Map::Down(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
+    }
+    if farm.on_fail == OnFail::Reset {
+        contents.add(Map::Cut(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
     }
     if ground.traffic == TrafficCount::Bytes {
         contents.add(Map::Traffic, key(), Element { comment: comment.clone(), ..Element::default() });

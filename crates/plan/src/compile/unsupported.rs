@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 use headgate_config::Config;
 use headgate_config::model::{
     AcceptRa, Allow, Api, DsrVia, Farm, Health, HealthCheck, Interface, InterfaceAddress, Limits, Metrics, Mode,
-    Network, OnFail, Persistence, System, TrafficCount, Word,
+    Network, Persistence, System, TrafficCount, Word,
 };
 use headgate_config::types::Rate;
 
@@ -131,9 +131,6 @@ impl Uses {
             HealthCheck::Exec { .. } => "exec",
         };
         self.add(farm, "health.type", text(kind));
-        if health.on_fail == OnFail::Reset {
-            self.add(farm, "health.on-fail", text(health.on_fail.word()));
-        }
     }
 
     /// Ids have 16 and 20 bits.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headgate_config::model::{Backend, BackendState, Farm};
+use headgate_config::model::{Backend, BackendState, Farm, OnFail};
 use headgate_nft::{
     Bytes, Chain, Data, Dynset, DynsetOp, Element, Field, Operator, Rule, Statement, Target, Value, Verdict,
 };
@@ -52,6 +52,9 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     let key = || exactly(mark_bytes(mark));
     if backend.state == BackendState::Down {
         contents.add(Map::Down(place), key(), Element { comment: comment.clone(), ..Element::default() });
+    }
+    if farm.on_fail == OnFail::Reset {
+        contents.add(Map::Cut(place), key(), Element { comment: comment.clone(), ..Element::default() });
     }
     let data = Some(Data::Value(address_bytes(address)));
     contents.add(Map::Nexthops(place, IpVersion::of(address)), key(), Element { data, comment, ..Element::default() });
@@ -111,7 +114,7 @@ pub(super) fn passages(contents: &Contents, place: Place, version: IpVersion) ->
     let flow = Flow { place, version };
     [
         (Passage::Known, flow.known()),
-        (Passage::Refresh, flow.refresh()),
+        (Passage::Refresh, flow.refresh(contents)),
         (Passage::Bind, flow.bind()),
         (Passage::Settle, flow.settle()),
         (Passage::Send, flow.send(contents)),
@@ -162,13 +165,16 @@ impl Flow {
 
     /// The most frequent packet first. A SYN, which may be a connection's repeated first one, or a client that has come to
     /// the same port again, leaves the time as it is; it and whatever is not TCP leave a backend that is down.
-    fn refresh(self) -> Vec<Rule> {
+    fn refresh(self, contents: &Contents) -> Vec<Rule> {
         let send = || self.goto(Passage::Send);
-        let down =
-            Statement::InSet { value: Value::Field(Field::Mark), set: Map::Down(self.place).name(), invert: false };
+        let is_in = |map: Map| Statement::InSet { value: Value::Field(Field::Mark), set: map.name(), invert: false };
+        let down = || is_in(Map::Down(self.place));
         let forget = || self.write(DynsetOp::Delete, None);
         let ending = flags(FIN | RST, Operator::NotEqual, 0);
-        vec![
+        let cut = Map::Cut(self.place);
+        // Another backend resets what it does not know. Only while some farm wants that: it is asked for each packet.
+        let cut = contents.uses(cut).then(|| rule([is_in(cut), down(), forget(), Statement::Verdict(Verdict::Return)]));
+        let rules = [
             rule([
                 is_tcp(),
                 flags(FIN | SYN | RST, Operator::Equal, 0),
@@ -176,11 +182,12 @@ impl Flow {
                 send(),
             ]),
             rule([is_tcp(), ending, self.remember(names::BINDING_ENDED), send()]),
-            rule([down, forget(), Statement::Verdict(Verdict::Return)]),
+            rule([down(), forget(), Statement::Verdict(Verdict::Return)]),
             rule([is_tcp(), send()]),
             rule([self.remember(names::BINDING_IDLE)]),
             rule([send()]),
-        ]
+        ];
+        cut.into_iter().chain(rules).collect()
     }
 
     /// Here come a flow's first packet, and packets of TCP flows that are not known, which are not remembered: whoever sends

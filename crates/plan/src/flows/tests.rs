@@ -1,5 +1,5 @@
 use headgate_config::Config;
-use headgate_config::model::{Backend, BackendState, Farm, FarmState};
+use headgate_config::model::{Backend, BackendState, Farm, FarmState, OnFail};
 
 use super::*;
 use crate::compile::{Desired, compile};
@@ -74,6 +74,29 @@ fn what_goes_or_moves_loses_its_flows() {
     let off = Farm { state: FarmState::Off, ..web() };
     assert_eq!(losers(vec![web()], vec![off]), ["web/b1", "web/b2"]);
     assert_eq!(losers(vec![web()], vec![]), ["web/b1", "web/b2"]);
+}
+
+#[test]
+fn connections_are_cut_where_the_farm_wants_it() {
+    let resets = |on_fail, state| Farm { on_fail, ..self::state(state) };
+    let (drain, reset) = (OnFail::Drain, OnFail::Reset);
+    let cut = |before: Farm, after: Vec<Farm>| {
+        let old = compiled(&config(vec![before]), &Ids::default());
+        let new = compiled(&config(after), &Ids::observe(&old.state.ruleset));
+        let lost = lost(&old.state.ruleset, &new.state.ruleset);
+        assert!(lost.cut.is_subset(&lost.marks));
+        lost.cut.len()
+    };
+    use BackendState::{Down, Drain, Up};
+    assert_eq!(cut(resets(reset, Up), vec![resets(reset, Down)]), 1);
+    assert_eq!(cut(resets(drain, Up), vec![resets(reset, Down)]), 1, "the new configuration decides");
+    assert_eq!(cut(resets(reset, Up), vec![resets(drain, Down)]), 0);
+    assert_eq!(cut(resets(reset, Up), vec![resets(reset, Drain)]), 0);
+    assert_eq!(cut(resets(reset, Down), vec![resets(reset, Down)]), 0, "once");
+    let mut fewer = resets(reset, Up);
+    fewer.backends.pop_last();
+    assert_eq!(cut(resets(reset, Up), vec![fewer]), 1);
+    assert_eq!(cut(resets(reset, Up), vec![]), 2, "the farm is gone, and says nothing more");
 }
 
 #[test]

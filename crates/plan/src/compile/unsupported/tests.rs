@@ -41,7 +41,6 @@ fn health(check: HealthCheck) -> Option<Health> {
         timeout: Duration::from_secs(1),
         rise: 2,
         fall: 3,
-        on_fail: OnFail::Drain,
     })
 }
 
