@@ -5,19 +5,23 @@
 //! (`make test-long` does both, and prints the seed).
 #![allow(clippy::unwrap_used)]
 
+use std::cell::Cell;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use headgate_config::Config;
+use headgate_config::model::FarmState;
 use headgate_nft::model::width;
 use headgate_nft::wire::decode_messages;
-use headgate_nft::{Batch, Change, Ruleset, Socket, Statement, between};
+use headgate_nft::{Batch, Change, CommitError, Ruleset, Socket, Statement, between};
 use headgate_plan::compile::{Desired, compile};
+use headgate_plan::facts::Facts;
 use headgate_plan::ids::Ids;
 use headgate_plan::maps;
 use headgate_tests::arbitrary::{Edit, Farms, edit, farms};
 use headgate_tests::hostile::{self, facts};
 use headgate_tests::lab::Lab;
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -51,8 +55,19 @@ fn for_all<S: Strategy>(cases: u32, strategy: S, test: impl Fn(S::Value) -> Resu
 }
 
 fn compiled(config: &Config, ids: &Ids) -> Desired {
-    compile(config, &[], facts(), ids).unwrap_or_else(|refused| panic!("{refused:?}"))
+    compiled_on(facts(), config, ids)
 }
+
+fn compiled_on(facts: &Facts, config: &Config, ids: &Ids) -> Desired {
+    compile(config, &[], facts, ids).unwrap_or_else(|refused| panic!("{refused:?}"))
+}
+
+/// How many farms ask for what a kernel without flowtables does not have.
+fn offloading(config: &Config) -> usize {
+    config.farms.values().filter(|farm| farm.offload && farm.state != FarmState::Off).count()
+}
+
+const NOT_OFFLOADED: &str = "offload has no effect: this kernel has no flowtables";
 
 /// Our tables in the network namespace of this thread.
 struct Kernel(Socket);
@@ -67,9 +82,7 @@ impl Kernel {
     }
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), TestCaseError> {
-        self.0
-            .commit(&Batch::new(changes, None))
-            .map_err(|error| TestCaseError::fail(format!("{error:?}\n{}", lines(changes))))
+        self.0.commit(&Batch::new(changes, None)).map_err(|error| refused(&error, changes))
     }
 
     /// Of nothing: what was there, of a case that failed perhaps, goes first.
@@ -89,6 +102,10 @@ impl Kernel {
         words.sort_unstable();
         words
     }
+}
+
+fn refused(error: &CommitError, changes: &[Change]) -> TestCaseError {
+    TestCaseError::fail(format!("{error:?}\n{}", lines(changes)))
 }
 
 fn lines(changes: &[Change]) -> String {
@@ -119,14 +136,24 @@ fn without_long_keys(mut ruleset: Ruleset) -> Ruleset {
 
 #[test]
 fn messages_and_text_say_the_ruleset() {
+    let asked_for_offload = Cell::new(0);
     for_all(100, farms(), |mut farms| {
         let config = farms.config();
         let desired = compiled(&config, &Ids::default());
-        hostile::compiled(&config, &desired);
+        hostile::compiled(facts(), &config, &desired);
+        let warned = desired.warnings.iter().filter(|warning| warning.contains(NOT_OFFLOADED)).count();
+        prop_assert_eq!(warned, offloading(&config), "each farm once: {:?}", desired.warnings);
+        asked_for_offload.set(asked_for_offload.get() + warned);
+        // The same farms on a kernel that has what ours lacks, as messages: nobody here would take them.
+        let machine = Facts { flowtable: true, ..facts().clone() };
+        let able = compiled_on(&machine, &config, &Ids::default());
+        hostile::compiled(&machine, &config, &able);
+        for ruleset in [&desired.state.ruleset, &able.state.ruleset] {
+            let changes = between(&Ruleset::default(), ruleset);
+            let said = decode_messages(Batch::new(&changes, None).as_bytes()).unwrap();
+            same("the messages say something else", &said, ruleset)?;
+        }
         let ruleset = desired.state.ruleset;
-        let changes = between(&Ruleset::default(), &ruleset);
-        let said = decode_messages(Batch::new(&changes, None).as_bytes()).unwrap();
-        same("the messages say something else", &said, &ruleset)?;
         let text = without_long_keys(ruleset).to_string();
         let mut nft =
             Command::new("nft").args(["-c", "-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -135,6 +162,7 @@ fn messages_and_text_say_the_ruleset() {
         prop_assert!(output.status.success(), "{}\n{text}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     });
+    assert!(asked_for_offload.get() > 0);
 }
 
 #[test]
@@ -193,7 +221,9 @@ impl Walk {
 
     /// The short way, when exactly one farm differs and it goes that way.
     fn only_farm_changed(&mut self, config: &Config) -> Result<bool, TestCaseError> {
-        if !config.farms.keys().eq(self.config.farms.keys()) {
+        let shared =
+            |config: &Config| (config.policies.clone(), config.metrics.as_ref().map(|metrics| metrics.traffic));
+        if !config.farms.keys().eq(self.config.farms.keys()) || shared(config) != shared(&self.config) {
             return Ok(false);
         }
         let mut changed = config.farms.iter().filter(|(name, farm)| text(&self.config.farms[*name]) != text(farm));
@@ -203,7 +233,14 @@ impl Walk {
         let Some(changes) = self.desired.context.farm_change(&self.config.farms[name], new, &ids) else {
             return Ok(false);
         };
-        self.kernel.commit(&changes)?;
+        match self.kernel.0.commit(&Batch::new(&changes, None)) {
+            Ok(()) => {}
+            // A map is full: all of the configuration declares a larger one.
+            Err(CommitError::Refused { failures, .. }) if failures.iter().all(|one| one.errno == Errno::ENFILE) => {
+                return Ok(false);
+            }
+            Err(error) => return Err(refused(&error, &changes)),
+        }
         self.desired.ids = ids;
         self.short += 1;
         Ok(true)
@@ -262,6 +299,11 @@ fn listing(lab: &Lab) -> String {
     listed
 }
 
+/// The two arms of the recorded machine have other names in the lab.
+fn in_the_lab(farms: &Farms) -> String {
+    farms.toml().replace("\"eth0\"", "\"service\"").replace("\"eth1\"", "\"backend\"")
+}
+
 /// By commands, files, reloads and crashes: what the kernel has in the end is what a daemon without a memory wants of the same
 /// files. Nothing that was refused has left a trace.
 #[test]
@@ -270,7 +312,7 @@ fn a_daemons_life_ends_where_another_would_begin() {
     for_all(1, (farms(), vec((edit(), way), 60)), |(mut farms, edits): (Farms, Vec<(Edit, Way)>)| {
         let mut lab = Lab::new("life").unwrap();
         farms.config();
-        lab.configure(&farms.toml()).unwrap();
+        lab.configure(&in_the_lab(&farms)).unwrap();
         lab.start().unwrap();
         let mut commands = 0;
         for (edit, way) in &edits {
@@ -286,7 +328,7 @@ fn a_daemons_life_ends_where_another_would_begin() {
                     commands += usize::from(code == Some(0));
                 }
                 None => {
-                    lab.configure(&farms.toml()).unwrap();
+                    lab.configure(&in_the_lab(&farms)).unwrap();
                     lab.headgate_ok(&["apply"]).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
                 }
             }
@@ -298,6 +340,9 @@ fn a_daemons_life_ends_where_another_would_begin() {
         prop_assert!(commands > 5, "only {commands} commands did something");
         let plan = lab.headgate_ok(&["plan"]).unwrap();
         prop_assert_eq!(plan, "nothing to do\n");
+        let warned = lab.headgate(&["status"]).unwrap();
+        let warned = String::from_utf8_lossy(&warned.stdout).matches(NOT_OFFLOADED).count();
+        prop_assert_eq!(warned, offloading(&farms.config()));
         let before = listing(&lab);
         lab.stop().unwrap();
         let once = lab.headgated(&["--once"]).unwrap();

@@ -3,7 +3,8 @@
 //! What is drawn is written down as TOML and takes the way of every configuration, so that the loader has the first word on
 //! it. Names, addresses and ports come from small pools: farms share addresses, listeners are exact, ranges and wildcards of
 //! one another, ids are freed and given out again. What this version refuses by name ([`Unsupported`]) is left out of a farm,
-//! so that a feature is drawn from the day on that it is there.
+//! so that a feature is drawn from the day on that it is there. Not drawn: `health`, since which backends live is no matter of
+//! the configuration, and `dsr.via`, whose rulesets nft(8) 1.0.6 aborts on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug, Write as _};
@@ -11,20 +12,32 @@ use std::fmt::{self, Debug, Write as _};
 use headgate_config::Config;
 use headgate_plan::compile::{Unsupported, compile};
 use headgate_plan::ids::Ids;
-use proptest::collection::{btree_map, btree_set};
-use proptest::option;
-use proptest::prelude::*;
-use proptest::sample::select;
 
 use crate::hostile::facts;
+
+mod draw;
+
+pub use self::draw::{edit, farms};
 
 /// Names that look like one another and like names of ours.
 const FARMS: [&str; 8] = ["a", "assign", "web", "web.6", "web-6", "x_y", "dispatch", "Z9"];
 const BACKENDS: usize = 6;
 
-/// Some farms by their place in the list of farms.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Farms(pub BTreeMap<usize, Farm>);
+/// Some farms by their place in the list of farms, and what they share.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Farms {
+    farms: BTreeMap<usize, Farm>,
+    shared: Shared,
+}
+
+/// What is written beside the farms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shared {
+    /// Whether bytes are counted: lines of TOML.
+    metrics: &'static str,
+    /// What policy `foes` covers.
+    foes: &'static str,
+}
 
 /// One farm.
 #[derive(Clone, PartialEq, Eq)]
@@ -34,6 +47,9 @@ pub struct Farm {
     /// The backends' port; `None`: the client's is kept.
     port: Option<u16>,
     state: &'static str,
+    mode: &'static str,
+    /// Of `persistence.static`: the last digits of clients, and their backends.
+    fixed: BTreeMap<u8, usize>,
     /// Lines of TOML by the key that refuses them when it is not supported.
     options: BTreeMap<&'static str, String>,
 }
@@ -43,12 +59,15 @@ struct Backend {
     weight: u16,
     priority: u16,
     state: &'static str,
+    /// The last digits of `source-address`.
+    source: Option<u8>,
     options: BTreeMap<&'static str, String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Listen {
     ipv6: bool,
+    /// The last digits; 0: every address.
     address: u8,
     protocol: &'static str,
     ports: &'static str,
@@ -68,6 +87,8 @@ pub enum Edit {
     /// A farm that is new or replaces one.
     Farm(usize, Box<Farm>),
     RemoveFarm(usize),
+    /// What farms share.
+    Shared(Shared),
     /// Everything else.
     All(Farms),
 }
@@ -99,8 +120,8 @@ impl Farms {
             key.map(|key| (*number, key.to_owned()))
         };
         // A farm's name may begin with another's and a dot.
-        let longest = self.0.keys().filter_map(key).max_by_key(|(number, _)| FARMS[*number].len());
-        let Some((farm, key)) = longest.and_then(|(number, key)| Some((self.0.get_mut(&number)?, key))) else {
+        let longest = self.farms.keys().filter_map(key).max_by_key(|(number, _)| FARMS[*number].len());
+        let Some((farm, key)) = longest.and_then(|(number, key)| Some((self.farms.get_mut(&number)?, key))) else {
             return false;
         };
         // `limits` takes all limits along, and `persistence.key` all of persistence.
@@ -125,13 +146,14 @@ impl Farms {
 
     /// As a file.
     pub fn toml(&self) -> String {
-        let mut text = String::from(
-            "[site]\nsecret = \"0123456789abcdef0123456789abcdef\"\n[policies.friends]\naction = \"allow\"\n\
-             elements = [\"192.0.2.0/24\", \"2001:db8:f::/48\"]\n[policies.foes]\naction = \"deny\"\n\
-             elements = [\"198.51.100.7\", \"198.51.100.128/25\"]\n",
+        let Shared { metrics, foes } = self.shared;
+        let mut text = format!(
+            "[site]\nsecret = \"0123456789abcdef0123456789abcdef\"\n{metrics}\
+             [policies.friends]\naction = \"allow\"\nelements = [\"192.0.2.0/24\", \"2001:db8:f::/48\"]\n\
+             [policies.foes]\naction = \"deny\"\nelements = [{foes}]\n",
         );
         let mut claimed = BTreeSet::new();
-        for (number, farm) in &self.0 {
+        for (number, farm) in &self.farms {
             farm.write(&mut text, *number, &mut claimed);
         }
         text
@@ -145,7 +167,8 @@ impl Farms {
             Edit::Weight(farm, backend, weight) => self.backend(*farm, *backend, |one| one.weight = *weight),
             Edit::FarmState(farm, state) => self.farm(*farm, |one| one.state = state),
             Edit::AddBackend(farm, backend, weight) => self.farm(*farm, |one| {
-                let added = Backend { weight: *weight, priority: 1, state: "up", options: BTreeMap::new() };
+                let added =
+                    Backend { weight: *weight, priority: 1, state: "up", source: None, options: BTreeMap::new() };
                 one.backends.entry(*backend).or_insert(added);
             }),
             Edit::RemoveBackend(farm, backend) => self.farm(*farm, |one| {
@@ -155,11 +178,12 @@ impl Farms {
                 }
             }),
             Edit::Farm(number, farm) => {
-                self.0.insert(*number, Farm::clone(farm));
+                self.farms.insert(*number, Farm::clone(farm));
             }
             Edit::RemoveFarm(number) => {
-                self.0.remove(number);
+                self.farms.remove(number);
             }
+            Edit::Shared(shared) => self.shared = *shared,
             Edit::All(farms) => *self = farms.clone(),
         }
     }
@@ -172,7 +196,10 @@ impl Farms {
             Edit::Weight(farm, backend, weight) => (farm, backend, ["weight".to_owned(), weight.to_string()]),
             _ => return None,
         };
-        let (number, farm) = self.0.iter().nth(place % self.0.len().max(1))?;
+        let (number, farm) = self.farms.iter().nth(place % self.farms.len().max(1))?;
+        if farm.mode == LOCAL {
+            return None;
+        }
         let backend = farm.backends.keys().nth(backend % farm.backends.len())?;
         // As written for the one family or the other.
         let letter = if farm.listen.iter().any(|listen| !listen.ipv6) { 'b' } else { 'B' };
@@ -182,8 +209,8 @@ impl Farms {
     }
 
     fn farm(&mut self, place: usize, change: impl FnOnce(&mut Farm)) {
-        let count = self.0.len().max(1);
-        if let Some(farm) = self.0.values_mut().nth(place % count) {
+        let count = self.farms.len().max(1);
+        if let Some(farm) = self.farms.values_mut().nth(place % count) {
             change(farm);
         }
     }
@@ -219,14 +246,14 @@ impl Listen {
 }
 
 const ANY: &str = "any";
+const LOCAL: &str = "local";
 
 impl Farm {
     /// Without the listeners that are claimed; a farm that has none left is not written.
     fn write(&self, text: &mut String, number: usize, claimed: &mut BTreeSet<(bool, u8, &'static str, &'static str)>) {
         let mut own: Vec<Listen> =
             self.listen.iter().copied().filter(|listen| claimed.insert(listen.claim())).collect();
-        let mode = self.options.get("mode").map_or("", String::as_str);
-        if mode.contains("stateless") {
+        if self.mode == "stateless" {
             // The way back from a backend is found by its address and port: one listener a family.
             let mut seen = BTreeSet::new();
             own.retain(|listen| seen.insert(listen.ipv6));
@@ -234,16 +261,50 @@ impl Farm {
         if own.is_empty() {
             return;
         }
-        let port = self.port.filter(|_| !mode.contains("dsr") && own.iter().all(|listen| listen.ports != ANY));
         let listen: Vec<String> = own.iter().map(Listen::to_string).collect();
-        let options: Vec<&str> = self.options.values().map(String::as_str).collect();
-        let (name, state, options) = (FARMS[number], self.state, options.join("\n"));
+        let (name, mode, state) = (FARMS[number], self.mode, self.state);
         // Writing to a String does not fail.
-        let _ = writeln!(text, "[farms.\"{name}\"]\nlisten = [{}]\nstate = \"{state}\"\n{options}", listen.join(", "));
+        let _ = writeln!(text, "[farms.\"{name}\"]\nmode = \"{mode}\"\nlisten = [{}]", listen.join(", "));
+        let _ = writeln!(text, "state = \"{state}\"\n{}", self.options_for(&own).join("\n"));
+        if mode != LOCAL {
+            self.write_backends(text, number, &own);
+        }
+    }
+
+    /// The lines that mean something to these listeners.
+    fn options_for(&self, own: &[Listen]) -> Vec<&str> {
+        let takes =
+            |protocols: &[&str]| own.iter().any(|listen| listen.ports == ANY || protocols.contains(&listen.protocol));
+        let fits = |(key, line): &(&&str, &String)| match **key {
+            "helper" if line.contains("ftp") && !line.contains("tftp") || line.contains("pptp") => takes(&["tcp"]),
+            "helper" if line.contains("sip") => takes(&["tcp", "udp"]),
+            "helper" => takes(&["udp"]),
+            _ => true,
+        };
+        self.options.iter().filter(fits).map(|(_, line)| line.as_str()).collect()
+    }
+
+    fn write_backends(&self, text: &mut String, number: usize, own: &[Listen]) {
+        let port = self.port.filter(|_| self.mode != "dsr" && own.iter().all(|listen| listen.ports != ANY));
+        let is_served = |ipv6| own.iter().any(|listen| listen.ipv6 == ipv6);
+        let families: Vec<bool> = [false, true].into_iter().filter(|ipv6| is_served(*ipv6)).collect();
+        if self.options.contains_key("persistence") && !self.fixed.is_empty() {
+            let _ = writeln!(text, "[farms.\"{}\".persistence.static]", FARMS[number]);
+            for (client, place) in self.fixed.iter().filter(|(_, place)| self.backends.contains_key(place)) {
+                for ipv6 in &families {
+                    let _ = match ipv6 {
+                        false => writeln!(text, "\"172.16.1.{client}\" = \"b{place}\""),
+                        true => writeln!(text, "\"2001:db8:1::{client}\" = \"B{place}\""),
+                    };
+                }
+            }
+        }
         for (place, backend) in &self.backends {
-            for ipv6 in [false, true] {
-                if own.iter().any(|listen| listen.ipv6 == ipv6) {
-                    backend.write(text, (number, *place), ipv6, port);
+            for ipv6 in &families {
+                backend.write(text, (number, *place), *ipv6, port);
+                if let Some(source) = backend.source.filter(|_| self.mode == "snat") {
+                    let prefix = if *ipv6 { "2001:db8:2::" } else { "172.16.2." };
+                    let _ = writeln!(text, "source-address = \"{prefix}{source}\"");
                 }
             }
         }
@@ -252,7 +313,7 @@ impl Farm {
 
 impl Backend {
     fn write(&self, text: &mut String, (farm, place): (usize, usize), ipv6: bool, port: Option<u16>) {
-        let Self { weight, priority, state, options } = self;
+        let Self { weight, priority, state, options, .. } = self;
         // Each farm has backends of its own: one of a stateless farm must be nobody else's.
         let host = 20 + farm * BACKENDS + place;
         let (name, address) = match ipv6 {
@@ -280,6 +341,8 @@ impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, protocol, ports, .. } = self;
         let address = match self.ipv6 {
+            false if *address == 0 => "0.0.0.0".to_owned(),
+            true if *address == 0 => "[::]".to_owned(),
             false => format!("172.16.1.{address}"),
             true => format!("[2001:db8:1::{address}]"),
         };
@@ -288,124 +351,4 @@ impl fmt::Display for Listen {
             ports => write!(f, "\"{address}:{ports}/{protocol}\""),
         }
     }
-}
-
-fn listen() -> impl Strategy<Value = Listen> {
-    let ports = prop_oneof![6 => select(vec!["80", "443", "1050"]), 2 => select(vec!["1000-1100", "7-9"]),
-        1 => Just("*"), 1 => Just(ANY)];
-    (any::<bool>(), 1..4u8, select(vec!["tcp", "tcp", "udp", "sctp"]), ports)
-        .prop_map(|(ipv6, address, protocol, ports)| Listen { ipv6, address, protocol, ports })
-}
-
-fn backend_state() -> impl Strategy<Value = &'static str> {
-    select(vec!["up", "up", "up", "drain", "down"])
-}
-
-fn farm_state() -> impl Strategy<Value = &'static str> {
-    select(vec!["up", "up", "up", "up", "down", "off"])
-}
-
-fn weight() -> impl Strategy<Value = u16> {
-    prop_oneof![4 => 1..6u16, 1 => Just(0), 1 => 0..300u16]
-}
-
-/// Each of these lines or not.
-fn options(lines: &[(&'static str, &'static str)], probability: f64) -> BoxedStrategy<BTreeMap<&'static str, String>> {
-    let each = lines.iter().map(|&(key, line)| option::weighted(probability, Just((key, line.to_owned()))));
-    each.collect::<Vec<_>>().prop_map(|drawn| drawn.into_iter().flatten().collect()).boxed()
-}
-
-fn backend() -> impl Strategy<Value = Backend> {
-    let options = options(&[("max-connections", "max-connections = 1000"), ("mark", "mark = 7")], 0.1);
-    (weight(), select(vec![1, 1, 1, 2, 3u16]), backend_state(), options)
-        .prop_map(|(weight, priority, state, options)| Backend { weight, priority, state, options })
-}
-
-/// One that sends equal packets to one backend.
-fn hashing() -> impl Strategy<Value = String> {
-    let fields =
-        btree_set(select(vec!["source-address", "source-port", "destination-address", "destination-port"]), 1..4);
-    (select(vec!["hash", "maglev"]), fields, select(vec![13, 31, 101])).prop_map(|(name, fields, slots)| {
-        let fields: Vec<&str> = fields.into_iter().collect();
-        format!("scheduler = \"{name}\"\nhash = [\"{}\"]\nslots = {slots}", fields.join("\", \""))
-    })
-}
-
-fn counting() -> impl Strategy<Value = String> {
-    select(vec!["round-robin", "round-robin", "random", "least-connections"])
-        .prop_map(|name| format!("scheduler = \"{name}\""))
-}
-
-/// What any mode may have.
-const SHARED: &[(&str, &str)] = &[
-    ("on-empty", "on-empty = \"drop\""),
-    ("address", "address.manage = \"never\""),
-    ("mark", "mark = 0x00000042"),
-    ("policies", "policies = [\"friends\", \"foes\"]"),
-    ("log", "log = [\"new\", \"denied\"]"),
-];
-/// What needs connection tracking.
-const TRACKED: &[(&str, &str)] = &[
-    ("queue", "queue = 5"),
-    ("persistence", "persistence.key = [\"source-address\"]\npersistence.timeout = \"90s\"\npersistence.size = 512"),
-    ("limits.new-connections", "limits.new-connections = \"10/second burst 20\""),
-    ("limits.new-connections-total", "limits.new-connections-total = \"1000/minute\""),
-    ("limits.connections-per-client", "limits.connections-per-client = 20"),
-    ("limits.tcp-resets", "limits.tcp-resets = \"5/second\""),
-    ("limits.strict-tcp", "limits.strict-tcp = true"),
-    ("limits.ban", "limits.ban = \"30s\""),
-];
-
-fn farm_options() -> impl Strategy<Value = BTreeMap<&'static str, String>> {
-    let modes = ["snat", "snat", "snat", "dnat", "dnat", "stateless", "dsr"];
-    (select(modes.to_vec()), options(SHARED, 0.15), options(TRACKED, 0.15), option::of(counting()), hashing()).prop_map(
-        |(mode, mut options, tracked, counting, hashing)| {
-            options.insert("mode", format!("mode = \"{mode}\""));
-            if mode != "stateless" {
-                options.extend(tracked);
-            }
-            let scheduler = match counting {
-                // Nobody counts the packets of one flow as one, or sees both of its directions.
-                Some(counting) if mode != "stateless" && !(mode == "dsr" && counting.contains("least")) => counting,
-                _ => hashing,
-            };
-            options.insert("scheduler", scheduler);
-            options
-        },
-    )
-}
-
-/// One farm, with at least one listener and one backend.
-pub fn farm() -> impl Strategy<Value = Farm> {
-    let backends = btree_map(0..BACKENDS, backend(), 1..BACKENDS);
-    let port = option::weighted(0.7, select(vec![80, 8080u16]));
-    (btree_set(listen(), 1..5), backends, port, farm_state(), farm_options()).prop_map(
-        |(listen, mut backends, port, state, options)| {
-            if options["mode"].contains("stateless") || options["mode"].contains("dsr") {
-                backends.values_mut().for_each(|backend| drop(backend.options.remove("max-connections")));
-            }
-            Farm { listen, backends, port, state, options }
-        },
-    )
-}
-
-/// Any number of farms.
-pub fn farms() -> impl Strategy<Value = Farms> {
-    btree_map(0..FARMS.len(), farm(), 0..FARMS.len()).prop_map(Farms)
-}
-
-/// One change: mostly a small one.
-pub fn edit() -> impl Strategy<Value = Edit> {
-    let place = || 0..FARMS.len();
-    prop_oneof![
-        1 => Just(Edit::Nothing),
-        8 => (place(), 0..BACKENDS, backend_state()).prop_map(|(farm, backend, state)| Edit::BackendState(farm, backend, state)),
-        8 => (place(), 0..BACKENDS, weight()).prop_map(|(farm, backend, weight)| Edit::Weight(farm, backend, weight)),
-        3 => (place(), farm_state()).prop_map(|(farm, state)| Edit::FarmState(farm, state)),
-        3 => (place(), 0..BACKENDS, weight()).prop_map(|(farm, backend, weight)| Edit::AddBackend(farm, backend, weight)),
-        3 => (place(), 0..BACKENDS).prop_map(|(farm, backend)| Edit::RemoveBackend(farm, backend)),
-        4 => (place(), farm()).prop_map(|(number, farm)| Edit::Farm(number, Box::new(farm))),
-        3 => place().prop_map(Edit::RemoveFarm),
-        1 => farms().prop_map(Edit::All),
-    ]
 }

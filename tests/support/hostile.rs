@@ -44,13 +44,13 @@ pub fn configuration(data: &[u8]) {
     let again = again.unwrap_or_else(|problems| panic!("what was merged is not valid:\n{problems}\n{merged}"));
     assert_eq!(again.document.to_toml(), merged, "what was merged is not what is read");
     match compile(&loaded.config, &[], facts(), &Ids::default()) {
-        Ok(desired) => compiled(&loaded.config, &desired),
+        Ok(desired) => compiled(facts(), &loaded.config, &desired),
         Err(unsupported) => assert!(!unsupported.is_empty(), "refused without a reason"),
     }
 }
 
-/// What holds for all that compiles.
-pub fn compiled(config: &Config, desired: &Desired) {
+/// What holds for all that compiles on a machine.
+pub fn compiled(machine: &Facts, config: &Config, desired: &Desired) {
     let ruleset = &desired.state.ruleset;
     let changes = between(&Ruleset::default(), ruleset);
     let said = decode_messages(Batch::new(&changes, None).as_bytes());
@@ -60,7 +60,7 @@ pub fn compiled(config: &Config, desired: &Desired) {
     let is_off = |farm| config.farms[farm].state == FarmState::Off;
     let remembered = Ids::observe(ruleset);
     assert!(remembered.marks().eq(desired.ids.marks().filter(|(farm, ..)| !is_off(*farm))));
-    let again = compile(config, &[], facts(), &remembered).expect("it has been compiled before").state.ruleset;
+    let again = compile(config, &[], machine, &remembered).expect("it has been compiled before").state.ruleset;
     let changes: Vec<String> = between(ruleset, &again).iter().map(ToString::to_string).collect();
     assert!(changes.is_empty(), "a restart would change what it finds:\n{}", changes.join("\n"));
     for farm in config.farms.values() {

@@ -127,6 +127,9 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
     let (offload, policies) = (Offload::new(facts), policy::known(config));
     let context = Context { routing, site, offload, lacking, policies, traffic };
     let ruleset = ruleset(config, context.ground(&ids), &mut warnings);
+    // Not only what is read back from the kernel is kept: one farm's changes add elements until a map is full, and that is
+    // no reason to want another map.
+    ids.remember_sizes(&ruleset);
     let knobs: Vec<Knob> = host_name(config).into_iter().chain(tuned.knobs).collect();
     let state = State {
         ruleset,

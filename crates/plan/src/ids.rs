@@ -47,11 +47,8 @@ impl Ids {
     /// Reads back what an earlier run wrote into our table. What is not ours, or contradicts itself, is passed over.
     pub fn observe(ruleset: &Ruleset) -> Self {
         let mut ids = Self::default();
+        ids.remember_sizes(ruleset);
         let tables = || Place::ALL.into_iter().filter_map(|place| Some((place, ruleset.tables.get(&place.table())?)));
-        for (place, table) in tables() {
-            let sizes = table.sets.iter().filter_map(|(name, set)| Some(((place, name.clone()), set.size?)));
-            ids.sizes.extend(sizes);
-        }
         let mut seen = BTreeSet::new();
         for (_, table) in tables() {
             ids.observe_backends(table, &mut seen);
@@ -62,6 +59,15 @@ impl Ids {
             ids.observe_shares(table);
         }
         ids
+    }
+
+    /// Notes the sizes that maps have, or will have once this is committed.
+    pub(crate) fn remember_sizes(&mut self, ruleset: &Ruleset) {
+        let tables = Place::ALL.into_iter().filter_map(|place| Some((place, ruleset.tables.get(&place.table())?)));
+        let sizes = tables.flat_map(|(place, table)| {
+            table.sets.iter().filter_map(move |(name, set)| Some(((place, name.clone()), set.size?)))
+        });
+        self.sizes = sizes.collect();
     }
 
     /// What a farm that is steered had of slots. A farm that only looks like one is sorted out by [`Self::assign`].
