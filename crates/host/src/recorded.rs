@@ -8,7 +8,8 @@ use headgate_plan::names::{MARK_ID_MASK, MARK_TAG};
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use crate::conntrack::{self, Attributes, Flow};
+use crate::conntrack::Flow;
+use crate::conntrack::messages::{self, Attributes};
 use crate::netlink::Messages;
 use crate::{address, link, route};
 
@@ -30,7 +31,7 @@ pub struct Listed {
 pub fn flows(dump: &[u8]) -> io::Result<Vec<Flow>> {
     let mut flows = Vec::new();
     for message in Messages(dump) {
-        flows.extend(conntrack::decode(Attributes::of(message?.body())?)?);
+        flows.extend(messages::decode(Attributes::of(message?.body())?)?);
     }
     Ok(flows)
 }
@@ -43,7 +44,7 @@ pub fn deletions(dump: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let marks: BTreeSet<u32> = flows(dump)?.iter().map(|flow| MARK_TAG | flow.mark & MARK_ID_MASK).collect();
     let mut deletions = Vec::new();
     for message in Messages(dump) {
-        deletions.extend(conntrack::deletion(message?.body(), &marks, &BTreeSet::new())?);
+        deletions.extend(messages::deletion(message?.body(), &marks, &BTreeSet::new())?);
     }
     Ok(deletions)
 }

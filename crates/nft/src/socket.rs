@@ -156,25 +156,32 @@ impl Answer {
     }
 }
 
+/// A socket of netfilter in the network namespace of the calling thread, which hears what these groups are told.
+pub(crate) fn bound(groups: u32, receive_buffer_bytes: usize) -> Result<OwnedFd, OpenError> {
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
+        .map_err(|errno| match errno {
+            Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => OpenError::NoNetfilter,
+            errno => OpenError::Socket(errno.into()),
+        })?;
+    let failed = |errno: Errno| OpenError::Socket(errno.into());
+    // Refused without CAP_NET_ADMIN in the first user namespace; the plain option is then capped by rmem_max.
+    setsockopt(&fd, sockopt::RcvBufForce, &receive_buffer_bytes)
+        .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &receive_buffer_bytes))
+        .map_err(failed)?;
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).map_err(failed)?;
+    Ok(fd)
+}
+
 impl Socket {
     /// Opens a socket in the network namespace of the calling thread.
     ///
     /// # Errors
     /// [`OpenError::NoNetfilter`] when the kernel lacks it.
     pub fn open() -> Result<Self, OpenError> {
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
-            .map_err(|errno| match errno {
-                Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => OpenError::NoNetfilter,
-                errno => OpenError::Socket(errno.into()),
-            })?;
+        let fd = bound(0, RECEIVE_BUFFER_BYTES)?;
         let failed = |errno: Errno| OpenError::Socket(errno.into());
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(failed)?;
         enable(&fd, libc::NETLINK_EXT_ACK).map_err(failed)?;
         enable(&fd, libc::NETLINK_CAP_ACK).map_err(failed)?;
-        // Refused without CAP_NET_ADMIN in the first user namespace; the plain option is then capped by rmem_max.
-        setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES)
-            .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES))
-            .map_err(failed)?;
         Ok(Self { fd, buffer: vec![0; RECEIVE_BYTES], sequence: 0 })
     }
 

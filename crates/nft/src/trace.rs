@@ -11,13 +11,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{MsgFlags, recv};
 use rustables::sys;
 
 use crate::model::{Family, TableId};
-use crate::socket::OpenError;
+use crate::socket::{OpenError, bound};
 use crate::wire::{Attributes, Message, Messages, SUBSYSTEM};
 
 /// One step of one packet.
@@ -111,18 +109,8 @@ impl Listener {
     /// # Errors
     /// [`OpenError::NoNetfilter`] when the kernel lacks it; `EPERM` without `CAP_NET_ADMIN`.
     pub fn open() -> Result<Self, OpenError> {
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)
-            .map_err(|errno| match errno {
-                Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => OpenError::NoNetfilter,
-                errno => OpenError::Socket(errno.into()),
-            })?;
-        let failed = |errno: Errno| OpenError::Socket(errno.into());
         const BUFFER_BYTES: usize = 4 << 20;
-        setsockopt(&fd, sockopt::RcvBufForce, &BUFFER_BYTES)
-            .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &BUFFER_BYTES))
-            .map_err(failed)?;
-        let group = 1 << (sys::NFNLGRP_NFTRACE - 1);
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, group)).map_err(failed)?;
+        let fd = bound(1 << (sys::NFNLGRP_NFTRACE - 1), BUFFER_BYTES)?;
         Ok(Self { fd, buffer: vec![0; 64 * 1024] })
     }
 
