@@ -21,6 +21,7 @@ use headgate_plan::compile::{Desired, compile};
 use headgate_plan::facts::Facts;
 use headgate_plan::ids::Ids;
 use headgate_plan::step::Plan;
+use headgate_tests::listing::without_long_keys;
 use headgate_tests::tracer::{Fate, Origin, Outcome, Packet, trace};
 use nix::sched::{CloneFlags, unshare};
 use serde::Deserialize;
@@ -215,12 +216,6 @@ fn nft_takes_the_text() {
         let complaint = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: (needs root, unshare and nft)\n{complaint}", case.path.display());
     }
-}
-
-/// nft(8) 1.0.6 aborts when it reads an `update` of a key over 16 bytes; it lists what we have sent all the same.
-fn without_long_keys(text: &str) -> String {
-    let is_long = |line: &&str| ["update @bindings", "delete @bindings"].iter().any(|words| line.contains(words));
-    text.lines().filter(|line| !is_long(line)).map(|line| format!("{line}\n")).collect()
 }
 
 /// From nothing to the case, and from each case to the next: the kernel has what was wanted, and nothing is left to do.

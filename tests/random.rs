@@ -21,6 +21,7 @@ use headgate_plan::maps;
 use headgate_tests::arbitrary::{Edit, Farms, edit, farms};
 use headgate_tests::hostile::{self, facts};
 use headgate_tests::lab::Lab;
+use headgate_tests::listing::settled;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use proptest::collection::vec;
@@ -281,22 +282,9 @@ fn five_hundred_changes_end_where_a_fresh_load_does() {
     });
 }
 
-/// What nft(8) lists, with handles: what was written anew has others. Without what the packet path and the steering of the
-/// running daemon put into dynamic sets, which comes and goes by itself.
+/// What nft(8) lists, with handles: what was written anew has others.
 fn listing(lab: &Lab) -> String {
-    let text = lab.nft("-a -s list ruleset").unwrap();
-    let (mut listed, mut is_dynamic, mut within) = (String::new(), false, false);
-    for line in text.lines() {
-        let words = line.trim();
-        is_dynamic = if words.starts_with("flags ") { words.contains("dynamic") } else { is_dynamic && words != "}" };
-        within |= is_dynamic && words.starts_with("elements = ");
-        if !within {
-            listed.push_str(line);
-            listed.push('\n');
-        }
-        within &= !words.ends_with('}');
-    }
-    listed
+    settled(&lab.nft("-a -s list ruleset").unwrap())
 }
 
 /// The two arms of the recorded machine have other names in the lab.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use headgate_tests::binaries;
 use headgate_tests::lab::{Lab, backend, backend6};
-use headgate_tests::server::{Server, ask_udp};
+use headgate_tests::server::{Connection, Server, ask_udp};
 
 const V4: &str = "172.16.1.1:80";
 const V6: &str = "[2001:db8:1::1]:80";
@@ -134,6 +134,48 @@ fn a_refusal_names_its_limit() {
     for line in [&told[1], &told[3]] {
         assert!(line.ends_with("/tcp → farm web → rejected: over limit new-connections"), "{line}");
     }
+}
+
+#[test]
+fn local_is_told_up_to_the_door_of_the_box() {
+    let lab = Lab::new("trace-b").unwrap();
+    let doors = ["172.16.1.254:22", "[2001:db8:1::fe]:22"];
+    let _services = doors.map(|door| Server::start(&lab.gate, "box", door.parse().unwrap()).unwrap());
+    let farm = "[policies.foes]\naction = \"deny\"\nelements = [\"172.16.1.66\"]\n\
+                [farms.web]\nmode = \"local\"\nlisten = [\"0.0.0.0:22\", \"[::]:22\"]\n";
+    let limits = "policies = [\"foes\"]\nlimits.new-connections = \"1/hour\"\nlimits.action = \"reject\"\n";
+    lab.once(&format!("{farm}{limits}")).unwrap();
+    let following = Following::begin(&lab, &["--count", "5", "--seconds", "10"]);
+    for door in doors {
+        knock(&lab, door);
+        knock(&lab, door);
+    }
+    lab.client.ip(&["address", "add", "172.16.1.66/24", "dev", "eth0"]).unwrap();
+    let foe = lab.client.run("curl -sS -m 2 --interface 172.16.1.66 http://172.16.1.254:22/");
+    assert!(foe.is_err(), "{foe:?}");
+    let told: Vec<String> = following.end().iter().map(|line| stable(line)).collect();
+    assert_eq!(
+        told,
+        [
+            "client 172.16.1.10:PORT → 172.16.1.254:22/tcp → farm web → to the box itself, by service",
+            "client 172.16.1.10:PORT → 172.16.1.254:22/tcp → farm web → rejected: over limit new-connections",
+            "client [2001:db8:1::10]:PORT → [2001:db8:1::fe]:22/tcp → farm web → to the box itself, by service",
+            "client [2001:db8:1::10]:PORT → [2001:db8:1::fe]:22/tcp → farm web → rejected: over limit new-connections",
+            "client 172.16.1.66:PORT → 172.16.1.254:22/tcp → farm web → rejected: policy foes",
+        ]
+    );
+    // A connection that is there is not asked whose it is.
+    lab.once(farm).unwrap();
+    let mut connection = Connection::open(&lab.client, doors[0].parse().unwrap()).unwrap().unwrap();
+    let following = Following::begin(&lab, &["--all", "--count", "1", "--seconds", "10"]);
+    connection.echo("still here").unwrap();
+    let told: Vec<String> = following.end().iter().map(|line| stable(line)).collect();
+    assert_eq!(told, ["client 172.16.1.10:PORT → 172.16.1.254:22/tcp → known flow → to the box itself, by service"]);
+    lab.once(&farm.replace("mode", "state = \"down\"\nmode")).unwrap();
+    let following = Following::begin(&lab, &["--count", "1", "--seconds", "10"]);
+    knock(&lab, doors[0]);
+    let told = following.end();
+    assert!(told.len() == 1 && told[0].ends_with("→ farm web → rejected: the farm is down (state)"), "{told:?}");
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! What the tests across crates share: a lab of network namespaces, servers that say who they are, the product's binaries,
-//! random configurations, hostile bytes for its parsers, and a tracer that follows packets through rulesets without a kernel.
+//! what nft(8) lists, random configurations, hostile bytes for its parsers, and a tracer that follows packets through rulesets without a kernel.
 
 pub mod arbitrary;
 pub mod binaries;
 pub mod farms;
 pub mod hostile;
 pub mod lab;
+pub mod listing;
 pub mod server;
 pub mod tracer;
