@@ -17,7 +17,7 @@ use headgate_image::qemu::{Firmware, Machine, Options, Writes};
 use headgate_image::source::Source;
 use headgate_image::stop::Stop;
 use headgate_image::tool::{run, tool};
-use headgate_init::grubenv::Block;
+use headgate_update::grubenv::Block;
 
 /// Eight processors are translated by two; a machine that does other work too needs most of it.
 const BOOT: Duration = Duration::from_secs(240);

@@ -10,14 +10,15 @@ use std::sync::OnceLock;
 use headgate_config::model::{BackendState, FarmState};
 use headgate_config::{Config, load_texts};
 use headgate_host::recorded;
-use headgate_init::grubenv::{Block, Slot};
+use headgate_init::modalias;
 use headgate_init::modules::Index;
-use headgate_init::{disk, modalias};
 use headgate_nft::wire::{decode_messages, decode_rule, encode_rule};
 use headgate_nft::{Batch, Ruleset, Statement, Table, between};
 use headgate_plan::compile::{Desired, compile};
 use headgate_plan::facts::Facts;
 use headgate_plan::ids::Ids;
+use headgate_update::disk;
+use headgate_update::grubenv::{Block, Slot};
 
 /// A machine with two arms, that of the golden cases.
 pub fn facts() -> &'static Facts {

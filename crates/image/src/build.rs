@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use headgate_update::keys::Keys;
+use semver::Version;
 use sha2::{Digest, Sha256};
 
 use crate::disk::{self, Grub};
@@ -25,6 +27,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// A directory with the programs, instead of compiling them.
     pub programs: Option<PathBuf>,
+    /// Public keys of those whose updates the image takes; without one it takes none.
+    pub update_keys: Vec<PathBuf>,
     /// Whether newer packages are looked for.
     pub refresh: Refresh,
 }
@@ -37,6 +41,7 @@ impl Options {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: None,
             programs: None,
+            update_keys: Vec::new(),
             refresh: Refresh::Keep,
         }
     }
@@ -49,7 +54,8 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
     let packages: Packages = source.read_toml("image/packages.toml")?;
     let modules: ModuleLists = source.read_toml("image/modules.toml")?;
     let drop_ins = options.config.as_deref().map(drop_ins).transpose()?.unwrap_or_default();
-    check_version(&options.version)?;
+    let version: Version = options.version.parse().with_context(|| format!("{:?} is no version", options.version))?;
+    check_keys(&options.update_keys)?;
 
     let programs = match &options.programs {
         Some(directory) => directory.clone(),
@@ -84,8 +90,9 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
         applets: &packages.applets,
         programs,
         drop_ins: &drop_ins,
-        version: &options.version,
+        version: &version,
         env_offset,
+        update_keys: &options.update_keys,
     };
     let initrd = progress.step("initramfs", || sized(tree::initramfs(&parts, work.path())?))?;
     let slot = progress.step("slot", || sized(tree::slot(&parts, &initrd, work.path())?))?;
@@ -131,12 +138,16 @@ fn sized(path: PathBuf) -> Result<(PathBuf, String)> {
     Ok((path, size(bytes)))
 }
 
-fn check_version(version: &str) -> Result<()> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b".+~-".contains(&byte);
-    ensure!(
-        !version.is_empty() && version.len() <= 64 && version.bytes().all(good),
-        "{version:?} is no version: letters, digits and '.', '+', '~', '-' are, 64 at most"
-    );
+/// Keys that could not be read on the box must not get there.
+fn check_keys(paths: &[PathBuf]) -> Result<()> {
+    let mut keys = Keys::default();
+    for path in paths {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        ensure!(path.extension().is_some_and(|extension| extension == "pub"), "{} is no NAME.pub", path.display());
+        ensure!(!keys.names().contains(&name.to_string()), "two update keys are named {name}");
+        keys.add(&name, &text, path)?;
+    }
     Ok(())
 }
 
@@ -160,11 +171,14 @@ fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>> {
 fn inputs(source: &Source, options: &Options, store: &Store, programs: &Path, drop_ins: &[PathBuf]) -> Result<String> {
     let mut files = Vec::new();
     // The builder itself is an input, too: as source, because a debug and a release build of it make the same image.
-    for directory in ["image", "rootfs-overlay", "hwprofiles", "crates/image/src", "crates/init/src"] {
+    for directory in
+        ["image", "rootfs-overlay", "hwprofiles", "crates/image/src", "crates/init/src", "crates/update/src"]
+    {
         files.extend(walk(&source.join(directory))?);
     }
     files.extend(binaries::PROGRAMS.map(|(program, _)| programs.join(program)));
     files.extend_from_slice(drop_ins);
+    files.extend_from_slice(&options.update_keys);
     let mut hash = Sha256::new();
     hash.update(format!("{} {}\n", options.version, tool::epoch()));
     for file in files {
@@ -184,11 +198,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_that_would_break_a_file_are_refused() {
-        for version in ["", "1.0\nevil=1", "a b", "\"", &"x".repeat(65)] {
-            assert!(check_version(version).is_err(), "{version:?}");
-        }
-        check_version("0.1.0~rc1+git-3").unwrap();
+    fn keys_that_a_box_could_not_read_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let [secret, public] = crate::bundle::make_key(&directory.path().join("release")).unwrap();
+        check_keys(std::slice::from_ref(&public)).unwrap();
+        assert!(check_keys(&[public.clone(), public]).unwrap_err().to_string().contains("two update keys"));
+        assert!(check_keys(&[secret]).unwrap_err().to_string().contains("is no NAME.pub"));
+        let junk = directory.path().join("junk.pub");
+        std::fs::write(&junk, "nonsense").unwrap();
+        assert!(check_keys(&[junk]).is_err());
     }
 
     #[test]

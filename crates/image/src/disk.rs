@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use headgate_init::grubenv::Block;
+use headgate_update::grubenv::Block;
 
 use crate::layout::{Content, Extent, Layout, SECTOR};
 use crate::packages::Packages;

@@ -11,6 +11,9 @@
 //! 4. [`layout`] says where everything goes, [`disk`] makes the file systems and puts the disk together.
 //! 5. [`build`] runs these steps, shows progress, and does nothing when no input changed.
 //!
+//! What came out is looked into by [`inspect`], becomes an update file by [`bundle`] and goes onto a disk by [`flash`];
+//! [`parts`] finds the pieces of a finished image.
+//!
 //! The same inputs give the same bytes: times are fixed, lists are sorted, identifiers are part of the layout.
 //!
 //! The image is tried in QEMU: [`qemu`] boots it with the shape of the SNA 7108 and follows its serial port, [`netns`] and
@@ -18,14 +21,18 @@
 
 pub mod binaries;
 pub mod build;
+pub mod bundle;
 pub mod demo;
 pub mod disk;
+pub mod flash;
 pub mod http;
+pub mod inspect;
 pub mod kernel;
 pub mod layout;
 pub mod netns;
 pub mod nginx;
 pub mod packages;
+pub mod parts;
 pub mod progress;
 pub mod qemu;
 pub mod source;

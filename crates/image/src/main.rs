@@ -1,11 +1,10 @@
 //! `headgate-image`: builds, boots and tries the appliance image.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use headgate_image::build;
 use headgate_image::demo::{self, Afterwards};
 use headgate_image::netns;
 use headgate_image::packages::Refresh;
@@ -13,6 +12,9 @@ use headgate_image::progress::Progress;
 use headgate_image::qemu::{Accelerator, Firmware, Link, Machine, Options, Serial, Writes};
 use headgate_image::source::Source;
 use headgate_image::stop::Stop;
+use headgate_image::{build, bundle, flash, inspect};
+use semver::Version;
+use serde::Serialize;
 
 /// Builds Headgate's appliance image, boots it in QEMU and tries it out.
 #[derive(Parser)]
@@ -26,6 +28,21 @@ struct Arguments {
 enum Verb {
     /// Build the image: a raw disk that BIOS and UEFI boot. Needs no root
     Build(Build),
+    /// Make an update file of an image's system, signed
+    Bundle(Bundle),
+    /// Sign an update file anew, with another key
+    Sign(Sign),
+    /// Make a pair of keys for updates: NAME.key signs, NAME.pub goes into images (`build --update-key`)
+    Key {
+        /// Without extension
+        name: PathBuf,
+    },
+    /// Check an update file as a box does that installs it: signature, size and checksum
+    Verify(Verify),
+    /// Show what is in an image or an update file, or where two images differ
+    Inspect(Inspect),
+    /// Write the image to a disk or stick, and read it back. Refuses disks that are in use
+    Flash(Flash),
     /// Boot the image in QEMU with the shape of an SNA 7108
     Boot(Boot),
     /// Build and boot the image between two networks, send HTTP through it and judge what came back (as root)
@@ -46,9 +63,75 @@ struct Build {
     /// Take headgated, headgate and headgate-init (static) from here instead of compiling them
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
+    /// A public key of minisign whose updates the image takes; may be given several times. Without one it takes none
+    #[arg(long, value_name = "NAME.pub")]
+    update_key: Vec<PathBuf>,
     /// Look for newer Debian packages than those in the cache
     #[arg(long)]
     refresh: bool,
+}
+
+#[derive(Args)]
+struct Bundle {
+    /// The image, or the squashfs of a slot [default: build/headgate.img]
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Where the update file goes [default: build/headgate.update]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The secret key that signs it, as `headgate-image key` or `minisign -G` makes it
+    #[arg(long, value_name = "NAME.key")]
+    key: PathBuf,
+    /// The oldest version that can be updated with it
+    #[arg(long, value_name = "VERSION")]
+    minimum_version: Option<Version>,
+    /// Print the manifest as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Sign {
+    /// The update file, which is rewritten
+    file: PathBuf,
+    /// The secret key
+    #[arg(long, value_name = "NAME.key")]
+    key: PathBuf,
+}
+
+#[derive(Args)]
+struct Verify {
+    /// The update file
+    file: PathBuf,
+    /// A public key that may have signed it; may be given several times
+    #[arg(long, value_name = "NAME.pub", required = true)]
+    key: Vec<PathBuf>,
+    /// Print what it says as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Inspect {
+    /// An image, the squashfs of a slot, or an update file [default: build/headgate.img]
+    file: Option<PathBuf>,
+    /// A second image: show where the two differ; exit status 1 when they do
+    other: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Flash {
+    /// The whole disk: /dev/sdX
+    device: PathBuf,
+    /// The image [default: build/headgate.img]
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Args)]
@@ -92,7 +175,7 @@ struct Demo {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments.verb) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("headgate-image: {error:#}");
             ExitCode::FAILURE
@@ -100,41 +183,102 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> Result<()> {
-    let source = Source::find()?;
+fn run(verb: Verb) -> Result<ExitCode> {
+    // What works on finished files needs no source tree, only its defaults do.
+    let standard = |path: &str| Ok::<_, anyhow::Error>(Source::find()?.join(path));
+    let image = |path: Option<PathBuf>| path.map_or_else(|| standard("build/headgate.img"), Ok);
     match verb {
-        Verb::Build(arguments) => {
-            let standard = build::Options::standard(&source);
-            let options = build::Options {
-                output: arguments.output.unwrap_or(standard.output),
-                version: arguments.version,
-                config: arguments.config,
-                programs: arguments.programs,
-                refresh: if arguments.refresh { Refresh::Ask } else { Refresh::Keep },
-            };
-            build::build(&source, &options, &Progress::new())
+        Verb::Key { name } => {
+            let [secret, public] = bundle::make_key(&name)?;
+            eprintln!("{} signs updates: keep it. {} goes into images.", secret.display(), public.display());
         }
-        Verb::Boot(arguments) => boot(&source, arguments),
-        Verb::Demo(arguments) => {
-            let afterwards = if arguments.keep { Afterwards::Console } else { Afterwards::End };
-            let firmware = if arguments.uefi { Firmware::Uefi } else { Firmware::Bios };
-            let progress = Progress::new();
-            let stop = Stop::on_signals()?;
-            let image = match arguments.image {
-                Some(image) => image,
-                None => {
-                    let standard = build::Options::standard(&source);
-                    build::build(&source, &standard, &progress)?;
-                    standard.output
-                }
-            };
-            stop.check()?;
-            demo::run(Options { firmware, ..Options::trial(&image) }, afterwards, &progress, &stop)
+        Verb::Bundle(Bundle { image: file, output, key, minimum_version, json }) => {
+            let output = output.map_or_else(|| standard("build/headgate.update"), Ok)?;
+            let options = bundle::Options { image: image(file)?, output, key, minimum_version };
+            let manifest = bundle::make(&options, &Progress::new())?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&manifest)?);
+            }
         }
+        Verb::Sign(Sign { file, key }) => bundle::sign(&file, &key)?,
+        Verb::Verify(Verify { file, key, json }) => {
+            let verified = bundle::verify(&file, &key)?;
+            match json {
+                true => println!("{}", serde_json::to_string_pretty(&verified)?),
+                false => println!("version {}, whole, signed by {}", verified.manifest.version, verified.signed_by),
+            }
+        }
+        Verb::Inspect(Inspect { file, other: None, json }) => show(&inspect::inspect(&image(file)?)?, json)?,
+        Verb::Inspect(Inspect { file, other: Some(other), json }) => {
+            let difference = inspect::compare(&image(file)?, &other)?;
+            show(&difference, json)?;
+            return Ok(if difference == inspect::Difference::default() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
+        Verb::Flash(Flash { device, image: file, yes }) => write(&image(file)?, &device, yes)?,
+        Verb::Build(arguments) => build_image(arguments)?,
+        Verb::Boot(arguments) => boot(image(arguments.image.clone())?, arguments)?,
+        Verb::Demo(arguments) => demonstrate(arguments)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn boot(source: &Source, arguments: Boot) -> Result<()> {
+fn show(report: &(impl Serialize + std::fmt::Display), json: bool) -> Result<()> {
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(report)?),
+        false => print!("{report}"),
+    }
+    Ok(())
+}
+
+fn write(image: &Path, device: &Path, yes: bool) -> Result<()> {
+    let needed = std::fs::metadata(image).with_context(|| format!("cannot open {}", image.display()))?.len();
+    let target = flash::Target::look(Path::new("/"), device, needed)?;
+    target.check()?;
+    if !yes {
+        flash::ask(&target, &mut std::io::stdin().lock(), &mut std::io::stderr())?;
+    }
+    flash::write(image, &target.device)?;
+    eprintln!("{} holds {} and gives it back as it was written", target.device.display(), image.display());
+    Ok(())
+}
+
+fn build_image(arguments: Build) -> Result<()> {
+    let source = Source::find()?;
+    let standard = build::Options::standard(&source);
+    let options = build::Options {
+        output: arguments.output.unwrap_or(standard.output),
+        version: arguments.version,
+        config: arguments.config,
+        programs: arguments.programs,
+        update_keys: arguments.update_key,
+        refresh: if arguments.refresh { Refresh::Ask } else { Refresh::Keep },
+    };
+    build::build(&source, &options, &Progress::new())
+}
+
+fn demonstrate(arguments: Demo) -> Result<()> {
+    let afterwards = if arguments.keep { Afterwards::Console } else { Afterwards::End };
+    let firmware = if arguments.uefi { Firmware::Uefi } else { Firmware::Bios };
+    let progress = Progress::new();
+    let stop = Stop::on_signals()?;
+    let image = match arguments.image {
+        Some(image) => image,
+        None => {
+            let source = Source::find()?;
+            let standard = build::Options::standard(&source);
+            build::build(&source, &standard, &progress)?;
+            standard.output
+        }
+    };
+    stop.check()?;
+    demo::run(Options { firmware, ..Options::trial(&image) }, afterwards, &progress, &stop)
+}
+
+fn boot(image: PathBuf, arguments: Boot) -> Result<()> {
     let mut links = Vec::new();
     for tap in &arguments.tap {
         let (space, device) = tap.split_once(':').with_context(|| format!("{tap}: NAMESPACE:DEVICE is needed"))?;
@@ -146,7 +290,7 @@ fn boot(source: &Source, arguments: Boot) -> Result<()> {
         path => Serial::Socket(path.into()),
     };
     let options = Options {
-        image: arguments.image.unwrap_or_else(|| source.join("build/headgate.img")),
+        image,
         firmware: if arguments.uefi { Firmware::Uefi } else { Firmware::Bios },
         accelerator: if arguments.kvm { Accelerator::Kvm } else { Accelerator::Tcg },
         links,

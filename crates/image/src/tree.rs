@@ -5,15 +5,19 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use headgate_init::mark_good;
 use headgate_init::modules::{INDEX, Index};
+use headgate_update::{install as update, keys};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
+use semver::Version;
 
 use crate::binaries::PROGRAMS;
 use crate::kernel::{Kernel, ModuleLists};
 use crate::source::Source;
 use crate::tool::{epoch, run, run_with_input, tool};
+
+/// The kind of machine that an image is for; an update for another kind is refused.
+pub const BOARD: &str = "x86_64";
 
 /// Everything that a slot is made of.
 #[derive(Debug)]
@@ -33,9 +37,11 @@ pub struct Ingredients<'a> {
     /// Drop-ins to bake in.
     pub drop_ins: &'a [PathBuf],
     /// The version of the image.
-    pub version: &'a str,
+    pub version: &'a Version,
     /// Where `headgate-init` finds GRUB's environment block in its partition, bytes.
     pub env_offset: u64,
+    /// Public keys of those whose updates the image takes.
+    pub update_keys: &'a [PathBuf],
 }
 
 /// Packs the initramfs into a file below `work`.
@@ -88,6 +94,10 @@ pub fn slot(parts: &Ingredients<'_>, initrd: &Path, work: &Path) -> Result<PathB
         let name = path.file_name().context("a drop-in has a name")?;
         copy(path, &tree.join("usr/lib/headgate/conf.d").join(name), 0o644)?;
     }
+    for path in parts.update_keys {
+        let name = path.file_name().context("a key has a name")?;
+        copy(path, &tree.join(keys::DIRECTORY.trim_start_matches('/')).join(name), 0o644)?;
+    }
     let index = parts.kernel.install(&parts.modules.root, &tree)?;
     write_index(&index, &tree)?;
     copy(parts.kernel.image(), &tree.join("boot/vmlinuz"), 0o644)?;
@@ -111,6 +121,7 @@ fn skeleton(parts: &Ingredients<'_>, tree: &Path) -> Result<()> {
     let empty = ["boot", "data", "dev", "proc", "run", "sys", "tmp", "etc/headgate", "var/lib/headgate", "var/log"];
     directories(tree, &empty)?;
     directories(tree, &["usr/bin", "usr/sbin", "usr/lib/headgate/conf.d", "usr/lib/headgate/hwprofiles"])?;
+    directories(tree, &[keys::DIRECTORY.trim_start_matches('/')])?;
     for directory in ["bin", "sbin", "lib"] {
         symlink(format!("usr/{directory}"), tree.join(directory))?;
     }
@@ -121,8 +132,9 @@ fn skeleton(parts: &Ingredients<'_>, tree: &Path) -> Result<()> {
         tree.join("etc/os-release"),
         format!("ID=headgate\nNAME=Headgate\nPRETTY_NAME=\"Headgate {version}\"\nVERSION_ID={version}\n"),
     )?;
-    let notes = tree.join(mark_good::IMAGE.trim_start_matches('/'));
-    std::fs::write(notes, format!("version={version}\n{}={env_offset}\n", mark_good::ENV_OFFSET))?;
+    let (version_is, board, offset) = (update::VERSION, update::BOARD, update::ENV_OFFSET);
+    let notes = format!("{version_is}={version}\n{board}={BOARD}\n{offset}={env_offset}\n");
+    std::fs::write(tree.join(update::IMAGE), notes)?;
     Ok(())
 }
 

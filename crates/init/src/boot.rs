@@ -7,13 +7,14 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use headgate_update::disk;
 use nix::mount::MsFlags;
 
 use crate::console::Console;
 use crate::initramfs::{mount_on, report, with_cause};
 use crate::media::{self, Medium};
 use crate::modules::{Index, Loader};
-use crate::{data, disk, modalias};
+use crate::{data, modalias};
 
 const SYS: &str = "/sys";
 /// Drivers bring buses, buses bring devices: USB network cards need three rounds.

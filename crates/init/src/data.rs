@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 
 use crate::console::Console;
-use crate::disk::Partition;
 use crate::initramfs::with_cause;
+use headgate_update::disk::Partition;
 
 const MOUNT_POINT: &str = "/data";
 

@@ -11,10 +11,10 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use crate::console::Console;
-use crate::disk::{self, Partition};
-use crate::grubenv::Slot;
 use crate::modalias;
 use crate::modules::{Index, IndexError, Loader};
+use headgate_update::disk::{self, Partition};
+use headgate_update::grubenv::Slot;
 
 const SYS: &str = "/sys";
 const NEW_ROOT: &str = "/new";

@@ -9,7 +9,8 @@
 //!
 //! It never decides about the network or the farms: that is `headgated`. What could be worked out when the image was built
 //! was: the modules come as an [`modules::Index`] with each module's whole list of dependencies in loading order.
-//! The image builder writes that index and the [`grubenv::Block`] with the types of this crate.
+//! The image builder writes that index with the types of this crate. What slots, partitions and GRUB's variables are is said
+//! by `headgate-update`, which puts new systems into slots.
 //!
 //! A step that fails says so on the console and the boot goes on with what there is; only a machine without a slot to
 //! mount has nothing to go on with, and reboots, so that GRUB's counter leads to the other slot.
@@ -17,8 +18,6 @@
 pub mod boot;
 pub mod console;
 pub mod data;
-pub mod disk;
-pub mod grubenv;
 pub mod initramfs;
 pub mod mark_good;
 pub mod media;

@@ -28,6 +28,15 @@ impl Slot {
         }
     }
 
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
     /// The GPT name of its partition.
     #[must_use]
     pub fn partition(self) -> &'static str {
@@ -116,12 +125,32 @@ impl Block {
         }
     }
 
-    /// Notes that `slot` is healthy: tries 0, OK. Whether that changed anything.
-    pub fn mark_good(&mut self, slot: Slot) -> bool {
-        let before = self.clone();
+    /// Notes that `slot` is healthy: tries 0, OK.
+    pub fn mark_good(&mut self, slot: Slot) {
         self.set(&format!("{slot}_OK"), "1");
         self.set(&format!("{slot}_TRY"), "0");
-        *self != before
+    }
+
+    /// Notes that `slot` holds nothing that may be started: it is about to be overwritten. The other one comes first.
+    pub fn forbid(&mut self, slot: Slot) {
+        self.set("ORDER", &format!("{} {slot}", slot.other()));
+        self.set(&format!("{slot}_OK"), "0");
+        self.set(&format!("{slot}_TRY"), "0");
+        self.set(&format!("{slot}_VERSION"), "");
+    }
+
+    /// Notes that `slot` holds `version` whole and is to be tried at the next boot. Three boots that do not come to good lead
+    /// back to the other one.
+    pub fn prefer(&mut self, slot: Slot, version: &str) {
+        self.set("ORDER", &format!("{slot} {}", slot.other()));
+        self.mark_good(slot);
+        self.set(&format!("{slot}_VERSION"), version);
+    }
+
+    /// The slot that is tried first.
+    #[must_use]
+    pub fn first(&self) -> Option<Slot> {
+        Slot::parse(self.get("ORDER")?.split(' ').next()?)
     }
 
     /// The bytes of the block.
@@ -155,13 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn marking_good_touches_only_the_slot_and_knows_when_there_is_nothing_to_write() {
+    fn marking_good_touches_only_the_slot() {
         let mut block = Block::fresh();
         block.set("saved_entry", "x=y");
         block.set("B_TRY", "2");
         block.set("A_TRY", "3");
-        assert!(block.mark_good(Slot::A));
-        assert!(!block.mark_good(Slot::A), "nothing left to change");
+        block.mark_good(Slot::A);
         let values = ["A_OK", "A_TRY", "B_OK", "B_TRY", "saved_entry"].map(|name| block.get(name).unwrap().to_owned());
         assert_eq!(values, ["1", "0", "0", "2", "x=y"]);
     }
