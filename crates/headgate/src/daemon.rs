@@ -10,6 +10,7 @@ pub mod server;
 pub mod steering;
 pub mod store;
 pub mod supervise;
+pub mod watchdog;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use self::engine::{Engine, EngineError, Handle, Services, Started};
 use self::server::{Api, ListenError};
 use self::supervise::{Network, SuperviseError, Supervisor};
+use self::watchdog::Watchdog;
 use crate::exit::Exit;
 use crate::files;
 use crate::steps::{Listing, told};
@@ -164,6 +166,9 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
         tokio::spawn(mark_good());
     }
     tokio::spawn(steering::run(engine.clone()));
+    if let Some(watchdog) = appliance.then(|| Watchdog::open(Path::new(watchdog::DEVICE))).flatten() {
+        tokio::spawn(feed(watchdog, engine.clone()));
+    }
     notify::ready(&headline(&started.error));
     until_terminated(signals, &engine, services, &supervisor).await;
     notify::stopping();
@@ -212,6 +217,17 @@ async fn until_terminated(
                     notify::watchdog();
                 }
             }
+        }
+    }
+}
+
+/// The engine answers: the watchdog is fed by what it watches.
+async fn feed(mut watchdog: Watchdog, engine: Handle) {
+    let mut interval = tokio::time::interval(watchdog::INTERVAL);
+    loop {
+        interval.tick().await;
+        if engine.call(|_| ()).await.is_ok() {
+            watchdog.feed();
         }
     }
 }

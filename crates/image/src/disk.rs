@@ -65,7 +65,8 @@ pub fn data(layout: &Layout, work: &Path) -> Result<PathBuf> {
         "hash_seed=48474154-0000-4000-8000-0000000000f1,root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0";
     run(tool("mke2fs")
         .args(["-q", "-t", "ext4", "-L", "hg-data", "-U", "48474154-0000-4000-8000-0000000000f0"])
-        .args(["-O", "^metadata_csum_seed", "-E", extended])
+        // Not the 1 KiB that mke2fs takes for so small a file system: it grows to a disk, and would need 16 times the groups.
+        .args(["-b", "4096", "-O", "^metadata_csum_seed", "-E", extended])
         .arg(&image))?;
     Ok(image)
 }

@@ -14,7 +14,7 @@ use crate::console::Console;
 use crate::initramfs::{mount_on, report, with_cause};
 use crate::media::{self, Medium};
 use crate::modules::{Index, Loader};
-use crate::{data, modalias};
+use crate::{data, grow, modalias, watchdog};
 
 const SYS: &str = "/sys";
 /// Drivers bring buses, buses bring devices: USB network cards need three rounds.
@@ -79,6 +79,7 @@ fn load_hardware(index: &Index, loader: &Loader<'_>, console: &Console) {
         }
     }
     console.say(format_args!("hardware: {}", loaded.join(" ")));
+    watchdog::arm(Path::new(watchdog::DEVICE), console);
 }
 
 fn prepare_disk(index: &Index, loader: &Loader<'_>, console: &Console) {
@@ -88,7 +89,15 @@ fn prepare_disk(index: &Index, loader: &Loader<'_>, console: &Console) {
     for module in index.set("data") {
         report(console, loader.load(module));
     }
-    data::prepare(partition("data").as_ref(), console);
+    let data = partition("data");
+    if let Some(data) = &data {
+        match grow::partition(sys, data) {
+            Ok(Some(grown)) => console.say(format_args!("data grows to {} MiB", grown.size >> 20)),
+            Ok(None) => {}
+            Err(error) => console.warn(with_cause(&error)),
+        }
+    }
+    data::prepare(data.as_ref(), console);
     for module in index.set("esp") {
         report(console, loader.load(module));
     }

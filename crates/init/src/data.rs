@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 
 use crate::console::Console;
-use crate::initramfs::with_cause;
+use crate::grow;
+use crate::initramfs::{report, with_cause};
 use headgate_update::disk::Partition;
+use headgate_update::gpt;
 
 const MOUNT_POINT: &str = "/data";
 
@@ -42,7 +44,10 @@ pub enum DataError {
 pub fn prepare(partition: Option<&Partition>, console: &Console) {
     let lost = match partition {
         Some(partition) => match mount_data(&partition.device).and_then(|()| bind()) {
-            Ok(()) => return console.say(format_args!("data mounted from {}", partition.device.display())),
+            Ok(()) => {
+                fill(partition, console);
+                return console.say(format_args!("data mounted from {}", partition.device.display()));
+            }
             Err(error) => with_cause(&error),
         },
         None => "this disk has no partition named data".to_owned(),
@@ -50,6 +55,17 @@ pub fn prepare(partition: Option<&Partition>, console: &Console) {
     console.warn(format_args!("{lost}: configuration and state are in memory and will be gone after a reboot"));
     if let Err(error) = mount_memory().and_then(|()| bind()) {
         console.warn(with_cause(&error));
+    }
+}
+
+/// A partition that has grown, in this start or in one that was cut off, has a file system that has not. It grows while it is
+/// mounted; where it has all room already the kernel does nothing.
+fn fill(partition: &Partition, console: &Console) {
+    let name = partition.device.file_name().unwrap_or_default();
+    let size = std::fs::read_to_string(Path::new("/sys/class/block").join(name).join("size"));
+    let sectors: Option<u64> = size.ok().and_then(|size| size.trim().parse().ok());
+    if let Some(sectors) = sectors {
+        report(console, grow::file_system(Path::new(MOUNT_POINT), sectors * gpt::SECTOR));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use headgate_init::{boot, initramfs, mark_good, modprobe};
+use headgate_init::{boot, gate, initramfs, mark_good, modprobe};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
@@ -13,9 +13,12 @@ fn main() -> ExitCode {
         Some("modprobe") => modprobe::run(&arguments[1..]),
         _ => match arguments.get(1).map(String::as_str) {
             Some("boot") => boot::run(),
+            Some("gate") => gate::run(),
             Some("mark-good") => mark_good::run(),
             _ => {
-                eprintln!("usage: headgate-init boot | mark-good   (as /init and /sbin/modprobe it is the kernel's)");
+                eprintln!(
+                    "usage: headgate-init boot | gate | mark-good   (as /init and /sbin/modprobe it is the kernel's)"
+                );
                 ExitCode::from(2)
             }
         },

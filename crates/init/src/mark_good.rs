@@ -12,7 +12,7 @@ use crate::initramfs::with_cause;
 use crate::media;
 
 /// There while the slot is known to be good.
-const MARKER: &str = "/run/headgate/slot-good";
+pub const MARKER: &str = "/run/headgate/slot-good";
 
 /// Why the slot was not marked.
 #[derive(Debug, thiserror::Error)]

@@ -8,11 +8,12 @@
 //! last write of 1 KiB the other slot does not count, and the running one always does.
 //!
 //! What runs, and whether it is good, is said by GRUB's variables (`ORDER`, `A_OK`, `A_TRY`, …: those of RAUC), of which a
-//! [`Block`](grubenv::Block) is all there is. The image builder, `headgate-init` and `headgated` share them from here.
+//! [`Block`](grubenv::Block) is all there is. The image builder, `headgate-init` and `headgated` share them from here. [`gpt`] rewrites a partition table so that a power cut cannot lose it.
 
 pub mod bundle;
 pub mod disk;
 pub mod environment;
+pub mod gpt;
 pub mod grubenv;
 pub mod install;
 pub mod keys;

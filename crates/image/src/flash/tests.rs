@@ -121,7 +121,7 @@ fn only_the_name_of_the_disk_is_a_yes() {
 fn what_is_written_is_read_back() {
     let directory = tempfile::tempdir().unwrap();
     let (image, disk) = (directory.path().join("image"), directory.path().join("disk"));
-    let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| (number * 31 >> 7) as u8).collect();
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| ((number * 31) >> 7) as u8).collect();
     std::fs::write(&image, &bytes).unwrap();
     std::fs::write(&disk, vec![0xff; 4_000_000]).unwrap();
     write(&image, &disk).unwrap();

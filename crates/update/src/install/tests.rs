@@ -26,7 +26,7 @@ fn machine(directory: &TempDir, running: Slot) -> Machine {
 }
 
 fn image() -> Vec<u8> {
-    (0..(3 << 20) + 77_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    (0..(1 << 20) + 77_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 fn manifest(version: Version) -> Manifest {
