@@ -16,7 +16,7 @@ mod walk;
 
 pub(crate) use farm::SLOTS_MAX;
 pub(crate) use form::{Form, file, interface_address, kernel_name, mac, pci, prefix, socket, status};
-pub use json::json_schema;
+pub use json::{json_schema, profile_json_schema};
 pub use reference::reference;
 pub(crate) use walk::{closest, walk};
 

@@ -100,6 +100,7 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         so_far.observed = host.observe_beside(ruleset, &so_far.desired.state)?;
         so_far.plan = Plan::between(&so_far.desired, &so_far.observed);
         so_far.plan.steps.retain(|step| !is_settled(step, &so_far.done));
+        so_far.plan.defer_undone();
         if so_far.plan.is_empty() || until == Until::Planned {
             return Ok(so_far);
         }

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use headgate_nft::{Change, ElementState, Key};
+use headgate_plan::knob::CPU_WAKE_UP;
 use headgate_plan::maps::Map;
-use headgate_plan::state::{Address, Route};
+use headgate_plan::state::{Address, KnobValue, Route};
 use headgate_plan::step::{Outcome, Plan, Step};
 use nix::errno::Errno;
 
@@ -18,6 +19,7 @@ use crate::announce::{self, Announcement, Unannounced};
 use crate::link::{self, Interface};
 use crate::netlink::{Refusal, Request};
 use crate::route::Beside;
+use crate::wakeup::WakeUp;
 use crate::{Host, HostError, address, knob, route};
 
 /// What became of a plan.
@@ -80,6 +82,14 @@ enum Phase {
     Remove,
 }
 
+/// A step that is done by writing a value; the descriptor of [`CPU_WAKE_UP`] is held instead.
+fn turn(step: &Step) -> Option<knob::Turn<'_>> {
+    match step {
+        Step::Knob { path, want, fit, .. } if path != CPU_WAKE_UP => Some(knob::Turn { path, want, fit: *fit }),
+        _ => None,
+    }
+}
+
 fn phase(step: &Step) -> Phase {
     match step {
         Step::Knob { .. } | Step::LinkUp { .. } | Step::LinkMtu { .. } => Phase::Prepare,
@@ -109,7 +119,7 @@ impl Host {
             let rest = steps.split_off(end);
             let start = report.steps.len();
             let outcomes = match current {
-                Phase::Prepare => steps.iter().map(|step| self.prepare(step, &interfaces)).collect(),
+                Phase::Prepare => self.prepare_all(&steps, &interfaces),
                 Phase::Add => {
                     displaced.extend(self.displace(&steps, &rest, &interfaces));
                     self.change(&steps, &rest, &interfaces)
@@ -132,10 +142,28 @@ impl Host {
         report
     }
 
+    /// Knobs and links. Knobs that follow each other are turned together.
+    fn prepare_all(&mut self, steps: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(steps.len());
+        for run in steps.chunk_by(|one, other| turn(one).is_some() && turn(other).is_some()) {
+            let turns: Vec<knob::Turn<'_>> = run.iter().filter_map(turn).collect();
+            match turns.is_empty() {
+                true => outcomes.extend(run.iter().map(|step| self.prepare(step, interfaces))),
+                false => outcomes.extend(knob::write_all(&self.root, &turns)),
+            }
+        }
+        outcomes
+    }
+
     /// A knob or a link.
     fn prepare(&mut self, step: &Step, interfaces: &BTreeMap<String, Interface>) -> Outcome {
         let (link, request): (_, fn(u32, &Step) -> Request) = match step {
-            Step::Knob { path, want, .. } => return knob::write(&self.root, path, want),
+            Step::Knob { path, want: KnobValue::Int(micros), .. } if path == CPU_WAKE_UP => {
+                return self.hold_wake_up(*micros);
+            }
+            Step::Knob { path, want, fit, .. } => {
+                return knob::write(&self.root, knob::Turn { path, want, fit: *fit });
+            }
             Step::LinkUp { link, .. } | Step::LinkMtu { link, .. } => (link, link_request),
             _ => return Outcome::Skipped,
         };
@@ -145,6 +173,19 @@ impl Host {
         match self.netlink.request(vec![request(interface.index, step)]).map(|mut results| results.remove(0)) {
             Ok(Ok(())) => Outcome::Set,
             Ok(Err(refusal)) => Outcome::Refused(refusal.to_string()),
+            Err(error) => Outcome::Refused(error.to_string()),
+        }
+    }
+
+    /// Takes the descriptor that limits the sleep of CPUs; the one before goes once the new one holds.
+    fn hold_wake_up(&mut self, micros: i64) -> Outcome {
+        let Ok(micros) = i32::try_from(micros) else { return Outcome::Refused("not a time".to_owned()) };
+        match WakeUp::hold(micros) {
+            Ok(held) => {
+                self.wake_up = Some(held);
+                Outcome::Set
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Outcome::Unsupported,
             Err(error) => Outcome::Refused(error.to_string()),
         }
     }

@@ -1,22 +1,45 @@
-//! Knobs: single values in files of `/proc` and `/sys`.
+//! Knobs: single values in files of `/proc` and `/sys`, and settings of NICs.
 //!
 //! A value is compared by meaning, written only when it differs, and read back, because the kernel may accept a write and keep
-//! something else. What a knob had before our first change is kept in `run/headgate/originals.json`, so that [`restore`]
-//! can give the machine back as it was.
+//! something else. What a knob had before our first change is kept in `var/lib/headgate/originals.json`, so that [`restore`]
+//! can give the machine back as it was, whatever became of the daemon meanwhile.
 
 use std::collections::BTreeMap;
 
-use headgate_plan::state::KnobValue;
+use headgate_plan::ethtool::of_path;
+use headgate_plan::knob::CPU_WAKE_UP;
+use headgate_plan::state::{Fit, KnobValue};
 use headgate_plan::step::Outcome;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::root::{Root, RootError};
+use crate::{ethtool, wakeup};
 
 /// Relative to the files of a [`Root`].
-const ORIGINALS: &str = "run/headgate/originals.json";
+const ORIGINALS: &str = "var/lib/headgate/originals.json";
 /// Where an unreadable file of originals is put aside.
-const DAMAGED: &str = "run/headgate/originals.json.damaged";
+const DAMAGED: &str = "var/lib/headgate/originals.json.damaged";
+
+/// A knob that is to be turned.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn<'a> {
+    /// As in [`headgate_plan::state::Knob::path`].
+    pub path: &'a str,
+    /// What it should be.
+    pub want: &'a KnobValue,
+    /// Which values will do.
+    pub fit: Fit,
+}
+
+/// Why a knob cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    File(#[from] RootError),
+    #[error("the kernel refuses it")]
+    Kernel(#[from] std::io::Error),
+}
 
 /// The originals could not be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -51,37 +74,103 @@ pub struct Original {
 
 /// What a knob has, read as what is wanted of it; `None` when it is not there or cannot be read.
 pub fn read(root: &Root, path: &str, like: &KnobValue) -> Option<KnobValue> {
-    root.read_machine(path).ok().map(|text| like.read_as(&text))
+    read_text(root, path, like).ok().map(|text| like.read_as(&text))
+}
+
+/// The text of a knob. On a machine that is made of files, settings of NICs are files too: `ethtool/eth0/rings`.
+fn read_text(root: &Root, path: &str, like: &KnobValue) -> Result<String, Fault> {
+    if root.is_real_machine() {
+        if let Some((link, setting)) = of_path(path) {
+            return Ok(ethtool::read(link, &setting, like)?);
+        }
+        if path == CPU_WAKE_UP {
+            return Ok(wakeup::read()?.to_string());
+        }
+    }
+    Ok(root.read_machine(path)?)
+}
+
+fn write_value(root: &Root, path: &str, value: &KnobValue) -> Result<(), Fault> {
+    match of_path(path) {
+        Some((link, setting)) if root.is_real_machine() => Ok(ethtool::write(link, &setting, value)?),
+        _ => Ok(root.write_machine(path, &format!("{}\n", value.file_text()))?),
+    }
 }
 
 /// Gives a knob its value: [`Kept`](Outcome::Kept) when it has it, [`Set`](Outcome::Set) when it was written and read
 /// back, [`Unsupported`](Outcome::Unsupported) when this machine does not have it, [`Refused`](Outcome::Refused) with the
 /// reason otherwise, also when the kernel took the write and kept something else.
+pub fn write(root: &Root, turn: Turn<'_>) -> Outcome {
+    write_all(root, &[turn]).pop().expect("write_all() returns an outcome for each knob")
+}
+
+/// The same for many, in order, with the originals kept once for all of them.
 ///
-/// That the original cannot be kept (a full disk) does not stop the change: a load balancer that forwards is worth more than
-/// one that can be taken back. It is logged, and the knob is missing in [`originals`].
-pub fn write(root: &Root, path: &str, want: &KnobValue) -> Outcome {
-    let was = match root.read_machine(path) {
-        Ok(text) => text,
-        Err(error) => return fault(path, &error),
-    };
-    if want.read_as(&was) == *want {
-        return Outcome::Kept;
-    }
-    // Before the write, so that a crash in between loses nothing.
-    let before = remember(root, path, was.trim(), want);
-    if let Err(error) = root.write_machine(path, &format!("{}\n", want.file_text())) {
-        forget(root, path, before);
-        return fault(path, &error);
-    }
-    match root.read_machine(path) {
-        Ok(text) if want.read_as(&text) == *want => Outcome::Set,
-        Ok(text) => {
-            let kept = KnobValue::text(&text);
-            remember(root, path, was.trim(), &kept);
-            Outcome::Refused(format!("the kernel kept {}", kept.file_text()))
+/// That the originals cannot be kept (a full disk) does not stop the change: a load balancer that forwards is worth more than
+/// one that can be taken back. It is logged, and the knobs are missing in [`originals`].
+pub fn write_all(root: &Root, turns: &[Turn<'_>]) -> Vec<Outcome> {
+    let found = turns.iter().map(|turn| {
+        let text = read_text(root, turn.path, turn.want).ok()?;
+        let found = turn.want.read_as(&text);
+        (!turn.fit.takes(turn.want, &found)).then(|| (turn, was(&text, found)))
+    });
+    let found: Vec<(&Turn<'_>, String)> = found.flatten().collect();
+    // Before the first write, so that a crash in between loses nothing.
+    let entries = found.iter().map(|(turn, was)| (turn.path, Original { was: was.clone(), ours: turn.want.clone() }));
+    let before = remember(root, entries.collect());
+    let mut corrections = Vec::new();
+    let outcomes = turns.iter().map(|turn| {
+        let (outcome, left) = write_one(root, *turn);
+        match left {
+            Left::Ours => {}
+            // A write that failed changed nothing: without this the value of somebody else would be taken for ours later.
+            Left::Untouched => corrections.push((turn.path, before.get(turn.path).cloned().flatten())),
+            Left::Other(kept) => {
+                let was = found.iter().find(|(other, _)| other.path == turn.path).map(|(_, was)| was.clone());
+                corrections.push((turn.path, was.map(|was| Original { was, ours: kept })));
+            }
         }
-        Err(error) => fault(path, &error),
+        outcome
+    });
+    let outcomes = outcomes.collect();
+    correct(root, corrections);
+    outcomes
+}
+
+/// What was found, as it is kept: of a NIC's settings only those that are changed.
+fn was(text: &str, found: KnobValue) -> String {
+    match found {
+        KnobValue::Fields(_) => found.file_text(),
+        _ => text.trim().to_owned(),
+    }
+}
+
+/// What is in a knob after an attempt to write it.
+enum Left {
+    /// Our value, or one that nobody had to change.
+    Ours,
+    /// What was there before.
+    Untouched,
+    /// Something else.
+    Other(KnobValue),
+}
+
+fn write_one(root: &Root, Turn { path, want, fit }: Turn<'_>) -> (Outcome, Left) {
+    match read_text(root, path, want) {
+        Err(error) => return (fault(path, &error), Left::Ours),
+        Ok(text) if fit.takes(want, &want.read_as(&text)) => return (Outcome::Kept, Left::Ours),
+        Ok(_) => {}
+    }
+    if let Err(error) = write_value(root, path, want) {
+        return (fault(path, &error), Left::Untouched);
+    }
+    match read_text(root, path, want) {
+        Ok(text) if fit.takes(want, &want.read_as(&text)) => (Outcome::Set, Left::Ours),
+        Ok(text) => {
+            let kept = want.read_as(&text);
+            (Outcome::Refused(format!("the kernel kept {}", kept.file_text())), Left::Other(kept))
+        }
+        Err(error) => (fault(path, &error), Left::Ours),
     }
 }
 
@@ -110,42 +199,61 @@ pub fn originals(root: &Root) -> Result<Originals, OriginalsError> {
 /// [`OriginalsError`]; what was restored stays restored.
 pub fn restore(root: &Root, wanted: &BTreeMap<String, KnobValue>) -> Result<Vec<(String, Outcome)>, OriginalsError> {
     let mut originals = originals(root)?;
-    let unwanted: Vec<String> = originals.knobs.keys().filter(|path| !wanted.contains_key(*path)).cloned().collect();
-    let mut outcomes = Vec::new();
-    for path in unwanted {
-        let outcome = restore_one(root, &path, &originals.knobs[&path]);
-        if !matches!(outcome, Outcome::Refused(_)) {
-            originals.knobs.remove(&path);
+    let mut unwanted: Vec<String> =
+        originals.knobs.keys().filter(|path| !wanted.contains_key(*path)).cloned().collect();
+    let mut outcomes: BTreeMap<String, Outcome> = BTreeMap::new();
+    // Some can only go back once others have: the preference of a CPU is fixed while its governor is `performance`.
+    while !unwanted.is_empty() {
+        let before = unwanted.len();
+        unwanted.retain(|path| {
+            let outcome = restore_one(root, path, &originals.knobs[path]);
+            let refused = matches!(outcome, Outcome::Refused(_));
+            outcomes.insert(path.clone(), outcome);
+            if !refused {
+                originals.knobs.remove(path);
+            }
+            refused
+        });
+        if unwanted.len() == before {
+            break;
         }
-        outcomes.push((path, outcome));
     }
     if !outcomes.is_empty() {
         save(root, &originals)?;
     }
-    Ok(outcomes)
+    Ok(outcomes.into_iter().collect())
 }
 
 fn restore_one(root: &Root, path: &str, original: &Original) -> Outcome {
-    let found = match root.read_machine(path) {
-        Ok(text) => text,
+    let (ours, was) = (&original.ours, original.ours.read_as(&original.was));
+    let found = match read_text(root, path, ours) {
+        Ok(text) => ours.read_as(&text),
         Err(error) => return fault(path, &error),
     };
-    if found.trim() == original.was || original.ours.read_as(&found) != original.ours {
+    if found == was || found != *ours {
         return Outcome::Kept;
     }
-    if let Err(error) = root.write_machine(path, &format!("{}\n", original.was)) {
+    let written = match of_path(path) {
+        Some(_) => write_value(root, path, &was),
+        // As it was written, whatever it means.
+        None => root.write_machine(path, &format!("{}\n", original.was)).map_err(Fault::from),
+    };
+    if let Err(error) = written {
         return fault(path, &error);
     }
-    match root.read_machine(path) {
-        Ok(text) if text.trim() == original.was => Outcome::Set,
-        Ok(text) => Outcome::Refused(format!("the kernel kept {}", KnobValue::text(&text).file_text())),
+    match read_text(root, path, ours) {
+        Ok(text) if ours.read_as(&text) == was => Outcome::Set,
+        Ok(text) => Outcome::Refused(format!("the kernel kept {}", ours.read_as(&text).file_text())),
         Err(error) => fault(path, &error),
     }
 }
 
 /// Keeps the first `was` and the last of ours; gives what was kept before. A failure is logged.
-fn remember(root: &Root, path: &str, was: &str, ours: &KnobValue) -> Option<Original> {
-    let attempt = || -> Result<Option<Original>, OriginalsError> {
+fn remember(root: &Root, entries: BTreeMap<&str, Original>) -> BTreeMap<String, Option<Original>> {
+    if entries.is_empty() {
+        return BTreeMap::new();
+    }
+    let attempt = || -> Result<BTreeMap<String, Option<Original>>, OriginalsError> {
         let mut kept = match originals(root) {
             Err(OriginalsError::Damaged(error)) => {
                 tracing::warn!(reason = %error, "{ORIGINALS} is damaged and put aside as {DAMAGED}");
@@ -154,33 +262,46 @@ fn remember(root: &Root, path: &str, was: &str, ours: &KnobValue) -> Option<Orig
             }
             other => other?,
         };
-        let before = kept.knobs.get(path).cloned();
-        let was = before.as_ref().map_or(was, |before| &before.was).to_owned();
-        kept.knobs.insert(path.to_owned(), Original { was, ours: ours.clone() });
+        let mut befores = BTreeMap::new();
+        for (path, Original { was, ours }) in &entries {
+            let before = kept.knobs.get(*path).cloned();
+            let was = before.as_ref().map_or(was, |before| &before.was).clone();
+            kept.knobs.insert((*path).to_owned(), Original { was, ours: ours.clone() });
+            befores.insert((*path).to_owned(), before);
+        }
         save(root, &kept)?;
-        Ok(before)
+        Ok(befores)
     };
     attempt().unwrap_or_else(|error| {
-        log_fault(path, &error);
-        None
+        log_fault(&error);
+        BTreeMap::new()
     })
 }
 
-/// A write that failed changed nothing: without this the value of somebody else would be taken for ours later.
-fn forget(root: &Root, path: &str, before: Option<Original>) {
+/// What is in knobs whose write did not do what was wanted; `None`: nothing of ours, and nothing to take back.
+fn correct(root: &Root, corrections: Vec<(&str, Option<Original>)>) {
+    if corrections.is_empty() {
+        return;
+    }
     let Ok(mut kept) = originals(root) else { return };
-    match before {
-        Some(before) => kept.knobs.insert(path.to_owned(), before),
-        None => kept.knobs.remove(path),
-    };
+    for (path, original) in corrections {
+        let first = kept.knobs.get(path).map(|kept| kept.was.clone());
+        match original {
+            Some(original) => {
+                let was = first.unwrap_or(original.was);
+                kept.knobs.insert(path.to_owned(), Original { was, ours: original.ours })
+            }
+            None => kept.knobs.remove(path),
+        };
+    }
     if let Err(error) = save(root, &kept) {
-        log_fault(path, &error);
+        log_fault(&error);
     }
 }
 
-fn log_fault(path: &str, error: &OriginalsError) {
+fn log_fault(error: &OriginalsError) {
     let reason = std::error::Error::source(error).map(ToString::to_string);
-    tracing::warn!(path, reason, "{error}");
+    tracing::warn!(reason, "{error}");
 }
 
 fn boot_id(root: &Root) -> String {
@@ -195,13 +316,17 @@ fn save(root: &Root, originals: &Originals) -> Result<(), OriginalsError> {
 
 /// What a failed read or write of a knob means. The kernel manages some interrupts itself (`irq_can_set_affinity_usr` in
 /// `kernel/irq/proc.c`), and says so with EIO or EPERM.
-fn fault(path: &str, error: &RootError) -> Outcome {
+fn fault(path: &str, fault: &Fault) -> Outcome {
     let is_interrupt = path.trim_start_matches('/').starts_with("proc/irq/");
-    match error.errno().map(Errno::from_raw) {
+    let errno = match fault {
+        Fault::File(error) => error.errno(),
+        Fault::Kernel(error) => error.raw_os_error(),
+    };
+    match errno.map(Errno::from_raw) {
         Some(Errno::ENOENT | Errno::ENODEV | Errno::EOPNOTSUPP) => Outcome::Unsupported,
         Some(Errno::EIO | Errno::EPERM) if is_interrupt => Outcome::Unsupported,
         Some(errno) => Outcome::Refused(errno.desc().to_owned()),
-        None => Outcome::Refused(error.to_string()),
+        None => Outcome::Refused(fault.to_string()),
     }
 }
 

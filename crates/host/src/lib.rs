@@ -19,6 +19,7 @@ pub mod announce;
 mod apply;
 pub mod conntrack;
 mod counted;
+pub mod ethtool;
 mod facts;
 mod helper;
 pub mod knob;
@@ -31,6 +32,7 @@ pub mod recorded;
 pub mod root;
 mod route;
 pub mod topology;
+mod wakeup;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -57,6 +59,8 @@ pub struct Host {
     kernel: (u32, u32),
     /// Whether the kernel has flowtables, once it was asked.
     flowtable: Option<bool>,
+    /// The limit on the sleep of CPUs, while it is wanted.
+    wake_up: Option<wakeup::WakeUp>,
 }
 
 /// The machine cannot be observed or changed.
@@ -108,7 +112,16 @@ impl Host {
         // Asking for the generation needs what a transaction needs: the kernel's subsystem and CAP_NET_ADMIN.
         nft.generation().map_err(HostError::Dump)?;
         let kernel = kernel_version(nix::sys::utsname::uname().ok().as_ref().and_then(|name| name.release().to_str()));
-        Ok(Self { root, netlink, nft, generation: None, helpers: BTreeSet::new(), kernel, flowtable: None })
+        Ok(Self {
+            root,
+            netlink,
+            nft,
+            generation: None,
+            helpers: BTreeSet::new(),
+            kernel,
+            flowtable: None,
+            wake_up: None,
+        })
     }
 
     /// Where the files are.

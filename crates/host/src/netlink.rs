@@ -206,6 +206,26 @@ impl Netlink {
         })
     }
 
+    /// Sends one message that is not rtnetlink's, calls `visit` with each answer to it, and waits for its acknowledgement.
+    pub(crate) fn query(&mut self, request: &[u8], mut visit: impl FnMut(Received<'_>)) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut datagram = request.to_vec();
+        datagram[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+        datagram[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
+        self.socket.send(&datagram, 0)?;
+        loop {
+            let length = receive(&self.socket, &mut self.buffer)?;
+            for message in Messages(&self.buffer[..length]) {
+                let message = message?;
+                match message.kind() {
+                    _ if message.sequence() != self.sequence => {}
+                    NLMSG_ERROR => return message.error().map_err(io::Error::from),
+                    _ => visit(message),
+                }
+            }
+        }
+    }
+
     /// Sends one message that is not rtnetlink's and waits for its acknowledgement.
     pub(crate) fn request_raw(&mut self, request: &[u8]) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);

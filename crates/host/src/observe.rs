@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use headgate_nft::{Change, Ruleset};
 use headgate_plan::compile::Desired;
+use headgate_plan::knob::CPU_WAKE_UP;
 use headgate_plan::maps;
 use headgate_plan::state::{Address, LinkState, State};
 use headgate_plan::step::{Outcome, Plan, Step};
@@ -75,7 +76,10 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Originals`].
-    pub fn restore_knobs(&self, wanted: &State) -> Result<Vec<(String, Outcome)>, HostError> {
+    pub fn restore_knobs(&mut self, wanted: &State) -> Result<Vec<(String, Outcome)>, HostError> {
+        if !wanted.knobs.contains_key(CPU_WAKE_UP) {
+            self.wake_up = None;
+        }
         Ok(knob::restore(&self.root, &wanted.knobs)?)
     }
 

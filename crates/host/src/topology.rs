@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use headgate_plan::facts::{Core, Facts, Link, Nic, NicIrq};
+use headgate_plan::facts::{Core, Facts, Link, Nic, NicIrq, NicLimits};
 use headgate_plan::knob::cpu_list;
 
+use crate::ethtool;
 use crate::root::{Root, RootError};
 
 /// The machine could not be read.
@@ -54,6 +55,8 @@ pub fn read(root: &Root) -> Result<Facts, TopologyError> {
         dmi_product: line(root, "sys/class/dmi/id/product_name")?,
         cpu_model: cpu_field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
         cores: cores(root, &cpuinfo)?,
+        cpufreq_policies: cpufreq_policies(root)?,
+        rivals: rivals(root)?,
         ..Facts::default()
     };
     for name in root.list_machine("sys/class/net")? {
@@ -87,10 +90,12 @@ pub fn nic(root: &Root, name: &str) -> Option<Device> {
     let holder = transport.unwrap_or(&device);
     let numa_node = fs::read_to_string(holder.join("numa_node")).ok().and_then(|text| text.trim().parse().ok());
     let (rx_queues, tx_queues) = (count("rx-"), count("tx-"));
+    // A recorded machine is files; what its NICs take is in the record itself.
+    let limits = if root.is_real_machine() { ethtool::limits(name) } else { NicLimits::default() };
     Some(Device {
         driver,
         pci: transport.and_then(last_component),
-        nic: Nic { rx_queues, tx_queues, numa_node, irqs: irqs(root, name, &device, holder) },
+        nic: Nic { rx_queues, tx_queues, numa_node, limits, irqs: irqs(root, name, &device, holder) },
     })
 }
 
@@ -185,6 +190,28 @@ fn numa_nodes(root: &Root) -> Result<BTreeMap<u32, BTreeSet<u32>>, TopologyError
         nodes.insert(number, cpus.and_then(|text| cpu_list(&text)).unwrap_or_default());
     }
     Ok(nodes)
+}
+
+fn cpufreq_policies(root: &Root) -> Result<Vec<u32>, RootError> {
+    let names = root.list_machine("sys/devices/system/cpu/cpufreq")?;
+    let mut policies: Vec<u32> = names.iter().filter_map(|name| name.strip_prefix("policy")?.parse().ok()).collect();
+    policies.sort_unstable();
+    Ok(policies)
+}
+
+/// Programs that turn the same knobs, by the names of their processes.
+const RIVALS: [&str; 6] = ["irqbalance", "tuned", "NetworkManager", "systemd-networkd", "power-profiles-", "tlp"];
+
+/// Those of [`RIVALS`] that run. A recorded machine has no processes.
+fn rivals(root: &Root) -> Result<BTreeSet<String>, TopologyError> {
+    if !root.is_real_machine() {
+        return Ok(BTreeSet::new());
+    }
+    let processes = sysinfo::RefreshKind::nothing().with_processes(sysinfo::ProcessRefreshKind::nothing());
+    let system = sysinfo::System::new_with_specifics(processes)?;
+    let names = system.processes().values().map(|process| process.name().to_string_lossy());
+    let known = |name: &str| RIVALS.iter().find(|rival| name == **rival || name.starts_with(&format!("{rival}-")));
+    Ok(names.filter_map(|name| known(&name).map(|rival| (*rival).to_owned())).collect())
 }
 
 /// `MemTotal`. On the machine itself by sysinfo, which `status` and metrics read the rest from: the same figure everywhere.

@@ -11,7 +11,7 @@ use headgate_nft::{
 };
 use headgate_plan::compile::Desired;
 use headgate_plan::names::{GUARD_TABLE, TABLE};
-use headgate_plan::state::{Address, Knob, KnobValue, LinkState, Route, State};
+use headgate_plan::state::{Address, Fit, Knob, KnobValue, LinkState, Route, State};
 use headgate_plan::step::{Outcome, Plan, Step};
 use support::{Namespace, ip, nft};
 
@@ -99,7 +99,7 @@ fn desired() -> Desired {
     let knob = Knob {
         path: ARP_IGNORE.to_owned(),
         want: KnobValue::Int(1),
-        at_least: false,
+        fit: Fit::Exact,
         why: "a test".to_owned(),
         origin: None,
     };
@@ -190,8 +190,10 @@ fn a_refused_knob_stops_nothing() {
             path: "proc/sys/net/ipv4/conf/x/forwarding".to_owned(),
             was: None,
             want: KnobValue::Text("much".to_owned()),
+            fit: Fit::Exact,
         };
-        let missing = Step::Knob { path: "proc/sys/net/no/such".to_owned(), was: None, want: KnobValue::Int(1) };
+        let missing =
+            Step::Knob { path: "proc/sys/net/no/such".to_owned(), was: None, want: KnobValue::Int(1), fit: Fit::Exact };
         let report = host.apply(Plan { steps: vec![absurd, missing, Step::AddAddress(address("172.16.1.2/32"))] });
         assert!(!report.failed());
         assert!(matches!(report.steps[0].1, Outcome::Refused(_)), "{report:?}");

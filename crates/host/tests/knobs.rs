@@ -10,7 +10,7 @@ use headgate_config::model::{Profile, Tuning};
 use headgate_host::root::Root;
 use headgate_host::{knob, topology};
 use headgate_plan::compile::hardware;
-use headgate_plan::state::{Knob, KnobValue};
+use headgate_plan::state::{Fit, Knob, KnobValue};
 use headgate_plan::step::Outcome;
 
 use support::{Namespace, ip};
@@ -29,8 +29,12 @@ fn generic() -> Profile {
     Profile { id: "generic".into(), title: "Any".into(), priority: 0, matches: Vec::new(), tuning }
 }
 
+fn write(root: &Root, path: &str, want: &KnobValue) -> Outcome {
+    knob::write(root, knob::Turn { path, want, fit: Fit::Exact })
+}
+
 fn turn(root: &Root, knobs: &[Knob]) -> BTreeMap<String, Outcome> {
-    knobs.iter().map(|knob| (knob.path.clone(), knob::write(root, &knob.path, &knob.want))).collect()
+    knobs.iter().map(|knob| (knob.path.clone(), write(root, &knob.path, &knob.want))).collect()
 }
 
 fn in_namespace(work: impl FnOnce(&Root) + Send + 'static) {
@@ -95,11 +99,11 @@ fn read(root: &Root, link: &str) -> i64 {
 fn steering_of_a_queue_is_written_read_back_and_given_back() {
     in_namespace(|root| {
         let mask = KnobValue::CpuMask(vec![0]);
-        assert_eq!(knob::write(root, RPS, &mask), Outcome::Set);
-        assert_eq!(knob::write(root, RPS, &mask), Outcome::Kept);
+        assert_eq!(write(root, RPS, &mask), Outcome::Set);
+        assert_eq!(write(root, RPS, &mask), Outcome::Kept);
         assert_eq!(knob::read(root, RPS, &mask), Some(mask));
         // The kernel refuses CPUs that this machine cannot have.
-        let refused = knob::write(root, RPS, &KnobValue::CpuMask(vec![60_000]));
+        let refused = write(root, RPS, &KnobValue::CpuMask(vec![60_000]));
         assert!(matches!(&refused, Outcome::Refused(reason) if !reason.is_empty()), "{refused:?}");
         assert_eq!(knob::restore(root, &BTreeMap::new()).expect("originals"), [(RPS.to_owned(), Outcome::Set)]);
         assert_eq!(knob::read(root, RPS, &KnobValue::CpuMask(vec![])), Some(KnobValue::CpuMask(vec![])));
@@ -114,17 +118,17 @@ fn the_kernels_refusals_are_told_apart() {
             Outcome::Refused(reason) => reason,
             other => panic!("not refused: {other:?}"),
         };
-        let entries = knob::write(root, "proc/sys/net/netfilter/nf_conntrack_max", &one);
+        let entries = write(root, "proc/sys/net/netfilter/nf_conntrack_max", &one);
         assert_eq!(reason(entries), "Permission denied", "only the initial namespace may");
-        assert_eq!(knob::write(root, "proc/sys/net/ipv4/conf/gone/rp_filter", &one), Outcome::Unsupported);
+        assert_eq!(write(root, "proc/sys/net/ipv4/conf/gone/rp_filter", &one), Outcome::Unsupported);
         // A device with one queue has the file, and reading it is ENOENT.
         ip("link add single numtxqueues 1 numrxqueues 1 type veth peer name peer");
         let xps = "sys/class/net/single/queues/tx-0/xps_cpus";
         assert!(root.machine(xps).expect("below /sys").exists());
-        assert_eq!(knob::write(root, xps, &KnobValue::CpuMask(vec![0])), Outcome::Unsupported);
-        let text = knob::write(root, "proc/sys/net/ipv4/ip_forward", &KnobValue::Text("no number".into()));
+        assert_eq!(write(root, xps, &KnobValue::CpuMask(vec![0])), Outcome::Unsupported);
+        let text = write(root, "proc/sys/net/ipv4/ip_forward", &KnobValue::Text("no number".into()));
         assert_eq!(reason(text), "Invalid argument");
-        let ttl = knob::write(root, "proc/sys/net/ipv4/ip_default_ttl", &KnobValue::Int(300));
+        let ttl = write(root, "proc/sys/net/ipv4/ip_default_ttl", &KnobValue::Int(300));
         assert_eq!(reason(ttl), "Invalid argument");
     });
 }
@@ -136,7 +140,7 @@ fn a_value_that_the_kernel_rounds_is_refused_and_given_back() {
         let path = "proc/sys/net/ipv4/neigh/veth0/retrans_time_ms";
         let value = |root: &Root| root.read_machine(path).expect("a sysctl of every interface").trim().to_owned();
         let before = value(root);
-        let outcome = knob::write(root, path, &KnobValue::Int(1001));
+        let outcome = write(root, path, &KnobValue::Int(1001));
         match value(root).as_str() {
             "1001" => assert_eq!(outcome, Outcome::Set),
             kept => assert_eq!(outcome, Outcome::Refused(format!("the kernel kept {kept}"))),

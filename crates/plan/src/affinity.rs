@@ -11,7 +11,8 @@
 //! * **XPS**: each CPU sends through exactly one queue, the one whose interrupt is on its core.
 //!
 //! A core is what `thread_siblings_list` says, never a guess from numbers: Skylake numbers siblings (0,4)(1,5)…, QEMU
-//! (0,1)(2,3)…. Queues are taken as they are found: their number is not changed (`ethtool -L`) here.
+//! (0,1)(2,3)…. Queues are taken as they are found: how many there should be is another knob
+//! (`compile::hardware`), and once it has been turned this is done anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +24,11 @@ use crate::facts::Core;
 /// The drivers that spread the vectors of several queues themselves, with XPS to match (`virtnet_set_affinity` in
 /// `drivers/net/virtio_net.c`). A second opinion would be undone at the next change of queues.
 const SPREAD_THEMSELVES: [&str; 1] = ["virtio_net"];
+
+/// Whether a driver spreads its queues itself.
+pub(crate) fn spreads_itself(driver: &str) -> bool {
+    SPREAD_THEMSELVES.contains(&driver)
+}
 
 /// What is wanted of the three mechanisms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +111,7 @@ fn pool<'a>(cores: &'a [Core], nic: &Queues) -> Vec<&'a Core> {
 /// The CPU of each queue; `None` when the interrupts are left alone. `cursors` is the next core by NUMA node.
 fn place(cores: &[Core], nic: &Queues, irq: IrqPolicy, cursors: &mut BTreeMap<Option<u32>, usize>) -> Option<Vec<u32>> {
     let queues = nic.rx.max(nic.tx) as usize;
-    let spreads_itself = queues > 1 && SPREAD_THEMSELVES.contains(&nic.driver.as_str());
+    let spreads_itself = queues > 1 && spreads_itself(&nic.driver);
     if irq == IrqPolicy::Leave || spreads_itself {
         return None;
     }

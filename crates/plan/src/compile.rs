@@ -50,7 +50,7 @@ use crate::flows::Lost;
 use crate::ids::Ids;
 use crate::maps::{Door, Map};
 use crate::names::IpVersion;
-use crate::state::{Knob, KnobValue, State};
+use crate::state::{Fit, Knob, KnobValue, State};
 
 /// What is wanted of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -180,7 +180,7 @@ fn host_name(config: &Config) -> Option<Knob> {
     config.system.hostname.as_ref().map(|name| Knob {
         path: "proc/sys/kernel/hostname".to_owned(),
         want: KnobValue::Text(name.clone()),
-        at_least: false,
+        fit: Fit::Exact,
         why: "system.hostname".to_owned(),
         origin: None,
     })

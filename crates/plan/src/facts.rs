@@ -32,6 +32,10 @@ pub struct Facts {
     pub links: BTreeMap<String, Link>,
     /// Routes that are not ours, main table, both families.
     pub routes: Vec<RouteFact>,
+    /// Scaling policies of CPU frequency: the numbers of `/sys/devices/system/cpu/cpufreq/policy*`.
+    pub cpufreq_policies: Vec<u32>,
+    /// Programs that run and are known to turn knobs too: `irqbalance`, `tuned`.
+    pub rivals: BTreeSet<String>,
     /// Connection tracking helpers that are wanted and that the kernel does not have, by their words.
     pub lacking_helpers: BTreeSet<String>,
 }
@@ -90,8 +94,26 @@ pub struct Nic {
     pub tx_queues: u32,
     /// NUMA node of the device.
     pub numa_node: Option<u32>,
+    /// The most that ethtool may set.
+    pub limits: NicLimits,
     /// Its interrupt vectors; none before the interface is up (igb requests them in open()).
     pub irqs: Vec<NicIrq>,
+}
+
+/// The most that a NIC takes; 0: it cannot be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct NicLimits {
+    /// Queues that receive and send.
+    pub combined: u32,
+    /// Receive queues, of drivers that count them apart.
+    pub rx_queues: u32,
+    /// Transmit queues, of drivers that count them apart.
+    pub tx_queues: u32,
+    /// Descriptors of a receive queue.
+    pub rx_ring: u32,
+    /// Descriptors of a transmit queue.
+    pub tx_ring: u32,
 }
 
 /// An interrupt vector of a NIC.

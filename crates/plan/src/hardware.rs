@@ -6,7 +6,7 @@ use std::fmt::{self, Display, Formatter};
 use serde::{Deserialize, Serialize};
 
 use crate::facts::{Core, Facts};
-use crate::knob::list_text;
+use crate::knob::{list_text, name};
 use crate::state::{Knob, KnobValue};
 use crate::step::Outcome;
 
@@ -68,7 +68,7 @@ pub struct Cpus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct KnobRow {
-    /// With the leading slash.
+    /// As people call it: a path with its leading slash, or `ethtool eth0 rings`.
     pub path: String,
     /// As it is written into the file.
     pub wanted: String,
@@ -164,7 +164,7 @@ fn queue_rows(sources: Sources<'_>) -> Vec<QueueRow> {
 fn cpus_of(value: &KnobValue) -> Option<Vec<u32>> {
     match value {
         KnobValue::CpuList(cpus) | KnobValue::CpuMask(cpus) => Some(cpus.clone()),
-        KnobValue::Int(_) | KnobValue::Text(_) => None,
+        KnobValue::Int(_) | KnobValue::Fields(_) | KnobValue::Text(_) => None,
     }
 }
 
@@ -177,7 +177,7 @@ fn knob_row(knob: &Knob, sources: Sources<'_>) -> KnobRow {
         (Some(_), _) => KnobStanding::Differs,
     };
     KnobRow {
-        path: format!("/{}", knob.path),
+        path: name(&knob.path),
         wanted: knob.want.file_text(),
         found: found.map(KnobValue::file_text),
         original: sources.originals.get(&knob.path).cloned(),

@@ -1,8 +1,13 @@
 //! The text of knobs: how the kernel writes a value, how we write it, and what both mean.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ethtool;
 use crate::state::KnobValue;
+
+/// The longest time, microseconds, that CPUs may take to wake up. It holds while somebody keeps the file open
+/// (`kernel/power/qos.c`); what is read is the strictest of all holders.
+pub const CPU_WAKE_UP: &str = "dev/cpu_dma_latency";
 
 /// Larger numbers of CPUs are garbage: `NR_CPUS` is 8192 at most.
 const CPUS_MAX: u32 = 1 << 16;
@@ -16,6 +21,7 @@ impl KnobValue {
             KnobValue::Int(_) => text.trim().parse().ok().map(KnobValue::Int),
             KnobValue::CpuMask(_) => cpu_mask(text).map(KnobValue::CpuMask),
             KnobValue::CpuList(_) => cpu_list(text).map(|cpus| KnobValue::CpuList(cpus.into_iter().collect())),
+            KnobValue::Fields(like) => fields(text, like).map(KnobValue::Fields),
             KnobValue::Text(_) => None,
         };
         found.unwrap_or_else(|| KnobValue::text(text))
@@ -32,9 +38,27 @@ impl KnobValue {
             KnobValue::Int(number) => number.to_string(),
             KnobValue::CpuMask(cpus) => mask_text(cpus),
             KnobValue::CpuList(cpus) => list_text(cpus),
+            KnobValue::Fields(fields) => {
+                let fields: Vec<String> = fields.iter().map(|(name, number)| format!("{name}={number}")).collect();
+                fields.join(" ")
+            }
             KnobValue::Text(text) => text.clone(),
         }
     }
+}
+
+/// How a knob is called, for people: `/proc/sys/net/ipv4/ip_forward`, `ethtool eth0 rings`.
+pub fn name(path: &str) -> String {
+    match ethtool::of_path(path) {
+        Some((link, setting)) => format!("ethtool {link} {setting}"),
+        None => format!("/{path}"),
+    }
+}
+
+/// The numbers that are asked for, of a text `rx=256 tx=256`; `None` when one is missing: this NIC does not have it.
+fn fields(text: &str, like: &BTreeMap<String, i64>) -> Option<BTreeMap<String, i64>> {
+    let found: BTreeMap<&str, &str> = text.split_whitespace().filter_map(|field| field.split_once('=')).collect();
+    like.keys().map(|name| Some((name.clone(), found.get(name.as_str())?.parse().ok()?))).collect()
 }
 
 /// A list of CPUs as the kernel writes it, `0-3,8`; `None` when it is none. Empty is a list.
@@ -114,6 +138,27 @@ mod tests {
         assert_eq!(KnobValue::Int(1).read_as("1 2"), KnobValue::Text("1 2".into()));
         assert_eq!(KnobValue::CpuList(vec![1]).read_as("a"), KnobValue::Text("a".into()));
         assert_eq!(KnobValue::CpuMask(vec![]).read_as(&"0,".repeat(5000)), KnobValue::text(&"0,".repeat(5000)));
+    }
+
+    #[test]
+    fn numbers_that_are_set_together_are_compared_together() {
+        let fields = |fields: &[(&str, i64)]| {
+            KnobValue::Fields(fields.iter().map(|(name, number)| ((*name).to_owned(), *number)).collect())
+        };
+        let want = fields(&[("rx", 2048), ("tx", 1024)]);
+        assert_eq!(want.file_text(), "rx=2048 tx=1024");
+        assert_eq!(want.read_as("rx=2048 tx=1024 rx-max=4096"), want);
+        assert_eq!(want.read_as("rx=256 tx=256"), fields(&[("rx", 256), ("tx", 256)]));
+        for lacking in ["", "rx=2048", "rx=2048 tx=x", "rx 2048 tx 1024"] {
+            assert!(matches!(want.read_as(lacking), KnobValue::Text(_)), "{lacking}");
+        }
+    }
+
+    #[test]
+    fn knobs_have_names_that_people_know() {
+        assert_eq!(name("proc/sys/net/ipv4/ip_forward"), "/proc/sys/net/ipv4/ip_forward");
+        assert_eq!(name("ethtool/eth0/rings"), "ethtool eth0 rings");
+        assert_eq!(name("ethtool/eth0/feature/rx-gro"), "ethtool eth0 feature rx-gro");
     }
 
     #[test]

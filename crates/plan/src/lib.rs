@@ -13,6 +13,7 @@
 pub mod affinity;
 pub mod compile;
 pub mod credit;
+pub mod ethtool;
 pub mod facts;
 pub mod flows;
 pub mod follow;

@@ -21,7 +21,7 @@ pub struct State {
     pub addresses: BTreeSet<Address>,
     /// The routes that we add, never anybody else's.
     pub routes: BTreeSet<Route>,
-    /// Values of sysctls and sysfs files by [`Knob::path`]. Observed: only those that exist and were asked for.
+    /// Values of knobs by [`Knob::path`]. Observed: only those that exist and were asked for.
     pub knobs: BTreeMap<String, KnobValue>,
 }
 
@@ -73,20 +73,38 @@ pub enum KnobValue {
     CpuMask(Vec<u32>),
     /// A list of CPUs (`smp_affinity_list`), sorted.
     CpuList(Vec<u32>),
+    /// Numbers that are set together, by name: `rx=2048 tx=1024`. On is 1, off is 0.
+    Fields(BTreeMap<String, i64>),
     /// Anything else, white space folded.
     Text(String),
 }
 
-/// One file under `/proc` or `/sys` that should have a value, and why.
+/// Which values that are found will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fit {
+    /// This value alone.
+    #[default]
+    Exact,
+    /// A larger number is left alone (`vm.min_free_kbytes`).
+    AtLeast,
+    /// A smaller number is left alone (`/dev/cpu_dma_latency`).
+    AtMost,
+    /// A number up to a tenth away: hardware has steps (e1000e makes 8333 of 8191 µs).
+    Near,
+}
+
+/// One value of the machine that should be so, and why: a file under `/proc` or `/sys`, a setting of a NIC
+/// ([`crate::ethtool`]), or the latency that CPUs may sleep with ([`crate::knob::CPU_WAKE_UP`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Knob {
-    /// Without the leading slash: `proc/sys/net/ipv4/ip_forward`, `proc/irq/41/smp_affinity_list`.
+    /// Without the leading slash: `proc/sys/net/ipv4/ip_forward`, `proc/irq/41/smp_affinity_list`, `ethtool/eth0/rings`.
     pub path: String,
     /// What it should be.
     pub want: KnobValue,
-    /// A larger value that is found is left alone (`vm.min_free_kbytes`).
-    pub at_least: bool,
+    /// Which values will do.
+    pub fit: Fit,
     /// One sentence for people.
     pub why: String,
     /// The line that asked for it; `None` for what forwarding itself needs.
@@ -126,6 +144,10 @@ impl fmt::Display for KnobValue {
         match self {
             Self::Int(number) => write!(f, "{number}"),
             Self::Text(text) => f.write_str(text),
+            Self::Fields(fields) => {
+                let fields: Vec<String> = fields.iter().map(|(name, number)| format!("{name} {number}")).collect();
+                f.write_str(&fields.join(", "))
+            }
             Self::CpuMask(cpus) | Self::CpuList(cpus) if cpus.is_empty() => f.write_str("no CPU"),
             Self::CpuMask(cpus) | Self::CpuList(cpus) => {
                 let cpus: Vec<String> = cpus.iter().map(u32::to_string).collect();
@@ -138,9 +160,29 @@ impl fmt::Display for KnobValue {
 impl Knob {
     /// Whether a value that was found will do.
     pub fn is_satisfied_by(&self, found: &KnobValue) -> bool {
-        match (found, &self.want) {
-            (KnobValue::Int(found), KnobValue::Int(want)) if self.at_least => found >= want,
-            (found, want) => found == want,
+        self.fit.takes(&self.want, found)
+    }
+}
+
+impl Fit {
+    /// Whether `found` will do where `want` is wanted.
+    pub fn takes(self, want: &KnobValue, found: &KnobValue) -> bool {
+        match (want, found) {
+            (KnobValue::Int(want), KnobValue::Int(found)) => self.takes_number(*want, *found),
+            (KnobValue::Fields(want), KnobValue::Fields(found)) => {
+                want.iter().all(|(name, want)| found.get(name).is_some_and(|found| self.takes_number(*want, *found)))
+            }
+            (want, found) => want == found,
+        }
+    }
+
+    fn takes_number(self, want: i64, found: i64) -> bool {
+        match self {
+            Fit::Exact => found == want,
+            Fit::AtLeast => found >= want,
+            Fit::AtMost => found <= want,
+            // Of small numbers a tenth is nothing: 3 is another mode of the driver than 1.
+            Fit::Near => found.abs_diff(want) <= want.unsigned_abs() / 10,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Steps: what a plan consists of, how people read them, how they are taken back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 
 use headgate_nft::Change;
@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::Desired;
 use crate::compile::routing::METRIC_V6;
-use crate::state::{Address, Knob, KnobValue, LinkState, Route, State};
+use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Route, State};
+use crate::{ethtool, knob};
 
 /// What is to be done, in this order: knobs, links, addresses and routes that are added, the ruleset, then removals.
 ///
@@ -31,6 +32,8 @@ pub enum Step {
         was: Option<KnobValue>,
         /// What is wanted.
         want: KnobValue,
+        /// Which values that are read back will do.
+        fit: Fit,
     },
     /// Set an interface up or down.
     LinkUp {
@@ -130,6 +133,21 @@ impl Plan {
         Self { steps }
     }
 
+    /// Leaves out what a step of this plan undoes: new queues have new interrupts and begin without steering. The next plan,
+    /// made from what is there then, has it.
+    pub fn defer_undone(&mut self) {
+        let renewed: BTreeSet<String> = self.steps.iter().filter_map(renews_queues).map(str::to_owned).collect();
+        if renewed.is_empty() {
+            return;
+        }
+        // The number of an interrupt does not say whose it is: all of them wait.
+        let waits = |path: &str| {
+            path.starts_with("proc/irq/")
+                || renewed.iter().any(|link| path.starts_with(&format!("sys/class/net/{link}/queues/")))
+        };
+        self.steps.retain(|step| !matches!(step, Step::Knob { path, .. } if waits(path)));
+    }
+
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
@@ -147,7 +165,14 @@ fn knob_step(knob: &Knob, observed: &State) -> Option<Step> {
         path: knob.path.clone(),
         was: Some(found.clone()),
         want: knob.want.clone(),
+        fit: knob.fit,
     })
+}
+
+fn renews_queues(step: &Step) -> Option<&str> {
+    let Step::Knob { path, .. } = step else { return None };
+    let (link, setting) = ethtool::of_path(path)?;
+    setting.renews_queues().then_some(link)
 }
 
 fn link_steps(name: &str, wanted: &LinkState, found: &LinkState) -> Vec<Step> {
@@ -179,8 +204,8 @@ impl Step {
     /// one transaction and takes itself back.
     pub fn inverse(&self) -> Option<Step> {
         Some(match self {
-            Self::Knob { path, was, want } => {
-                Self::Knob { path: path.clone(), was: Some(want.clone()), want: was.clone()? }
+            Self::Knob { path, was, want, fit: _ } => {
+                Self::Knob { path: path.clone(), was: Some(want.clone()), want: was.clone()?, fit: Fit::Exact }
             }
             Self::LinkUp { link, up } => Self::LinkUp { link: link.clone(), up: !up },
             Self::LinkMtu { link, was, want } => Self::LinkMtu { link: link.clone(), was: *want, want: *was },
@@ -218,8 +243,10 @@ impl Step {
 impl Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Knob { path, was: Some(was), want } => write!(f, "set /{path} to {want} (was {was})"),
-            Self::Knob { path, was: None, want } => write!(f, "set /{path} to {want} (not there)"),
+            Self::Knob { path, was: Some(was), want, .. } => {
+                write!(f, "set {} to {want} (was {was})", knob::name(path))
+            }
+            Self::Knob { path, was: None, want, .. } => write!(f, "set {} to {want} (not there)", knob::name(path)),
             Self::LinkUp { link, up } => write!(f, "set {link} {}", if *up { "up" } else { "down" }),
             Self::LinkMtu { link, was, want } => write!(f, "set the MTU of {link} to {want} (was {was})"),
             Self::AddAddress(Address { link, net }) => write!(f, "add address {net} to {link} and announce it"),

@@ -1,10 +1,15 @@
 //! `[hardware]` and the files of `hwprofiles/`.
 
+use std::collections::BTreeMap;
+
 use super::Checker;
 use super::fields::Fields;
 use crate::diagnostic::Report;
 use crate::document::Document;
-use crate::model::{Auto, ConntrackMax, Hardware, Profile, ProfileChoice, ProfileMatch, Tuning, Word};
+use crate::model::{
+    Auto, ConntrackMax, Hardware, NicTuning, Origin, Profile, ProfileChoice, ProfileMatch, QueueCount, RingSize,
+    Tuning, WakeUp, Word,
+};
 use crate::schema::PROFILE;
 use crate::tree::{Node, Span, Value};
 
@@ -17,15 +22,23 @@ pub(super) fn hardware(checker: &mut Checker<'_>, fields: Fields<'_>) -> Hardwar
     Hardware { profile, overrides: tuning(checker.document, fields.table("overrides")) }
 }
 
+/// The keys of a profile that are one value.
+const SETTINGS: [&str; 6] = ["irq", "rps", "xps", "pcie-power-saving", "cpu-frequency", "cpu-wake-up"];
+/// The same of [`NicTuning`].
+const NIC_SETTINGS: [&str; 8] = ["queues", "rx-ring", "tx-ring", "coalesce", "rx-usecs", "udp-hash", "pause", "eee"];
+
 fn tuning(document: &Document, fields: Fields<'_>) -> Tuning {
     let mut tuning = Tuning {
         irq: fields.word("irq"),
         rps: fields.word("rps"),
         xps: fields.word("xps"),
+        pcie_power_saving: fields.word("pcie-power-saving"),
+        cpu_frequency: fields.word("cpu-frequency"),
+        cpu_wake_up: fields.node("cpu-wake-up").and_then(|node| number_or_word(node, WakeUp::Micros)),
         conntrack_max: fields.table("conntrack").node("max").and_then(conntrack_max),
         ..Tuning::default()
     };
-    for key in ["irq", "rps", "xps"] {
+    for key in SETTINGS {
         if let Some(node) = fields.node(key) {
             tuning.origins.insert(key.to_owned(), document.origin_at(node.span));
         }
@@ -39,7 +52,48 @@ fn tuning(document: &Document, fields: Fields<'_>) -> Tuning {
             tuning.sysctl.insert(entry.key.as_ref().to_owned(), value);
         }
     }
+    tuning.nic = nic(document, fields, "", &mut tuning.origins);
+    for (driver, fields) in fields.all_named("drivers") {
+        let nic = nic(document, fields, &format!("drivers.{driver}."), &mut tuning.origins);
+        tuning.drivers.insert(driver.to_owned(), nic);
+    }
     tuning
+}
+
+/// What ethtool sets; `prefix` is the path of the table, with its dot.
+fn nic(document: &Document, fields: Fields<'_>, prefix: &str, origins: &mut BTreeMap<String, Origin>) -> NicTuning {
+    let ring = |key| fields.node(key).and_then(|node| number_or_word(node, RingSize::Entries));
+    for key in NIC_SETTINGS {
+        if let Some(node) = fields.node(key) {
+            origins.insert(format!("{prefix}{key}"), document.origin_at(node.span));
+        }
+    }
+    let mut features = BTreeMap::new();
+    for entry in fields.table("features").written() {
+        if let Value::Boolean(on) = entry.node.value {
+            origins.insert(format!("{prefix}features.{}", entry.key), document.origin_at(entry.key_span));
+            features.insert(entry.key.as_ref().to_owned(), on);
+        }
+    }
+    NicTuning {
+        queues: fields.node("queues").and_then(|node| number_or_word(node, QueueCount::Count)),
+        rx_ring: ring("rx-ring"),
+        tx_ring: ring("tx-ring"),
+        coalesce: fields.word("coalesce"),
+        rx_usecs: fields.integer("rx-usecs"),
+        udp_hash: fields.word("udp-hash"),
+        pause: fields.word("pause"),
+        eee: fields.word("eee"),
+        features,
+    }
+}
+
+fn number_or_word<W: Word>(node: &Node, number: impl Fn(u32) -> W) -> Option<W> {
+    match &node.value {
+        Value::Text(text) => W::from_word(text),
+        Value::Integer(found) => u32::try_from(*found).ok().map(number),
+        _ => None,
+    }
 }
 
 fn conntrack_max(node: &Node) -> Option<ConntrackMax> {

@@ -165,6 +165,50 @@ impl Word for Restart {
         &[("always", Restart::Always), ("on-failure", Restart::OnFailure), ("never", Restart::Never)];
 }
 
+/// `queues`, when it is a word.
+impl Word for QueueCount {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("per-core", QueueCount::PerCore),
+        ("per-thread", QueueCount::PerThread),
+        ("max", QueueCount::Max),
+        ("leave", QueueCount::Leave),
+    ];
+}
+
+/// `rx-ring`, `tx-ring`, when it is a word.
+impl Word for RingSize {
+    const WORDS: &'static [(&'static str, Self)] = &[("leave", RingSize::Leave)];
+}
+
+impl Word for Coalesce {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("adaptive", Coalesce::Adaptive),
+        ("low-latency", Coalesce::LowLatency),
+        ("low-cpu", Coalesce::LowCpu),
+        ("leave", Coalesce::Leave),
+    ];
+}
+
+impl Word for UdpHash {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("addresses-and-ports", UdpHash::Ports), ("addresses", UdpHash::Addresses), ("leave", UdpHash::Leave)];
+}
+
+impl Word for Switch {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("on", Switch::On), ("off", Switch::Off), ("leave", Switch::Leave)];
+}
+
+impl Word for Frequency {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("performance", Frequency::Performance), ("leave", Frequency::Leave)];
+}
+
+/// `cpu-wake-up`, when it is a word.
+impl Word for WakeUp {
+    const WORDS: &'static [(&'static str, Self)] = &[("leave", WakeUp::Leave)];
+}
+
 impl Word for IrqPolicy {
     const WORDS: &'static [(&'static str, Self)] =
         &[("one-per-core", IrqPolicy::OnePerCore), ("spread-smt", IrqPolicy::SpreadSmt), ("leave", IrqPolicy::Leave)];

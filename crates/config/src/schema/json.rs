@@ -3,15 +3,24 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::reference::form_text;
-use super::{Form, Key, Kind, Preset, ROOT};
+use super::{Form, Key, Kind, PROFILE, Preset, ROOT};
 
 /// `docs/headgate.schema.json`, as a value that serializes.
 pub fn json_schema() -> impl Serialize {
+    document("Headgate configuration", ROOT)
+}
+
+/// `docs/hwprofile.schema.json`, for the files of `hwprofiles/`.
+pub fn profile_json_schema() -> impl Serialize {
+    document("Headgate hardware profile", PROFILE)
+}
+
+fn document(title: &str, keys: &'static [Key]) -> Json {
     Json::Object(vec![
         ("$schema", text("https://json-schema.org/draft/2020-12/schema")),
-        ("title", text("Headgate configuration")),
+        ("title", text(title)),
         ("type", text("object")),
-        ("properties", properties(ROOT)),
+        ("properties", properties(keys)),
         ("additionalProperties", Json::Boolean(false)),
     ])
 }

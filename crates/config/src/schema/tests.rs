@@ -26,6 +26,13 @@ fn the_json_schema_is_the_table_of_keys() {
     committed("headgate.schema.json", &text);
 }
 
+#[test]
+fn the_json_schema_of_profiles_is_the_table_of_keys() {
+    let mut text = serde_json::to_string_pretty(&profile_json_schema()).unwrap();
+    text.push('\n');
+    committed("hwprofile.schema.json", &text);
+}
+
 /// Visits every key below `keys`.
 fn every(keys: &'static [Key], visit: &mut impl FnMut(&'static Key)) {
     for key in keys {

@@ -310,7 +310,7 @@ impl Engine {
     }
 
     /// Knobs that this configuration no longer names get the value back that the machine had.
-    fn restore_knobs(&self, reconciled: &Reconciled) {
+    fn restore_knobs(&mut self, reconciled: &Reconciled) {
         match self.host.restore_knobs(&reconciled.desired.state) {
             Ok(restored) => {
                 for (path, outcome) in restored {

@@ -35,12 +35,16 @@ impl Machine {
     }
 
     fn write(&self, path: &str, want: &KnobValue) -> Outcome {
-        write(&self.root, path, want)
+        write(&self.root, exact(path, want))
     }
 
     fn restore(&self) -> Vec<(String, Outcome)> {
         restore(&self.root, &BTreeMap::new()).unwrap()
     }
+}
+
+fn exact<'a>(path: &'a str, want: &'a KnobValue) -> Turn<'a> {
+    Turn { path, want, fit: Fit::Exact }
 }
 
 fn refused(reason: &str) -> Outcome {
@@ -110,7 +114,7 @@ fn garbage_is_overwritten_and_its_text_kept() {
 
 #[test]
 fn interrupts_that_the_kernel_manages_are_unsupported() {
-    let io = |errno: Errno| RootError::Io { verb: "write", path: "x".into(), source: errno.into() };
+    let io = |errno: Errno| Fault::from(RootError::Io { verb: "write", path: "x".into(), source: errno.into() });
     assert_eq!(fault("proc/irq/41/smp_affinity_list", &io(Errno::EIO)), Outcome::Unsupported);
     assert_eq!(fault("proc/irq/41/smp_affinity_list", &io(Errno::EPERM)), Outcome::Unsupported);
     assert_eq!(fault("proc/sys/x", &io(Errno::EPERM)), refused("Operation not permitted"));
@@ -159,7 +163,7 @@ fn what_is_gone_is_forgotten_and_what_is_refused_is_not() {
 fn a_full_disk_does_not_stop_the_change() {
     let machine = machine(&[(FORWARD, "0\n")]);
     // A file in place of the directory: nothing can be kept below it.
-    machine.root.write_file("run", b"").unwrap();
+    machine.root.write_file("var", b"").unwrap();
     assert_eq!(machine.write(FORWARD, &KnobValue::Int(1)), Outcome::Set);
     assert!(matches!(originals(&machine.root), Err(OriginalsError::File(_))));
     assert!(restore(&machine.root, &BTreeMap::new()).is_err());
@@ -203,4 +207,63 @@ fn a_write_that_fails_leaves_the_originals_as_they_were() {
     assert_eq!(originals(&machine.root).unwrap(), before);
     fs::rename(kept, machine.path(FORWARD)).unwrap();
     assert_eq!(machine.restore(), [(FORWARD.to_owned(), Outcome::Set)]);
+}
+
+const RINGS: &str = "ethtool/eth0/rings";
+
+fn rings(rx: i64, tx: i64) -> KnobValue {
+    KnobValue::Fields([("rx".to_owned(), rx), ("tx".to_owned(), tx)].into())
+}
+
+#[test]
+fn settings_of_a_nic_are_files_on_a_machine_of_files() {
+    let machine = machine(&[(RINGS, "rx=256 tx=256 rx-max=4096\n")]);
+    assert_eq!(read(&machine.root, RINGS, &rings(0, 0)), Some(rings(256, 256)));
+    assert_eq!(machine.write(RINGS, &rings(256, 256)), Outcome::Kept);
+    assert_eq!(machine.write(RINGS, &rings(2048, 1024)), Outcome::Set);
+    assert_eq!(machine.get(RINGS), "rx=2048 tx=1024\n");
+    assert_eq!(originals(&machine.root).unwrap().knobs[RINGS].was, "rx=256 tx=256", "only what was changed");
+    assert_eq!(machine.restore(), [(RINGS.to_owned(), Outcome::Set)]);
+    assert_eq!(machine.get(RINGS), "rx=256 tx=256\n");
+    assert_eq!(machine.write("ethtool/eth1/rings", &rings(1, 1)), Outcome::Unsupported);
+    machine.put(RINGS, "rx=256\n");
+    assert_eq!(machine.write(RINGS, &rings(512, 512)), Outcome::Set, "a file takes anything");
+}
+
+#[test]
+fn a_number_that_is_near_enough_is_left_alone() {
+    const USECS: &str = "ethtool/eth0/coalesce";
+    let usecs = |number| KnobValue::Fields([("rx-usecs".to_owned(), number)].into());
+    let machine = machine(&[(USECS, "rx-usecs=8333\n"), (FORWARD, "200\n")]);
+    let turn = |number, fit| write(&machine.root, Turn { path: USECS, want: &usecs(number), fit });
+    assert_eq!(turn(8191, Fit::Near), Outcome::Kept);
+    assert_eq!(turn(8191, Fit::Exact), Outcome::Set);
+    assert_eq!(turn(3, Fit::Near), Outcome::Set, "3 is not 8191");
+    machine.put(USECS, "rx-usecs=1\n");
+    assert_eq!(turn(3, Fit::Near), Outcome::Set, "nor is it 1");
+    let want = KnobValue::Int(100);
+    let forward = |fit| write(&machine.root, Turn { path: FORWARD, want: &want, fit });
+    assert_eq!(forward(Fit::AtLeast), Outcome::Kept);
+    assert_eq!(forward(Fit::AtMost), Outcome::Set);
+    assert_eq!(forward(Fit::AtMost), Outcome::Kept);
+}
+
+#[test]
+fn many_are_turned_in_order_and_their_originals_kept_together() {
+    let machine = machine(&[(FORWARD, "0\n"), (RPS, "0\n")]);
+    symlink("/dev/null", machine.path("proc/lost")).unwrap();
+    let (one, mask) = (KnobValue::Int(1), KnobValue::CpuMask(vec![1]));
+    let turns = [
+        exact(FORWARD, &one),
+        exact("proc/lost", &one),
+        exact("proc/none", &one),
+        exact(RPS, &mask),
+        exact(RPS, &mask),
+    ];
+    let expected = [Outcome::Set, refused("the kernel kept "), Outcome::Unsupported, Outcome::Set, Outcome::Kept];
+    assert_eq!(write_all(&machine.root, &turns), expected);
+    let kept = originals(&machine.root).unwrap().knobs;
+    assert_eq!(kept.keys().collect::<Vec<_>>(), ["proc/lost", FORWARD, RPS]);
+    assert_eq!(kept[FORWARD], Original { was: "0".into(), ours: one });
+    assert_eq!(kept["proc/lost"].ours, KnobValue::text(""), "what is left there is what the kernel kept");
 }

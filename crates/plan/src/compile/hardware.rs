@@ -7,6 +7,8 @@
 
 mod choose;
 mod needs;
+mod nic;
+mod power;
 mod sysctl;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +20,7 @@ use headgate_config::model::{
 pub use self::choose::UnknownProfile;
 use crate::affinity::{self, Policy, Queues, Spread};
 use crate::facts::{Facts, Link, NicIrq};
-use crate::state::{Knob, KnobValue};
+use crate::state::{Fit, Knob, KnobValue};
 
 /// Per entry of the connection table: 384 bytes of the entry and its first extension, measured, and two heads of hash chains.
 const CONNTRACK_ENTRY_BYTES: u64 = 400;
@@ -60,6 +62,11 @@ pub fn knobs(
     for knob in needs::knobs(config, facts, &ours) {
         compiler.knobs.put(knob);
     }
+    // Before interrupts and steering, which new queues undo.
+    for (name, link) in &ours {
+        nic::knobs(&chosen.tuning, &facts.cores, name, link).into_iter().for_each(|knob| compiler.knobs.put(knob));
+    }
+    power::knobs(&chosen.tuning, facts, &ours).into_iter().for_each(|knob| compiler.knobs.put(knob));
     let spread = compiler.spread(&ours);
     compiler.conntrack();
     compiler.profile_sysctls(&ours);
@@ -139,9 +146,12 @@ impl Compiler<'_> {
             self.interrupts(spread, &nic.irqs);
             self.steering(spread);
         }
-        if spread.iter().flat_map(|spread| spread.rps.iter().flatten()).any(|mask| !mask.is_empty()) {
-            self.backlog();
+        let steered: BTreeSet<u32> =
+            spread.iter().flat_map(|spread| spread.rps.iter().flatten().flatten()).copied().collect();
+        if !steered.is_empty() {
+            self.backlog(steered.into_iter().collect());
         }
+        self.name_rivals(&spread);
         spread
     }
 
@@ -158,7 +168,7 @@ impl Compiler<'_> {
             self.knobs.put(Knob {
                 path: format!("proc/irq/{}/smp_affinity_list", irq.number),
                 want: KnobValue::CpuList(vec![*cpu]),
-                at_least: false,
+                fit: Fit::Exact,
                 why: format!("queue {queue} of {name} is received, forwarded and sent on CPU {cpu} alone"),
                 origin: self.origin("irq"),
             });
@@ -175,27 +185,49 @@ impl Compiler<'_> {
             };
             let path = format!("sys/class/net/{name}/queues/rx-{queue}/rps_cpus");
             let (want, origin) = (KnobValue::CpuMask(cpus.clone()), self.origin("rps"));
-            self.knobs.put(Knob { path, want, at_least: false, why, origin });
+            self.knobs.put(Knob { path, want, fit: Fit::Exact, why, origin });
         }
         for (queue, cpus) in spread.xps.iter().flatten().enumerate() {
             let path = format!("sys/class/net/{name}/queues/tx-{queue}/xps_cpus");
             let why = format!("these CPUs send through queue {queue} of {name}, whose interrupt is nearest to them");
             let (want, origin) = (KnobValue::CpuMask(cpus.clone()), self.origin("xps"));
-            self.knobs.put(Knob { path, want, at_least: false, why, origin });
+            self.knobs.put(Knob { path, want, fit: Fit::Exact, why, origin });
         }
     }
 
-    fn backlog(&mut self) {
+    /// What packets meet that are steered to another CPU.
+    fn backlog(&mut self, steered: Vec<u32>) {
         if !self.facts.initial_netns {
             return;
         }
-        self.knobs.put(Knob {
-            path: "proc/sys/net/core/netdev_max_backlog".to_owned(),
-            want: KnobValue::Int(RPS_BACKLOG),
-            at_least: true,
-            why: "packets that are steered to another CPU wait in its backlog".to_owned(),
-            origin: self.origin("rps"),
-        });
+        let knobs = [
+            (
+                "netdev_max_backlog",
+                KnobValue::Int(RPS_BACKLOG),
+                Fit::AtLeast,
+                "packets that are steered to another CPU wait in its backlog",
+            ),
+            (
+                "flow_limit_cpu_bitmap",
+                KnobValue::CpuMask(steered),
+                Fit::Exact,
+                "when the backlog of a CPU is half full, the largest flow loses packets before the others do",
+            ),
+            ("netdev_tstamp_prequeue", KnobValue::Int(0), Fit::Exact, "the CPU that is steered to takes the time"),
+        ];
+        for (name, want, fit, why) in knobs {
+            let path = format!("proc/sys/net/core/{name}");
+            self.knobs.put(Knob { path, want, fit, why: why.to_owned(), origin: self.origin("rps") });
+        }
+    }
+
+    /// Programs that will undo what is set here.
+    fn name_rivals(&mut self, spread: &[Spread]) {
+        let places = spread.iter().any(|spread| spread.irq.is_some());
+        if places && self.facts.rivals.contains("irqbalance") {
+            let note = "irqbalance runs and moves interrupts: stop it, or set irq = \"leave\" in [hardware.overrides]";
+            self.notes.push(note.to_owned());
+        }
     }
 
     fn conntrack(&mut self) {
@@ -204,15 +236,15 @@ impl Compiler<'_> {
             self.notes.push("the size of the connection table is the host's: this is not its network namespace".into());
             return;
         }
-        let (entries, at_least) = match max {
-            ConntrackMax::Auto => (conntrack_entries(self.facts.memory_bytes), true),
-            ConntrackMax::Entries(entries) => (i64::from(entries), false),
+        let (entries, fit) = match max {
+            ConntrackMax::Auto => (conntrack_entries(self.facts.memory_bytes), Fit::AtLeast),
+            ConntrackMax::Entries(entries) => (i64::from(entries), Fit::Exact),
         };
         let buckets = (entries / 2 / BUCKETS_PER_PAGE).max(1) * BUCKETS_PER_PAGE;
         let knob = |path: &str, want, why: &str| Knob {
             path: path.to_owned(),
             want: KnobValue::Int(want),
-            at_least,
+            fit,
             why: why.to_owned(),
             origin: self.tuning.origins.get("conntrack.max").cloned(),
         };
@@ -231,9 +263,9 @@ impl Compiler<'_> {
             }
             let why = sysctl::reason(name).unwrap_or("the hardware profile asks for it").to_owned();
             for path in sysctl::paths(name, ours.iter().map(|(name, _)| *name)) {
-                let (want, at_least) = sysctl::value(&path, value);
+                let (want, fit) = sysctl::value(&path, value);
                 let origin = self.origin(&format!("sysctl.{name}"));
-                self.knobs.put(Knob { path, want, at_least, why: why.clone(), origin });
+                self.knobs.put(Knob { path, want, fit, why: why.clone(), origin });
             }
         }
     }
@@ -249,7 +281,7 @@ impl Compiler<'_> {
                     let (want, _) = sysctl::value(&path, value);
                     let why = "[sysctl] of the configuration".to_owned();
                     let origin = config.sysctl_origins.get(name).cloned();
-                    self.knobs.put(Knob { path, want, at_least: false, why, origin });
+                    self.knobs.put(Knob { path, want, fit: Fit::Exact, why, origin });
                 }
             }
         }

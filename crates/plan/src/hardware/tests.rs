@@ -1,5 +1,6 @@
 use super::*;
 use crate::facts::{Link, Nic, NicIrq};
+use crate::state::Fit;
 
 fn facts() -> Facts {
     let irq = |number, name: &str, queue| NicIrq { number, name: name.into(), queue };
@@ -7,6 +8,7 @@ fn facts() -> Facts {
         rx_queues: 2,
         tx_queues: 2,
         numa_node: None,
+        limits: Default::default(),
         irqs: vec![irq(40, "eth4", None), irq(41, "eth4-TxRx-0", Some(0)), irq(42, "eth4-TxRx-1", Some(1))],
     };
     Facts {
@@ -24,7 +26,7 @@ fn facts() -> Facts {
 }
 
 fn knob(path: &str, want: KnobValue) -> Knob {
-    Knob { path: path.into(), want, at_least: false, why: "a reason".into(), origin: None }
+    Knob { path: path.into(), want, fit: Fit::Exact, why: "a reason".into(), origin: None }
 }
 
 fn report() -> HardwareReport {

@@ -131,7 +131,7 @@ fn drift_knobs_services_and_errors_are_told() {
     let knob = |path: &str| Knob {
         path: path.to_owned(),
         want: KnobValue::Int(1),
-        at_least: false,
+        fit: crate::state::Fit::Exact,
         why: String::new(),
         origin: None,
     };

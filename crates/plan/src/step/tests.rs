@@ -14,7 +14,7 @@ fn route(to: &str, via: &str, metric: Option<u32>) -> Route {
 }
 
 fn knob(path: &str, want: KnobValue) -> Knob {
-    Knob { path: path.to_owned(), want, at_least: false, why: String::new(), origin: None }
+    Knob { path: path.to_owned(), want, fit: Fit::Exact, why: String::new(), origin: None }
 }
 
 /// Everything at once: what is wanted and what is there differ in each way that a step exists for.
@@ -23,7 +23,7 @@ fn both() -> (Desired, State) {
     desired.knobs = vec![
         knob("proc/sys/net/ipv4/ip_forward", KnobValue::Int(1)),
         knob("proc/sys/not/there", KnobValue::Int(1)),
-        Knob { at_least: true, ..knob("proc/sys/vm/min_free_kbytes", KnobValue::Int(10)) },
+        Knob { fit: Fit::AtLeast, ..knob("proc/sys/vm/min_free_kbytes", KnobValue::Int(10)) },
     ];
     let link = |up, mtu| LinkState { up, mtu: Some(mtu) };
     desired.state.links = [("eth0".to_owned(), link(true, 9000)), ("gone".to_owned(), link(true, 1500))].into();
@@ -100,7 +100,7 @@ fn every_step_but_the_ruleset_can_be_taken_back() {
             None => assert!(matches!(step, Step::Ruleset(_))),
         }
     }
-    let unknown = Step::Knob { path: "proc/x".to_owned(), was: None, want: KnobValue::Int(1) };
+    let unknown = Step::Knob { path: "proc/x".to_owned(), was: None, want: KnobValue::Int(1), fit: Fit::Exact };
     assert_eq!(unknown.inverse(), None);
 }
 
@@ -120,4 +120,29 @@ fn many_changes_are_counted_and_few_are_shown() {
 fn values_of_cpus_are_readable() {
     let texts = [KnobValue::CpuMask(vec![]), KnobValue::CpuList(vec![0, 4]), KnobValue::Text("fq".to_owned())];
     assert_eq!(texts.map(|value| value.to_string()), ["no CPU", "CPU 0,4", "fq"]);
+}
+
+#[test]
+fn what_new_queues_undo_waits_for_the_next_plan() {
+    let step = |path: &str| Step::Knob {
+        path: path.to_owned(),
+        was: Some(KnobValue::Int(0)),
+        want: KnobValue::Int(1),
+        fit: Fit::Exact,
+    };
+    let paths = [
+        "ethtool/eth0/rings",
+        "proc/irq/41/smp_affinity_list",
+        "sys/class/net/eth0/queues/rx-0/rps_cpus",
+        "sys/class/net/eth01/queues/rx-0/rps_cpus",
+        "proc/sys/net/ipv4/ip_forward",
+    ];
+    let mut plan = Plan { steps: paths.map(step).into() };
+    let whole = plan.clone();
+    plan.defer_undone();
+    assert_eq!(plan, whole, "rings leave queues as they are");
+    plan.steps.push(step("ethtool/eth0/channels"));
+    plan.defer_undone();
+    let expected = [paths[0], paths[3], paths[4], "ethtool/eth0/channels"];
+    assert_eq!(plan.steps, expected.map(step));
 }

@@ -1,7 +1,7 @@
 //! Which hardware profile a machine gets.
 
 use headgate_config::model::{
-    ConntrackMax, Hardware, IrqPolicy, Profile, ProfileChoice, ProfileMatch, RpsPolicy, Tuning, XpsPolicy,
+    ConntrackMax, Hardware, IrqPolicy, NicTuning, Profile, ProfileChoice, ProfileMatch, RpsPolicy, Tuning, XpsPolicy,
 };
 
 use crate::compile::Unsupported;
@@ -73,9 +73,32 @@ fn lay_over(tuning: &mut Tuning, upper: &Tuning) {
     tuning.irq = upper.irq.or(tuning.irq);
     tuning.rps = upper.rps.or(tuning.rps);
     tuning.xps = upper.xps.or(tuning.xps);
+    lay_nic_over(&mut tuning.nic, &upper.nic);
+    for (driver, upper) in &upper.drivers {
+        lay_nic_over(tuning.drivers.entry(driver.clone()).or_default(), upper);
+    }
+    tuning.cpu_frequency = upper.cpu_frequency.or(tuning.cpu_frequency);
+    tuning.cpu_wake_up = upper.cpu_wake_up.or(tuning.cpu_wake_up);
+    tuning.pcie_power_saving = upper.pcie_power_saving.or(tuning.pcie_power_saving);
     tuning.conntrack_max = upper.conntrack_max.or(tuning.conntrack_max);
     tuning.sysctl.extend(upper.sysctl.clone());
     tuning.origins.extend(upper.origins.clone());
+}
+
+pub(super) fn lay_nic_over(tuning: &mut NicTuning, upper: &NicTuning) {
+    tuning.queues = upper.queues.or(tuning.queues);
+    tuning.rx_ring = upper.rx_ring.or(tuning.rx_ring);
+    tuning.tx_ring = upper.tx_ring.or(tuning.tx_ring);
+    // The word of an upper table goes before the number of a lower one.
+    if upper.coalesce.is_some() {
+        tuning.rx_usecs = None;
+    }
+    tuning.coalesce = upper.coalesce.or(tuning.coalesce);
+    tuning.rx_usecs = upper.rx_usecs.or(tuning.rx_usecs);
+    tuning.udp_hash = upper.udp_hash.or(tuning.udp_hash);
+    tuning.pause = upper.pause.or(tuning.pause);
+    tuning.eee = upper.eee.or(tuning.eee);
+    tuning.features.extend(upper.features.clone());
 }
 
 fn matches(profile: &Profile, facts: &Facts) -> bool {

@@ -5,7 +5,7 @@ use headgate_config::model::InterfaceAddress;
 
 use super::Link;
 use crate::facts::Facts;
-use crate::state::{Knob, KnobValue};
+use crate::state::{Fit, Knob, KnobValue};
 
 /// Per interface: key below `net/ipv4/conf/X`, value, reason.
 const PER_INTERFACE: [(&str, i64, &str); 4] = [
@@ -27,7 +27,7 @@ pub(super) fn knobs(config: &Config, facts: &Facts, ours: &[(&str, &Link)]) -> V
     let knob = |path: String, want, why: &str| Knob {
         path,
         want: KnobValue::Int(want),
-        at_least: false,
+        fit: Fit::Exact,
         why: why.to_owned(),
         origin: None,
     };

@@ -1,6 +1,6 @@
 //! Names and values of sysctls.
 
-use crate::state::KnobValue;
+use crate::state::{Fit, KnobValue};
 
 /// The file of a sysctl, as sysctl(8) finds it: dots separate, and a slash in the name stands for a dot in an interface's name.
 pub(super) fn path(name: &str) -> String {
@@ -17,10 +17,10 @@ pub(super) fn paths<'a>(name: &str, interfaces: impl Iterator<Item = &'a str>) -
     ["all", "default"].into_iter().chain(interfaces).map(|interface| path.replace("{if}", interface)).collect()
 }
 
-/// A value, typed so that a comparison is by meaning, and whether a larger one suffices: `">=4096"` in a profile.
-pub(super) fn value(path: &str, text: &str) -> (KnobValue, bool) {
+/// A value, typed so that a comparison is by meaning, and which will do: `">=4096"` in a profile.
+pub(super) fn value(path: &str, text: &str) -> (KnobValue, Fit) {
     if let Some(number) = text.strip_prefix(">=").and_then(|number| number.trim().parse().ok()) {
-        return (KnobValue::Int(number), true);
+        return (KnobValue::Int(number), Fit::AtLeast);
     }
     let is_mask = path.ends_with("/rps_default_mask") || path.ends_with("/flow_limit_cpu_bitmap");
     let value = match text.trim().parse() {
@@ -28,7 +28,7 @@ pub(super) fn value(path: &str, text: &str) -> (KnobValue, bool) {
         Ok(number) => KnobValue::Int(number),
         Err(_) => KnobValue::text(text),
     };
-    (value, false)
+    (value, Fit::Exact)
 }
 
 /// Not of the network namespace: what a container changes here, it changes for the whole machine, or the kernel refuses it.
@@ -51,7 +51,7 @@ pub(super) fn reason(name: &str) -> Option<&'static str> {
     REASONS.iter().find(|(known, _)| *known == key).map(|(_, why)| *why)
 }
 
-const REASONS: [(&str, &str); 28] = [
+const REASONS: [(&str, &str); 29] = [
     ("accept_redirects", "a forged redirect must not change where packets go"),
     ("accept_source_route", "a sender must not choose the way of its packets"),
     ("log_martians", "asymmetric routes are normal here and would flood the log"),
@@ -79,5 +79,6 @@ const REASONS: [(&str, &str); 28] = [
     ("nf_conntrack_udp_timeout_stream", "RFC 4787 asks for 2 minutes at least"),
     ("min_free_kbytes", "packets are received into memory that must be free at once"),
     ("panic", "a broken kernel reboots, so that the other box or the other slot takes over"),
+    ("softlockup_panic", "a CPU that is stuck forwards nothing, and the other box or slot does not know it"),
     ("panic_on_oops", "a broken kernel reboots, so that the other box or the other slot takes over"),
 ];

@@ -4,11 +4,17 @@ use std::sync::Arc;
 use headgate_config::model::{Hardware, ProfileChoice, ProfileMatch};
 
 use super::*;
-use crate::facts::{Core, LinkAddress, Nic};
+use crate::facts::{Core, LinkAddress, Nic, NicLimits};
 
 fn nic(driver: &str, pci: &str, queues: u32, first_irq: u32) -> Link {
     let irq = |queue| NicIrq { number: first_irq + queue, name: format!("x-TxRx-{queue}"), queue: Some(queue) };
-    let nic = Nic { rx_queues: queues, tx_queues: queues, numa_node: None, irqs: (0..queues).map(irq).collect() };
+    let nic = Nic {
+        rx_queues: queues,
+        tx_queues: queues,
+        numa_node: None,
+        limits: NicLimits::default(),
+        irqs: (0..queues).map(irq).collect(),
+    };
     Link { driver: Some(driver.into()), pci: Some(pci.into()), nic: Some(nic), ..Link::default() }
 }
 
@@ -150,7 +156,7 @@ fn the_connection_table_goes_by_memory() {
     let tuned = compile(&Config::default(), &generic, &facts(), &[]);
     let expected = [format!("{CONNTRACK_BUCKETS} = 1048576"), format!("{CONNTRACK_MAX} = 2097152")];
     assert_eq!([lines(&tuned, "buckets"), lines(&tuned, "conntrack_max")].concat(), expected);
-    assert!(tuned.knobs.iter().filter(|knob| knob.path == CONNTRACK_MAX).all(|knob| knob.at_least));
+    assert!(tuned.knobs.iter().filter(|knob| knob.path == CONNTRACK_MAX).all(|knob| knob.fit == Fit::AtLeast));
     let mut config = Config::default();
     config.hardware.overrides.conntrack_max = Some(ConntrackMax::Entries(100_000));
     config.hardware.overrides.origins.insert("conntrack.max".into(), origin(7));
@@ -158,7 +164,7 @@ fn the_connection_table_goes_by_memory() {
     let expected = [format!("{CONNTRACK_BUCKETS} = 49664"), format!("{CONNTRACK_MAX} = 100000")];
     assert_eq!([lines(&tuned, "buckets"), lines(&tuned, "conntrack_max")].concat(), expected);
     let max = tuned.knobs.iter().find(|knob| knob.path == CONNTRACK_MAX).unwrap();
-    assert_eq!((max.at_least, max.origin.clone()), (false, Some(origin(7))));
+    assert_eq!((max.fit, max.origin.clone()), (Fit::Exact, Some(origin(7))));
 }
 
 #[test]
@@ -203,7 +209,7 @@ fn the_best_match_wins_over_those_below_it() {
     let tuned = compile(&Config::default(), &profiles, &sna, &["eth2"]);
     assert!(lines(&tuned, "proc/irq").is_empty(), "the profile below says leave");
     assert_eq!(lines(&tuned, "min_free"), ["proc/sys/vm/min_free_kbytes = 131072"]);
-    assert!(tuned.knobs.iter().any(|knob| knob.path.ends_with("min_free_kbytes") && knob.at_least));
+    assert!(tuned.knobs.iter().any(|knob| knob.path.ends_with("min_free_kbytes") && knob.fit == Fit::AtLeast));
     let one_nic = Facts { links: BTreeMap::from([("eth0".to_owned(), nic("igb", "0000:01:00.0", 4, 40))]), ..facts() };
     assert_eq!(name(&one_nic).as_deref(), Some("generic"));
     assert_eq!(name(&Facts { dmi_product: Some("SNA7108 r2".into()), ..one_nic }).as_deref(), Some("sna7108"));
