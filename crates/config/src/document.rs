@@ -9,7 +9,10 @@ use crate::schema::{self, Key, Kind, Merge};
 use crate::source::Files;
 use crate::tree::{Entry, Node, Span, Table, TableKind, Value};
 
+mod compare;
 mod render;
+
+pub use compare::Difference;
 
 /// The merged configuration as written, `[defaults.farm]` spread over the farms.
 ///

@@ -143,11 +143,118 @@ pub struct StepLine {
 pub struct Applied {
     /// The generation of the configuration that runs; absent when no state could be kept.
     pub generation: Option<u64>,
+    /// It runs on trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
     /// In order; empty: nothing was written.
     pub steps: Vec<StepLine>,
     /// What people should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// A configuration that returns to the one before unless somebody confirms it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Trial {
+    /// The generation on trial; absent when it could not be kept.
+    pub generation: Option<u64>,
+    /// The generation that returns.
+    pub back: u64,
+    /// When it does.
+    pub seconds_left: u64,
+}
+
+/// How files are applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Apply {
+    /// On trial, for so long; 1 second to a day. Absent: for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_seconds: Option<u64>,
+}
+
+/// What was on trial is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// The generation that runs.
+    pub generation: Option<u64>,
+}
+
+/// One of two configurations that are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Compared {
+    /// A generation of the history.
+    Generation(u64),
+    /// What runs, with what was changed at run time.
+    Running,
+    /// What `apply` would load.
+    Files,
+}
+
+/// It is none of the three.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not the number of a generation, nor `running` or `files`")]
+pub struct NotCompared(String);
+
+impl std::str::FromStr for Compared {
+    type Err = NotCompared;
+
+    fn from_str(text: &str) -> Result<Self, NotCompared> {
+        match text {
+            "running" => Ok(Compared::Running),
+            "files" => Ok(Compared::Files),
+            number => number.parse().map(Compared::Generation).map_err(|_| NotCompared(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for Compared {
+    type Error = NotCompared;
+
+    fn try_from(text: String) -> Result<Self, NotCompared> {
+        text.parse()
+    }
+}
+
+impl From<Compared> for String {
+    fn from(side: Compared) -> String {
+        side.to_string()
+    }
+}
+
+impl std::fmt::Display for Compared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Compared::Generation(number) => write!(f, "{number}"),
+            Compared::Running => f.write_str("running"),
+            Compared::Files => f.write_str("files"),
+        }
+    }
+}
+
+/// Which two configurations are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Diff {
+    /// The earlier one.
+    pub from: Compared,
+    /// The later one.
+    pub to: Compared,
+}
+
+/// A value, or a whole table, that two configurations have otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The keys that lead to it: `["farms", "web", "backends", "b1", "weight"]`.
+    pub path: Vec<String>,
+    /// What it was, as TOML; absent: it is new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// What it is, as TOML; absent: it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
 }
 
 /// What `apply` would do.
@@ -172,6 +279,12 @@ pub struct Generation {
     pub hash: String,
     /// What brought it: `start`, `reload`, `apply`, `operator`.
     pub reason: String,
+    /// Who asked for it: the user at the other end of the socket, or the name of a token. Absent: a start, or a signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// What it changed of the one before, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
     /// The names of its files.
     pub files: Vec<String>,
     /// It runs now.

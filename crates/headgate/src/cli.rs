@@ -8,8 +8,10 @@ mod backend_setup;
 mod check;
 mod completions;
 mod config;
+mod confirm;
 mod connections;
 pub mod console;
+mod diff;
 mod error;
 mod explain;
 mod farm;
@@ -81,9 +83,11 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Trace(trace) => trace::run(root, &trace),
         Command::Hw(command) => hw::run(root, &command),
         Command::Status(output) => status::run(&client, output),
-        Command::Apply(steps) => apply::run(&client, steps),
+        Command::Apply(apply) => apply::run(&client, &apply),
+        Command::Confirm(output) => confirm::run(&client, output),
         Command::Rollback(rollback) => rollback::run(&client, &rollback),
         Command::History(output) => history::run(&client, output),
+        Command::Diff(diff) => diff::run(&client, &diff),
         Command::Farm(command) => farm::run(root, &client, command),
         Command::Backend(command) => backend::run(&client, command),
         Command::Connections(connections) => connections::run(&client, &connections),

@@ -3,7 +3,9 @@
 //! It begins with the kernel and only then opens its socket and starts services: forwarding must not wait for anything. It
 //! ends without touching the kernel: traffic goes on.
 
+pub mod caller;
 pub mod engine;
+pub mod metrics;
 pub mod notify;
 pub mod operator;
 pub mod server;
@@ -23,7 +25,9 @@ use headgate_host::{Lock, Root};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use self::engine::{Engine, EngineError, Handle, Services, Started};
+use self::engine::{Engine, EngineError, Handle, Services, Started, watch_trials};
+use self::metrics::Metrics;
+use self::server::listeners::{self, Faults};
 use self::server::{Api, ListenError};
 use self::supervise::{Network, SuperviseError, Supervisor};
 use self::watchdog::Watchdog;
@@ -116,7 +120,7 @@ fn once(root: &Path, listing: Listing) -> Result<(Exit, String), DaemonError> {
         );
     }
     Ok(match error {
-        // Since a rollback the files are not what should run.
+        // The files were returned from: they are not what should run.
         None | Some(EngineError::NotAgain) => (Exit::Good, String::new()),
         Some(error) => (error.code().exit(), error.full(listing)),
     })
@@ -155,13 +159,18 @@ impl Signals {
 
 async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf) -> Result<(), DaemonError> {
     let signals = Signals::new().map_err(|error| DaemonError::System("signal handler", error))?;
-    let services = engine.services();
+    let (services, trials, listen) = (engine.services(), engine.trials(), engine.listen());
     let appliance = engine.is_appliance();
     let supervisor = Arc::new(Mutex::new(Some(Supervisor::new(&state)?)));
     let listener = server::listen(root)?;
     let engine = Handle::spawn(engine).map_err(|error| DaemonError::System("thread", error))?;
-    let api = Api { engine: engine.clone(), supervisor: Arc::clone(&supervisor) };
+    let faults = Faults::default();
+    let api_services = server::Services(Arc::clone(&supervisor));
+    let metrics = Metrics::new(engine.clone(), api_services.clone());
+    let others = listeners::run(listen, server::metrics_router(metrics.clone()), faults.clone());
+    let api = Api { engine: engine.clone(), services: api_services, faults, metrics };
     let server = tokio::spawn(server::serve(listener, api));
+    let others = tokio::spawn(others);
     if appliance && is_firmware_good(&started) {
         tokio::spawn(mark_good());
     }
@@ -169,11 +178,13 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
     if let Some(watchdog) = appliance.then(|| Watchdog::open(Path::new(watchdog::DEVICE))).flatten() {
         tokio::spawn(feed(watchdog, engine.clone()));
     }
+    tokio::spawn(watch_trials(engine.clone(), trials));
     notify::ready(&headline(&started.error));
     until_terminated(signals, &engine, services, &supervisor).await;
     notify::stopping();
     tracing::info!("going down; the data plane stays as it is");
     server.abort();
+    others.abort();
     let supervisor = supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(supervisor) = supervisor {
         supervisor.shutdown().await;
@@ -258,7 +269,7 @@ async fn reload(engine: &Handle) {
 fn headline(error: &Option<EngineError>) -> String {
     match error {
         None => "the configuration runs".to_owned(),
-        Some(EngineError::NotAgain) => "an earlier configuration runs, since a rollback".to_owned(),
+        Some(EngineError::NotAgain) => "an earlier configuration runs: what the files say was returned from".to_owned(),
         Some(error) => format!("the files are not what runs: {error}"),
     }
 }

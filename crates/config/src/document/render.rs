@@ -111,6 +111,13 @@ fn print_text(out: &mut String, text: &str) {
     out.push('"');
 }
 
+/// The value on one line.
+pub(super) fn inline(value: &Value) -> String {
+    let mut text = String::new();
+    print_value(&mut text, value);
+    text
+}
+
 fn print_value(out: &mut String, value: &Value) {
     match value {
         Value::Text(text) => print_text(out, text),

@@ -3,14 +3,16 @@
 use hyper::Method;
 use serde::Serialize;
 
-use super::args::{Change, Steps};
+use super::args::{self, Change, Steps};
 use super::{Answer, CliError};
-use crate::api::Applied;
+use crate::api::{Applied, Apply};
 use crate::client::{Client, ClientError};
 use crate::steps::{Listing, printable, told};
 
-pub(super) fn run(client: &Client, steps: Steps) -> Result<Answer, CliError> {
-    change(client, Method::POST, "/v1/apply", &(), steps)
+pub(super) fn run(client: &Client, apply: &args::Apply) -> Result<Answer, CliError> {
+    // A part of a second would be no time at all.
+    let confirm_seconds = apply.confirm.map(|window| window.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
+    change(client, Method::POST, "/v1/apply", &Apply { confirm_seconds }, apply.steps)
 }
 
 /// Asks for a change, and says what it did.
@@ -49,6 +51,12 @@ fn render(applied: &Applied, listing: Listing) -> String {
     if let Some(generation) = applied.generation {
         text += &format!("generation {generation} runs\n");
     }
+    if let Some(trial) = &applied.trial {
+        text += &format!(
+            "on trial: generation {} returns in {} s unless `headgate confirm` keeps this one\n",
+            trial.back, trial.seconds_left
+        );
+    }
     text
 }
 
@@ -68,6 +76,7 @@ mod tests {
         };
         let applied = Applied {
             generation: Some(3),
+            trial: None,
             steps: vec![step("add address 172.16.1.1/32 to eth0", Some("set")), step("set a to 1", Some("refused: x"))],
             warnings: vec!["careful".into()],
         };

@@ -5,10 +5,12 @@
 #![allow(missing_docs)]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
+use crate::api::Compared;
 use crate::steps::Listing;
 
 /// Operate a Headgate load balancer
@@ -32,10 +34,12 @@ Examples:
   headgate check                    is the configuration valid?
   headgate plan                     what would apply change?
   headgate apply                    do it
+  headgate apply --confirm 60s      do it, and go back unless `headgate confirm` comes in time
   headgate status                   what is wrong, worst first
   headgate backend drain web b1     no new flows to b1 of farm web
   headgate trace web                what happens to packets for farm web?
   headgate rollback                 back to the configuration before this one
+  headgate diff                     what do the files say that does not run?
 
 Exit status:
    0  good
@@ -65,9 +69,18 @@ pub enum Command {
     Plan(Plan),
     /// Load the files and make the kernel follow them
     ///
-    /// Also loads a configuration that `rollback` returned from. When anything is refused, everything is put back and the
+    /// Also loads a configuration that was returned from. When anything is refused, everything is put back and the
     /// running configuration stays.
-    Apply(Steps),
+    ///
+    /// With --confirm the configuration before returns by itself unless `headgate confirm` comes in time: for a change that
+    /// could cut off the one who makes it. It returns although headgated is killed or the machine boots meanwhile; it is then
+    /// not loaded again by a start or SIGHUP until the files change or `headgate apply` asks for it.
+    #[command(
+        after_help = "Examples:\n  headgate apply\n  headgate apply --confirm 60s   and then `headgate confirm`, if you still can"
+    )]
+    Apply(Apply),
+    /// Keep the configuration that `apply --confirm` put on trial
+    Confirm(Output),
     /// Go back to an earlier generation of the configuration
     ///
     /// The files under /etc stay as they are; they are not loaded again by SIGHUP or a restart until they change or
@@ -76,8 +89,16 @@ pub enum Command {
         after_help = "Examples:\n  headgate rollback        to the one before\n  headgate rollback 12     to generation 12 of `headgate history`"
     )]
     Rollback(Rollback),
-    /// List the generations that can be gone back to
+    /// List the generations that can be gone back to: when, by whom, and what each changed
     History(Output),
+    /// Show in words what two configurations have otherwise
+    ///
+    /// Each is the number of a generation of `headgate history`, or `running`: what runs, with what was changed at run
+    /// time, or `files`: what apply would load.
+    #[command(
+        after_help = "Examples:\n  headgate diff            from what runs to what the files say\n  headgate diff 3 4        what generation 4 changed\n  headgate diff 3 --json   from generation 3 to the files"
+    )]
+    Diff(Diff),
     /// Show the health of everything, worst first; exit status 5 when degraded
     Status(Output),
     /// List, show and change farms
@@ -158,6 +179,33 @@ impl Steps {
     pub(super) fn listing(self) -> Listing {
         if self.all { Listing::All } else { Listing::Short }
     }
+}
+
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// Return to the configuration before after this time, 1s to 24h, unless it is confirmed
+    #[arg(long, value_name = "TIME", value_parser = window)]
+    pub confirm: Option<Duration>,
+    #[command(flatten)]
+    pub steps: Steps,
+}
+
+fn window(text: &str) -> Result<Duration, String> {
+    let window = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+    if allowed.contains(&window) { Ok(window) } else { Err("1s to 24h is possible".to_owned()) }
+}
+
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The earlier: N, running or files
+    #[arg(value_name = "A", default_value = "running")]
+    pub from: Compared,
+    /// The later: N, running or files
+    #[arg(value_name = "B", default_value = "files")]
+    pub to: Compared,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ use super::table::Table;
 use super::{Answer, CliError};
 use crate::api::Generation;
 use crate::client::Client;
+use crate::steps::printable;
 
 pub(super) fn run(client: &Client, output: Output) -> Result<Answer, CliError> {
     let generations: Vec<Generation> = client.get("/v1/history")?;
@@ -18,7 +19,7 @@ fn render(generations: &[Generation]) -> String {
     if generations.is_empty() {
         return "no generation was kept yet\n".to_owned();
     }
-    let mut table = Table::new(&[">N", "APPLIED", "BY", "HASH", ""]);
+    let mut table = Table::new(&[">N", "APPLIED", "REASON", "BY", "HASH", "", "CHANGES"]);
     for generation in generations.iter().rev() {
         let mark = match (generation.running, generation.returned) {
             (true, _) => "runs",
@@ -29,8 +30,10 @@ fn render(generations: &[Generation]) -> String {
             generation.number.to_string(),
             time(generation.time),
             generation.reason.clone(),
+            printable(generation.author.as_deref().unwrap_or_default()),
             generation.hash.chars().take(12).collect(),
             mark.to_owned(),
+            printable(&generation.changes.join(", ")),
         ]);
     }
     table.to_string()
@@ -55,6 +58,8 @@ mod tests {
             time: 1_795_000_000,
             hash: "0123456789abcdef".into(),
             reason: "apply".into(),
+            author: running.then(|| "root".into()),
+            changes: vec!["farm web".into(), "farm dns is new".into()],
             files: Vec::new(),
             running,
             returned,
@@ -62,9 +67,9 @@ mod tests {
         let text = render(&[generation(9, true, false), generation(10, false, true)]);
         assert_eq!(
             text,
-            " N  APPLIED               BY     HASH\n\
-             10  2026-11-18T11:06:40Z  apply  0123456789ab  returned from\n \
-             9  2026-11-18T11:06:40Z  apply  0123456789ab  runs\n"
+            " N  APPLIED               REASON  BY    HASH                         CHANGES\n\
+             10  2026-11-18T11:06:40Z  apply         0123456789ab  returned from  farm web, farm dns is new\n \
+             9  2026-11-18T11:06:40Z  apply   root  0123456789ab  runs           farm web, farm dns is new\n"
         );
         assert_eq!(time(u64::MAX), u64::MAX.to_string());
     }

@@ -6,14 +6,19 @@
 mod announce;
 mod change;
 mod clients;
+mod compare;
 mod error;
 mod flows;
+mod handle;
 mod load;
+mod readings;
 mod steer;
+mod trial;
 mod view;
 
 use std::collections::BTreeMap;
-use std::sync::mpsc;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use headgate_config::Config;
 use headgate_config::model::{Service, Word};
@@ -25,22 +30,24 @@ use headgate_plan::flows::Lost;
 use headgate_plan::state::State;
 use headgate_plan::status::Counting;
 use headgate_plan::step::{Outcome, Step};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 pub use self::change::Edit;
 pub use self::error::EngineError;
+pub use self::handle::{Busy, Handle};
 use self::load::{Base, Candidate};
 pub use self::steer::{Count, Counted};
+pub use self::trial::{WINDOW_MAX, watch_trials};
+use super::caller::Caller;
+use super::metrics::Tally;
 use super::operator::{Overrides, PERSISTENT, RUNTIME};
-use super::store::{Store, StoreError, hash};
+use super::store::{Origin, Store, StoreError, hash};
 use crate::api::{ApiError, Applied, StepLine};
 use crate::owed::Owed;
 use crate::reconcile::{Reconciled, Until, Wanted, cut_lost, lines, reconcile};
 
 /// Where `headgate-init` reads whether media are trusted.
 const TRUST_MEDIA: &str = "var/lib/headgate/trust-media";
-/// Requests that wait; more than this are refused as busy.
-const QUEUE: usize = 256;
 
 /// What runs, as far as the next request needs it. The texts of the files and the ruleset are not kept: at 10,000 farms
 /// they are most of the memory.
@@ -79,6 +86,12 @@ pub struct Engine {
     owed: Owed,
     announcements: announce::Announcements,
     services: watch::Sender<Services>,
+    /// What is to be listened on.
+    listen: watch::Sender<Listen>,
+    /// What was done, for the metrics.
+    tally: Tally,
+    /// When the trial is over, since the boot.
+    trials: watch::Sender<Option<Duration>>,
     /// How flows were counted last.
     counting: Option<Counting>,
     /// Flows were steered so many times.
@@ -87,6 +100,13 @@ pub struct Engine {
 
 /// The processes that should run.
 pub type Services = BTreeMap<ServiceName, Service>;
+
+/// The addresses to listen on, besides the Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listen {
+    /// For `GET /metrics`.
+    pub metrics: Option<SocketAddr>,
+}
 
 /// How the daemon began.
 #[derive(Debug)]
@@ -110,6 +130,16 @@ pub enum Reason {
     Operator,
     /// `headgate rollback`.
     Rollback,
+    /// A trial that nobody confirmed.
+    Lapse,
+}
+
+/// Why a configuration is applied, and who asked for it.
+#[derive(Debug, Clone, Copy)]
+struct Cause<'a> {
+    reason: Reason,
+    /// Nobody: a signal, a start, a trial that is over.
+    by: Option<&'a Caller>,
 }
 
 impl Reason {
@@ -120,6 +150,7 @@ impl Reason {
             Reason::Apply => "apply",
             Reason::Operator => "operator",
             Reason::Rollback => "rollback",
+            Reason::Lapse => "lapse",
         }
     }
 }
@@ -153,6 +184,9 @@ impl Engine {
             owed: Owed::default(),
             announcements: announce::Announcements::default(),
             services,
+            listen: watch::Sender::new(Listen::default()),
+            tally: Tally::default(),
+            trials: watch::Sender::new(None),
             counting: None,
             round: 0,
         })
@@ -163,6 +197,11 @@ impl Engine {
         self.services.subscribe()
     }
 
+    /// The addresses to listen on, from now on.
+    pub fn listen(&self) -> watch::Receiver<Listen> {
+        self.listen.subscribe()
+    }
+
     /// What runs is not what the files say, and why.
     pub fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
@@ -171,7 +210,15 @@ impl Engine {
     /// Loads the files and applies them. When they are invalid, or were returned from, or the kernel refuses them, the
     /// last good generation is applied instead and `status` says why.
     pub fn start(&mut self) -> Started {
-        let applied = self.load_files(Reason::Start).and_then(|candidate| self.run(candidate, Reason::Start));
+        self.lapse_at_start();
+        let started = self.start_files();
+        self.tell_trial();
+        started
+    }
+
+    fn start_files(&mut self) -> Started {
+        let cause = Cause { reason: Reason::Start, by: None };
+        let applied = self.load_files(cause.reason).and_then(|candidate| self.run(candidate, cause));
         let error = match applied {
             Ok(_) => return Started { applied: true, error: None },
             Err(error) => error,
@@ -179,7 +226,7 @@ impl Engine {
         tracing::error!(error = %self.blame(&error), "the files are not applied");
         let Some(good) = self.store.last_good() else { return Started { applied: false, error: Some(error) } };
         let number = good.number;
-        let fallback = self.load_generation(good).and_then(|candidate| self.run(candidate, Reason::Start));
+        let fallback = self.load_generation(good).and_then(|candidate| self.run(candidate, cause));
         match &fallback {
             Ok(_) => tracing::warn!(generation = number, "the last good configuration runs"),
             Err(again) => {
@@ -201,15 +248,15 @@ impl Engine {
     /// # Errors
     /// Why what ran before runs on.
     pub fn reload(&mut self) -> Result<Applied, EngineError> {
-        self.files(Reason::Reload)
+        self.files(Cause { reason: Reason::Reload, by: None })
     }
 
     /// Loads the files because somebody asked for it, even if they were returned from.
     ///
     /// # Errors
     /// Why what ran before runs on.
-    pub fn apply(&mut self) -> Result<Applied, EngineError> {
-        self.files(Reason::Apply)
+    pub fn apply(&mut self, by: &Caller) -> Result<Applied, EngineError> {
+        self.files(Cause { reason: Reason::Apply, by: Some(by) })
     }
 
     /// Whether this machine runs our image.
@@ -217,23 +264,31 @@ impl Engine {
         self.host.facts().is_ok_and(|facts| facts.appliance)
     }
 
-    fn files(&mut self, reason: Reason) -> Result<Applied, EngineError> {
-        let applied = self.load_files(reason).and_then(|candidate| self.run(candidate, reason));
+    fn files(&mut self, cause: Cause<'_>) -> Result<Applied, EngineError> {
+        let applied = self.load_files(cause.reason).and_then(|candidate| self.run(candidate, cause));
         applied.inspect_err(|error| {
-            if !matches!(error, EngineError::NotAgain) {
-                self.blame(error);
-            }
+            self.blame_files(error);
         })
+    }
+
+    /// Unless it is no fault of the files.
+    fn blame_files(&mut self, error: &EngineError) {
+        let faultless = [EngineError::NotAgain, EngineError::OnTrial, EngineError::NoReturn];
+        if !faultless.iter().any(|other| std::mem::discriminant(other) == std::mem::discriminant(error)) {
+            self.blame(error);
+        }
     }
 
     /// Goes back to a generation, or to the one before the running one.
     ///
     /// # Errors
     /// Why what ran before runs on.
-    pub fn rollback(&mut self, number: Option<u64>) -> Result<Applied, EngineError> {
+    pub fn rollback(&mut self, number: Option<u64>, by: &Caller) -> Result<Applied, EngineError> {
         let generation = self.store.find(number)?;
         let candidate = self.load_generation(generation)?;
-        self.run(candidate, Reason::Rollback)
+        let applied = self.run(candidate, Cause { reason: Reason::Rollback, by: Some(by) });
+        self.tell_trial();
+        applied
     }
 
     /// Takes everything of ours out of the kernel.
@@ -250,7 +305,15 @@ impl Engine {
     }
 
     /// Makes the kernel follow a configuration, and remembers it.
-    fn run(&mut self, candidate: Candidate, reason: Reason) -> Result<Applied, EngineError> {
+    fn run(&mut self, candidate: Candidate, cause: Cause<'_>) -> Result<Applied, EngineError> {
+        let begin = Instant::now();
+        let applied = self.carry_out(candidate, cause);
+        self.tally.count(&applied, begin.elapsed());
+        applied
+    }
+
+    fn carry_out(&mut self, candidate: Candidate, cause: Cause<'_>) -> Result<Applied, EngineError> {
+        self.require_no_other_trial(&candidate)?;
         let profiles = self.profiles()?;
         let known = self.running.as_ref().map(|running| running.desired.ids.clone());
         let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref() };
@@ -260,6 +323,7 @@ impl Engine {
         self.owed.settle(Lost::default(), |lost| cut_lost(&mut self.host, lost));
         let mut applied = Applied {
             generation: None,
+            trial: None,
             steps: lines(&reconciled.done),
             warnings: [&candidate.warnings, &reconciled.desired.warnings]
                 .into_iter()
@@ -268,17 +332,18 @@ impl Engine {
                 .cloned()
                 .collect(),
         };
-        self.unkept = self.record(&candidate, reason).err().map(|error| {
+        self.unkept = self.record(&candidate, cause).err().map(|error| {
             let note = format!("this configuration runs, but is not kept: {}", crate::explain(&error));
             tracing::error!("{note}");
             applied.warnings.push(note.clone());
             note
         });
         applied.generation = self.store.running();
+        applied.trial = self.trial();
         self.restore_knobs(&reconciled);
         self.announcements.remember(&reconciled.done);
         self.leave_trust(&candidate.config, &reconciled.facts);
-        self.adopt(candidate, reconciled, reason);
+        self.adopt(candidate, reconciled, cause.reason);
         self.steer_now();
         // Only now is all that this took dropped.
         release_memory();
@@ -286,9 +351,28 @@ impl Engine {
         Ok(applied)
     }
 
-    fn record(&mut self, candidate: &Candidate, reason: Reason) -> Result<(), StoreError> {
+    /// While a configuration is on trial no other one gets in by a signal, a restart or a change that is kept.
+    fn require_no_other_trial(&self, candidate: &Candidate) -> Result<(), EngineError> {
+        match self.store.trial() {
+            Some(trial) if candidate.base == Base::Files && trial.hash != hash(&candidate.files) => {
+                Err(EngineError::OnTrial)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn record(&mut self, candidate: &Candidate, Cause { reason, by }: Cause<'_>) -> Result<(), StoreError> {
         match (candidate.base, reason) {
-            (Base::Files, _) => self.store.record(candidate.files.clone(), reason.word()).map(|_| ()),
+            (Base::Files, _) => {
+                let changes = match self.store.is_running(&hash(&candidate.files)) {
+                    Some(_) => Vec::new(),
+                    None => self.changes(&candidate.files),
+                };
+                let author = by.map(|caller| caller.name().to_owned());
+                let origin = Origin { reason: reason.word(), author, changes };
+                self.store.record(candidate.files.clone(), origin).map(|_| ())
+            }
+            (Base::Generation(_), Reason::Lapse) => self.store.lapse(),
             (Base::Generation(number), Reason::Rollback) => {
                 // Going back to what the files say is no return from them.
                 let on_disk = self.hash_on_disk().filter(|on_disk| *on_disk != hash(&candidate.files));
@@ -336,9 +420,12 @@ impl Engine {
             }
         }
         self.services.send_replace(candidate.config.services.clone());
+        let metrics = candidate.config.metrics.as_ref().and_then(|metrics| metrics.listen);
+        let listen = Listen { metrics };
+        self.listen.send_if_modified(|before| std::mem::replace(before, listen.clone()) != listen);
         self.untouched = candidate.untouched;
         // A generation that stands in for files that are wrong does not make them right.
-        if candidate.base == Base::Files || reason == Reason::Rollback {
+        if candidate.base == Base::Files || matches!(reason, Reason::Rollback | Reason::Lapse) {
             self.fault = None;
         }
         let generation = self.store.running();
@@ -382,53 +469,5 @@ fn release_memory() {
     // SAFETY: malloc_trim(3) takes no pointer and may be called at any time; it only returns free pages.
     unsafe {
         nix::libc::malloc_trim(0);
-    }
-}
-
-type Work = Box<dyn FnOnce(&mut Engine) + Send>;
-
-/// How the API reaches the engine.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    work: mpsc::SyncSender<Work>,
-}
-
-/// The engine is gone, or has too much to do.
-#[derive(Debug, thiserror::Error)]
-#[error("the daemon is busy or going down")]
-pub struct Busy;
-
-impl Handle {
-    /// Starts the engine's thread; it ends when the last handle is dropped. Threads inherit the network namespace.
-    ///
-    /// # Errors
-    /// The system has no thread left.
-    pub fn spawn(mut engine: Engine) -> std::io::Result<Self> {
-        let (work, queue) = mpsc::sync_channel::<Work>(QUEUE);
-        let serve = move || {
-            for work in queue {
-                work(&mut engine);
-            }
-        };
-        std::thread::Builder::new().name("engine".to_owned()).spawn(serve)?;
-        Ok(Self { work })
-    }
-
-    /// Has the engine do something and waits for its answer.
-    ///
-    /// # Errors
-    /// [`Busy`].
-    pub async fn call<T, W>(&self, work: W) -> Result<T, Busy>
-    where
-        T: Send + 'static,
-        W: FnOnce(&mut Engine) -> T + Send + 'static,
-    {
-        let (answer, answered) = oneshot::channel();
-        let work = Box::new(move |engine: &mut Engine| {
-            // Who asked may be gone; what was asked for is done all the same.
-            let _ = answer.send(work(engine));
-        });
-        self.work.try_send(work).map_err(|_| Busy)?;
-        answered.await.map_err(|_| Busy)
     }
 }

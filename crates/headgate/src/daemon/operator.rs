@@ -129,6 +129,18 @@ impl Overrides {
         drop_empty(self.document.as_table_mut(), "farms");
     }
 
+    /// Takes over what `other` says about the target.
+    pub fn copy(&mut self, other: &Overrides, target: &Target) -> Result<(), OperatorError> {
+        let own = |(key, _): &(&str, &Item)| target.backend.is_some() || *key != "backends";
+        let entries: Vec<(&str, &Item)> =
+            other.entries(target).into_iter().flat_map(TableLike::iter).filter(own).collect();
+        let table = self.table(target)?;
+        for (key, item) in entries {
+            table.insert(key, item.clone());
+        }
+        Ok(())
+    }
+
     /// Every target that this file says something about.
     pub fn targets(&self) -> Vec<Target> {
         let mut targets = Vec::new();
@@ -307,6 +319,19 @@ mod tests {
         overrides.set(&target("web", Some("b1")), &values(json!({"weight": 7}))).unwrap();
         overrides.set(&target("web", None), &values(json!({"mode": "dnat"}))).unwrap();
         assert_eq!(overrides.text(), text.replace("weight = 3", "weight = 7").replace("snat", "dnat"));
+    }
+
+    #[test]
+    fn what_is_copied_is_what_was_said_of_that_target() {
+        let text = "[farms.web]\nmode = \"dnat\"\n[farms.web.backends.b1]\nstate = \"drain\"\n";
+        let other = Overrides::parse(RUNTIME, text).unwrap();
+        let mut overrides = empty();
+        overrides.copy(&other, &target("web", Some("b1"))).unwrap();
+        assert_eq!(overrides.text(), "[farms.web.backends.b1]\nstate = \"drain\"\n");
+        overrides.copy(&other, &target("web", None)).unwrap();
+        assert_eq!(overrides.targets(), other.targets());
+        overrides.copy(&other, &target("web", Some("nobody"))).unwrap();
+        overrides.copy(&other, &target("nobody", None)).unwrap();
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! Every connection is a task of its own with deadlines, one request each; what it asks for is done by the one thread that
 //! owns the kernel. A client that stalls holds a task and a descriptor for some seconds, and nobody up.
 
+mod connection;
+pub mod listeners;
+
 use std::fs::Permissions;
 use std::future::Future;
 use std::io;
@@ -13,37 +16,34 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Query, Request, State};
-use axum::http::StatusCode;
+use axum::extract::{DefaultBodyLimit, Extension, Query, Request, State};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::net::{UnixListener, UnixStream};
 
+use self::connection::{Connections as Live, answer};
+use self::listeners::{Faults, pause_after};
 use headgate_config::types::{BackendName, FarmName};
 use headgate_plan::hardware::HardwareReport;
 use headgate_plan::status::{FarmStatus, ServiceStatus, Status};
 
-use super::engine::{Edit, Engine, EngineError, Handle};
+use super::caller::Caller;
+use super::engine::{Edit, Engine, EngineError, Handle, WINDOW_MAX};
+use super::metrics::{CONTENT_TYPE, Metrics};
 use super::operator::Target;
 use super::supervise::Supervisor;
 use crate::api::{
-    ApiError, Applied, BODY_MAX, Clients, Connections, ErrorBody, ErrorCode, FlowQuery, Flushed, Forgotten, Generation,
-    Keep, Planned, Rollback, SOCKET,
+    ApiError, Applied, Apply, BODY_MAX, Clients, Confirmed, Connections, Diff, Difference, ErrorBody, ErrorCode,
+    FlowQuery, Flushed, Forgotten, Generation, Keep, Planned, Rollback, SOCKET,
 };
 
-/// From the connection to the last byte of the request's head.
-const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// From the head to the last byte of the body.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
-/// From the connection to the last byte of the answer.
-const WHOLE_DEADLINE: Duration = Duration::from_secs(60);
-/// Connections at the same time; the socket is root's alone, so this bounds accidents, not attacks.
+/// Connections at the same time; the socket is root's alone, so this bounds accidents, not attacks. The one that has waited
+/// longest without a request makes room for another.
 const CONNECTIONS_MAX: usize = 64;
 
 /// What answers are made from.
@@ -51,15 +51,23 @@ const CONNECTIONS_MAX: usize = 64;
 pub struct Api {
     /// The kernel and the configuration.
     pub engine: Handle,
-    /// The supervised processes; `None` once they are being stopped.
-    pub supervisor: Arc<Mutex<Option<Supervisor>>>,
+    /// The supervised processes.
+    pub services: Services,
+    /// What is not listened on.
+    pub faults: Faults,
+    /// The figures.
+    pub metrics: Metrics,
 }
 
-impl Api {
-    fn services(&self) -> Vec<ServiceStatus> {
-        let supervisor = self.supervisor.lock().unwrap_or_else(PoisonError::into_inner);
-        let services = supervisor.as_ref().map(Supervisor::status).unwrap_or_default();
-        services.iter().map(summary).collect()
+/// The supervised processes; `None` once they are being stopped.
+#[derive(Debug, Clone)]
+pub struct Services(pub Arc<Mutex<Option<Supervisor>>>);
+
+impl Services {
+    /// How each is.
+    pub fn list(&self) -> Vec<crate::service::ServiceStatus> {
+        let supervisor = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        supervisor.as_ref().map(Supervisor::status).unwrap_or_default()
     }
 }
 
@@ -110,46 +118,40 @@ pub fn listen(root: &Path) -> Result<UnixListener, ListenError> {
 /// Serves until the task is dropped.
 pub async fn serve(listener: UnixListener, api: Api) {
     let router = router(api);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = Live::new(CONNECTIONS_MAX);
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // No descriptors left, most likely: connections that end make room.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (router, caller) = (router.clone(), caller(&stream));
+                connections.add(|busy| answer(stream, router, Some(caller), busy));
             }
-        };
-        let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_DEADLINE)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            match tokio::time::timeout(WHOLE_DEADLINE, connection).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(error = %crate::explain(&error), "a connection ended early"),
-                Err(_) => tracing::debug!("a connection was cut at its deadline"),
-            }
-            drop(slot);
-        });
+            Err(error) => pause_after(&error).await,
+        }
+    }
+}
+
+fn caller(stream: &UnixStream) -> Caller {
+    match stream.peer_cred() {
+        Ok(peer) => Caller::user(peer.uid(), peer.pid()),
+        // It is gone already.
+        Err(_) => Caller::user(u32::MAX, None),
     }
 }
 
 fn router(api: Api) -> Router {
     Router::new()
+        .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/farms", get(farms))
         .route("/v1/farms/{farm}", get(farm_get).put(add).patch(set).delete(remove))
         .route("/v1/farms/{farm}/clients", get(clients).delete(forget))
         .route("/v1/farms/{farm}/backends/{backend}", put(add).patch(set).delete(remove))
         .route("/v1/apply", post(apply))
+        .route("/v1/confirm", post(confirm))
         .route("/v1/plan", get(plan))
         .route("/v1/rollback", post(rollback))
         .route("/v1/history", get(history))
+        .route("/v1/diff", get(diff))
         .route("/v1/hardware", get(hardware))
         .route("/v1/connections", get(connections).delete(flush))
         .fallback(nowhere)
@@ -226,8 +228,30 @@ async fn nowhere(request: Request) -> ApiError {
 }
 
 async fn status(State(api): State<Api>) -> Answer<Status> {
-    let services = api.services();
-    on_engine(&api.engine, move |engine| engine.status(&services)).await
+    let services: Vec<ServiceStatus> = api.services.list().iter().map(summary).collect();
+    let mut status = on_engine(&api.engine, move |engine| engine.status(&services)).await?;
+    status.warnings.extend(api.faults.list());
+    Ok(status)
+}
+
+async fn metrics(State(api): State<Api>) -> Response {
+    page(&api.metrics).await
+}
+
+async fn page(metrics: &Metrics) -> Response {
+    match metrics.page().await {
+        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
+        Err(busy) => ApiError::new(ErrorCode::Busy, busy.to_string()).into_response(),
+    }
+}
+
+/// What `[metrics] listen` answers: nothing but the figures.
+pub fn metrics_router(metrics: Metrics) -> Router {
+    Router::new()
+        .route("/metrics", get(|State(metrics): State<Metrics>| async move { page(&metrics).await }))
+        .fallback(nowhere)
+        .method_not_allowed_fallback(nowhere)
+        .with_state(metrics)
 }
 
 async fn farms(State(api): State<Api>) -> Answer<Vec<FarmStatus>> {
@@ -239,34 +263,50 @@ async fn farm_get(State(api): State<Api>, segments: Segments) -> Answer<FarmStat
     on_engine(&api.engine, move |engine| engine.farm(&target.farm)).await
 }
 
-async fn add(State(api): State<Api>, segments: Segments, request: Request) -> Answer<Applied> {
+type By = Extension<Caller>;
+
+async fn add(State(api): State<Api>, Extension(by): By, segments: Segments, request: Request) -> Answer<Applied> {
     let (target, keep) = (target(&segments)?, keep(&request)?);
     let edit = Edit::Add(body(request).await?);
-    on_engine(&api.engine, move |engine| engine.change(&target, &edit, keep)).await
+    on_engine(&api.engine, move |engine| engine.change(&target, &edit, keep, &by)).await
 }
 
-async fn set(State(api): State<Api>, segments: Segments, request: Request) -> Answer<Applied> {
+async fn set(State(api): State<Api>, Extension(by): By, segments: Segments, request: Request) -> Answer<Applied> {
     let (target, keep) = (target(&segments)?, keep(&request)?);
     let edit = Edit::Set(body(request).await?);
-    on_engine(&api.engine, move |engine| engine.change(&target, &edit, keep)).await
+    on_engine(&api.engine, move |engine| engine.change(&target, &edit, keep, &by)).await
 }
 
-async fn remove(State(api): State<Api>, segments: Segments, request: Request) -> Answer<Applied> {
+async fn remove(State(api): State<Api>, Extension(by): By, segments: Segments, request: Request) -> Answer<Applied> {
     let (target, keep) = (target(&segments)?, keep(&request)?);
-    on_engine(&api.engine, move |engine| engine.change(&target, &Edit::Remove, keep)).await
+    on_engine(&api.engine, move |engine| engine.change(&target, &Edit::Remove, keep, &by)).await
 }
 
-async fn apply(State(api): State<Api>) -> Answer<Applied> {
-    on_engine(&api.engine, |engine| engine.apply()).await
+async fn apply(State(api): State<Api>, Extension(by): By, request: Request) -> Answer<Applied> {
+    let Apply { confirm_seconds } = body(request).await?;
+    let Some(seconds) = confirm_seconds else { return on_engine(&api.engine, move |engine| engine.apply(&by)).await };
+    if !(1..=WINDOW_MAX.as_secs()).contains(&seconds) {
+        return Err(bad_request(format!("confirm-seconds must be 1 to {}", WINDOW_MAX.as_secs())));
+    }
+    on_engine(&api.engine, move |engine| engine.apply_on_trial(&by, Duration::from_secs(seconds))).await
+}
+
+async fn confirm(State(api): State<Api>, Extension(by): By) -> Answer<Confirmed> {
+    on_engine(&api.engine, move |engine| engine.confirm(&by)).await
 }
 
 async fn plan(State(api): State<Api>) -> Answer<Planned> {
     on_engine(&api.engine, |engine| engine.plan()).await
 }
 
-async fn rollback(State(api): State<Api>, request: Request) -> Answer<Applied> {
+async fn rollback(State(api): State<Api>, Extension(by): By, request: Request) -> Answer<Applied> {
     let Rollback { to } = body(request).await?;
-    on_engine(&api.engine, move |engine| engine.rollback(to)).await
+    on_engine(&api.engine, move |engine| engine.rollback(to, &by)).await
+}
+
+async fn diff(State(api): State<Api>, request: Request) -> Answer<Vec<Difference>> {
+    let query = Query::<Diff>::try_from_uri(request.uri()).map_err(|error| bad_request(error.body_text()))?;
+    on_engine(&api.engine, move |engine| engine.diff(&query.0)).await
 }
 
 async fn history(State(api): State<Api>) -> Answer<Vec<Generation>> {

@@ -2,14 +2,18 @@
 //!
 //! `/var/lib/headgate/generations/N.json` holds a copy of every file of a configuration that was applied and verified;
 //! `/var/lib/headgate/store.json` says which one runs and which configuration was returned from. Every file is written
-//! beside its place, synced and renamed over it: after a power cut there is the old one or the new one.
+//! beside its place, synced and renamed over it: after a power cut there is the old one or the new one. `store.json` is
+//! written last: a generation that it does not name yet is only one more to go back to.
+//!
+//! A configuration on trial (`apply --confirm`) is written down before the kernel hears of it, so that whatever ends the
+//! daemon in between, the next one knows what to return to.
 //!
 //! Nothing here is fatal. A file that cannot be read counts as absent and is reported once; a disk that is full costs the
 //! history, never the data plane.
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use headgate_host::root::{Root, RootError};
 use serde::{Deserialize, Serialize};
@@ -19,6 +23,7 @@ use crate::api;
 
 /// How many generations are kept.
 const KEPT: usize = 20;
+const STATE: &str = "var/lib/headgate";
 const DIRECTORY: &str = "var/lib/headgate/generations";
 const POINTERS: &str = "var/lib/headgate/store.json";
 
@@ -53,8 +58,49 @@ pub struct Generation {
     pub hash: String,
     /// What brought it.
     pub reason: String,
+    /// Who asked for it; nobody at a start or a reload by signal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<String>,
+    /// What it changed, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
     /// In the order in which they are merged; without `runtime.toml`.
     pub files: Vec<SourceText>,
+}
+
+/// Why, and for whom, a configuration is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// What brought it.
+    pub reason: &'static str,
+    /// Who asked for it.
+    pub author: Option<String>,
+    /// What it changed, in words.
+    pub changes: Vec<String>,
+}
+
+/// A configuration that returns to the one before unless somebody confirms it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Trial {
+    /// The generation to return to.
+    pub back: u64,
+    /// [`hash`] of the configuration on trial.
+    pub hash: String,
+    /// The boot in which it began: it ends with it.
+    pub boot: String,
+    /// When it is over, milliseconds of that boot, sleep included (`CLOCK_BOOTTIME`): no jump of the wall clock moves it.
+    pub until_ms: u64,
+    /// `runtime.toml` before: what it loses during the trial comes back with the configuration.
+    pub runtime: String,
+}
+
+impl Trial {
+    /// How long it still has at `now`, a time of the boot `boot`; `None`: it is over.
+    pub fn left(&self, boot: &str, now: Duration) -> Option<Duration> {
+        let until = Duration::from_millis(self.until_ms);
+        until.checked_sub(now).filter(|left| self.boot == boot && !left.is_zero())
+    }
 }
 
 /// What `store.json` holds.
@@ -65,6 +111,12 @@ struct Pointers {
     running: Option<u64>,
     /// The hash of the configuration that was returned from: not loaded again until the files change or `apply` asks.
     returned: Option<String>,
+    /// It was returned from because nobody confirmed it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    lapsed: bool,
+    /// What runs is on trial.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trial: Option<Trial>,
 }
 
 /// The store of one root.
@@ -94,6 +146,7 @@ impl Store {
     /// Reads what is there. Damage is remembered in [`Store::faults`].
     pub fn open(root: Root) -> Self {
         let mut store = Self { root, pointers: Pointers::default(), known: Vec::new(), faults: Vec::new() };
+        store.sweep();
         store.pointers = store.read_json(POINTERS).unwrap_or_default();
         for number in store.numbers() {
             if let Some(generation) = store.read_generation(number) {
@@ -138,9 +191,20 @@ impl Store {
         candidates.into_iter().find_map(|number| self.read_generation(number))
     }
 
-    /// A generation by number, or the one before the running one.
+    /// It was returned from because nobody confirmed it, not by a rollback.
+    pub fn lapsed(&self) -> bool {
+        self.pointers.lapsed
+    }
+
+    /// What runs is on trial.
+    pub fn trial(&self) -> Option<&Trial> {
+        self.pointers.trial.as_ref()
+    }
+
+    /// A generation by number, or the one before: before the trial, or before the running one.
     pub fn find(&mut self, number: Option<u64>) -> Result<Generation, StoreError> {
-        let number = match number {
+        let before_trial = self.pointers.trial.as_ref().map(|trial| trial.back);
+        let number = match number.or(before_trial) {
             Some(number) => number,
             None => {
                 let running = self.pointers.running.unwrap_or(u64::MAX);
@@ -151,22 +215,48 @@ impl Store {
         self.read_generation(number).ok_or(StoreError::NoGeneration(number))
     }
 
-    /// Remembers that these files run now, as a new generation unless they are the running one.
-    pub fn record(&mut self, files: Vec<SourceText>, reason: &str) -> Result<u64, StoreError> {
+    /// Remembers that these files run now, as a new generation unless they are the running one. A trial of them goes on.
+    pub fn record(&mut self, files: Vec<SourceText>, origin: Origin) -> Result<u64, StoreError> {
         let hash = hash(&files);
-        let running = self.pointers.running;
-        let same = self.known.iter().find(|known| Some(known.number) == running && known.hash == hash);
-        let number = match same.map(|known| known.number) {
+        let trial = self.pointers.trial.clone().filter(|trial| trial.hash == hash);
+        let number = match self.is_running(&hash) {
             Some(number) => number,
-            None => self.write_generation(hash, files, reason)?,
+            None => self.write_generation(hash, files, origin)?,
         };
-        self.point(Pointers { running: Some(number), returned: None })?;
+        self.point(Pointers { running: Some(number), trial, ..Pointers::default() })?;
         Ok(number)
+    }
+
+    /// The number of the running generation, if its hash is this one.
+    pub fn is_running(&self, hash: &str) -> Option<u64> {
+        let running = self.pointers.running;
+        self.known.iter().find(|known| Some(known.number) == running && known.hash == hash).map(|known| known.number)
     }
 
     /// Remembers that `number` runs although the files say `hash`; `None`: they say the same, or nothing valid.
     pub fn returned_to(&mut self, number: u64, hash: Option<String>) -> Result<(), StoreError> {
-        self.point(Pointers { running: Some(number), returned: hash })
+        self.point(Pointers { running: Some(number), returned: hash, ..Pointers::default() })
+    }
+
+    /// Remembers that what is applied next is on trial. What runs keeps running until [`Store::record`].
+    pub fn begin_trial(&mut self, trial: Trial) -> Result<(), StoreError> {
+        self.point(Pointers { trial: Some(trial), ..self.pointers.clone() })
+    }
+
+    /// What runs, runs for good.
+    pub fn end_trial(&mut self) -> Result<(), StoreError> {
+        self.point(Pointers { trial: None, ..self.pointers.clone() })
+    }
+
+    /// The trial is over, and what ran before it runs again. That holds even if it cannot be written: the next start then
+    /// finds the trial, over as before.
+    pub fn lapse(&mut self) -> Result<(), StoreError> {
+        let Some(trial) = self.pointers.trial.take() else { return Ok(()) };
+        let same = self.known.iter().any(|known| known.number == trial.back && known.hash == trial.hash);
+        let returned = Some(trial.hash).filter(|_| !same);
+        let lapsed = returned.is_some();
+        self.pointers = Pointers { running: Some(trial.back), returned, lapsed, trial: None };
+        self.write_json(POINTERS, &self.pointers)
     }
 
     fn point(&mut self, pointers: Pointers) -> Result<(), StoreError> {
@@ -178,20 +268,35 @@ impl Store {
         Ok(())
     }
 
-    fn write_generation(&mut self, hash: String, files: Vec<SourceText>, reason: &str) -> Result<u64, StoreError> {
+    /// Takes away what a daemon that was killed while writing left beside the files.
+    fn sweep(&self) {
+        let directories = [DIRECTORY, STATE].map(|directory| self.root.file(directory).map(fs::read_dir));
+        for entry in directories.into_iter().flatten().flatten().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".new")) {
+                // It is in nobody's way; only its space is missed.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn write_generation(&mut self, hash: String, files: Vec<SourceText>, origin: Origin) -> Result<u64, StoreError> {
         let number = self.numbers().last().copied().unwrap_or(0) + 1;
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let generation = Generation { number, time, hash, reason: reason.to_owned(), files };
+        let Origin { reason, author, changes } = origin;
+        let generation = Generation { number, time, hash, reason: reason.to_owned(), author, changes, files };
         self.write_json(&file_of(number), &generation)?;
         self.known.push(summary(&generation));
         self.prune();
         Ok(number)
     }
 
-    /// Oldest first; never the running one, which is what a boot with a bad configuration falls back to.
+    /// Oldest first; never the running one, which is what a boot with a bad configuration falls back to, nor what a trial
+    /// returns to.
     fn prune(&mut self) {
+        let kept = [self.pointers.running, self.pointers.trial.as_ref().map(|trial| trial.back)];
         while self.known.len() > KEPT {
-            let Some(at) = self.known.iter().position(|known| Some(known.number) != self.pointers.running) else {
+            let Some(at) = self.known.iter().position(|known| !kept.contains(&Some(known.number))) else {
                 return;
             };
             let number = self.known.remove(at).number;
@@ -256,6 +361,8 @@ fn summary(generation: &Generation) -> api::Generation {
         time: generation.time,
         hash: generation.hash.clone(),
         reason: generation.reason.clone(),
+        author: generation.author.clone(),
+        changes: generation.changes.clone(),
         files: generation.files.iter().map(name).collect(),
         running: false,
         returned: false,

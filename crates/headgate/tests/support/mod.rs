@@ -5,6 +5,7 @@
 
 pub mod hostile;
 pub mod namespace;
+pub mod openmetrics;
 
 use std::fs;
 use std::path::{Path, PathBuf};

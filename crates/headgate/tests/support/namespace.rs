@@ -1,5 +1,6 @@
 //! A network namespace of a test's own, with two interfaces, and a daemon in it.
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -61,6 +62,11 @@ impl Namespace {
         within(&self.far(), work)
     }
 
+    /// Does something here: sockets that are made stay here.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        within(&self.name, work)
+    }
+
     /// nftables, as it is seen from here.
     pub fn nftables(&self) -> headgate_nft::Socket {
         within(&self.name, headgate_nft::Socket::open).expect("nftables answers")
@@ -106,13 +112,25 @@ impl Namespace {
 
     /// Starts the daemon and waits until it answers.
     pub fn start(&self) -> Daemon<'_> {
-        let mut command = self.command(HEADGATED);
-        command.arg("--root").arg(self.tree.root()).args(["--log-format", "text"]);
+        self.start_after("true", self.tree.root())
+    }
+
+    /// The same after a line of shell, whose mounts are the daemon's alone; `$1` is the root. It answers below `root`.
+    pub fn start_after(&self, prepare: &str, root: &Path) -> Daemon<'_> {
+        let mut command = self.command("sh");
+        let script = format!("{prepare} && exec \"$0\" --root \"$1\" --log-format text");
+        command.args(["-ec", &script, HEADGATED]).arg(root);
         let log = std::fs::File::create(self.tree.path("log")).expect("a log");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts");
         let daemon = Daemon { child, namespace: self };
-        self.wait_for("an answer", || self.headgate(&["history"]).code == Some(0));
+        let root = daemon.root();
+        self.wait_for("an answer", || self.headgate_at(&root, &["history"]).code == Some(0));
         daemon
+    }
+
+    /// The operator's command for the daemon below another root.
+    pub fn headgate_at(&self, root: &Path, arguments: &[&str]) -> Ran {
+        Ran::of(self.command(HEADGATE).arg("--root").arg(root).args(arguments))
     }
 
     /// Waits, and says what the daemon said when it is in vain.
@@ -159,6 +177,12 @@ impl Daemon<'_> {
     /// `ip netns exec` becomes the program, so this is its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its root as it sees it itself, mounts of its own included.
+    pub fn root(&self) -> PathBuf {
+        let own = self.namespace.tree.root();
+        Path::new(&format!("/proc/{}/root", self.pid())).join(own.strip_prefix("/").expect("it is absolute"))
     }
 
     pub fn signal(&self, signal: Signal) {

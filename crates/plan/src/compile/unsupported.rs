@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 use headgate_config::Config;
 use headgate_config::model::{
     AcceptRa, Allow, Api, DsrVia, Farm, Health, HealthCheck, Interface, InterfaceAddress, Limits, Metrics, Mode,
-    Network, Persistence, System, TrafficCount, Word,
+    Network, Persistence, System, Word,
 };
 use headgate_config::types::Rate;
 
@@ -208,12 +208,9 @@ impl Uses {
     }
 
     fn metrics(&mut self, metrics: &Metrics) {
-        let at = format_args!("metrics");
-        if let Some(listen) = metrics.listen {
-            self.add(at, ".listen", text(listen));
-        }
-        if metrics.listen.is_none() && metrics.traffic == TrafficCount::Flows {
-            self.add(at, "", "{}".to_owned());
+        // Anywhere else it needs a token or an allow list.
+        if let Some(listen) = metrics.listen.filter(|listen| !listen.ip().is_loopback()) {
+            self.add(format_args!("metrics"), ".listen", text(listen));
         }
     }
 }

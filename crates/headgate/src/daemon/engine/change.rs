@@ -11,8 +11,9 @@ use headgate_plan::step::{Outcome, Step};
 use serde_json::Value;
 
 use super::load::Base;
-use super::{Engine, EngineError, PERSISTENT, RUNTIME, Reason};
+use super::{Cause, Engine, EngineError, PERSISTENT, RUNTIME, Reason};
 use crate::api::{Applied, Keep, Values};
+use crate::daemon::caller::Caller;
 use crate::daemon::operator::{Overrides, Target, state_word};
 use crate::daemon::store::SourceText;
 use crate::reconcile::{cut_lost, lines};
@@ -27,6 +28,9 @@ pub enum Edit {
     /// It goes.
     Remove,
 }
+
+/// A candidate, and the texts of the two files that it is made of; the second where it changes.
+type Rewritten = (super::Candidate, Overrides, Option<Overrides>);
 
 /// A backend's new state and weight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,7 +73,7 @@ impl Engine {
     ///
     /// # Errors
     /// Why nothing was changed.
-    pub fn change(&mut self, target: &Target, edit: &Edit, keep: Keep) -> Result<Applied, EngineError> {
+    pub fn change(&mut self, target: &Target, edit: &Edit, keep: Keep, by: &Caller) -> Result<Applied, EngineError> {
         self.require(target, edit)?;
         if let (Edit::Set(values), Some(backend), Keep::UntilReboot) = (edit, &target.backend, keep)
             && let Some(steering) = Steering::of(values)
@@ -77,7 +81,8 @@ impl Engine {
         {
             return Ok(applied);
         }
-        self.rewrite(target, edit, keep)
+        let (candidate, runtime, persistent) = self.rewrite(target, edit, keep)?;
+        self.write_and_run(candidate, runtime, persistent, by)
     }
 
     fn exists(&self, target: &Target) -> Result<bool, EngineError> {
@@ -148,16 +153,16 @@ impl Engine {
             true => Vec::new(),
             false => vec![(Step::Ruleset(changes), Outcome::Set)],
         };
-        Ok(Some(Applied { generation: running.generation, steps: lines(&done), warnings }))
+        let generation = running.generation;
+        Ok(Some(Applied { generation, trial: self.trial(), steps: lines(&done), warnings }))
     }
 
-    fn write_runtime(&self) -> Result<(), EngineError> {
+    pub(super) fn write_runtime(&self) -> Result<(), EngineError> {
         Ok(self.root.write_file(RUNTIME, self.overrides.text().as_bytes())?)
     }
 
-    /// The long way: the new text of a file is checked with all the others, written, and applied; when it cannot be
-    /// applied, the file is as before.
-    fn rewrite(&mut self, target: &Target, edit: &Edit, keep: Keep) -> Result<Applied, EngineError> {
+    /// The long way: the new text of a file is checked with all the others.
+    fn rewrite(&mut self, target: &Target, edit: &Edit, keep: Keep) -> Result<Rewritten, EngineError> {
         let running = self.running.as_ref().ok_or(EngineError::NothingRuns)?;
         let generation = match running.base {
             Base::Generation(number) => Some(number),
@@ -192,14 +197,17 @@ impl Engine {
             candidate = self.load_changed(&self.texts(&runtime, persistent.as_ref())?);
         }
         let candidate = candidate?;
-        self.write_and_run(candidate, runtime, persistent)
+        self.require_no_other_trial(&candidate)?;
+        Ok((candidate, runtime, persistent))
     }
 
+    /// Written, and applied; when it cannot be applied, the file is as before.
     fn write_and_run(
         &mut self,
         candidate: super::Candidate,
         runtime: Overrides,
         persistent: Option<Overrides>,
+        by: &Caller,
     ) -> Result<Applied, EngineError> {
         let old_persistent = self.persistent()?;
         let old_runtime = std::mem::replace(&mut self.overrides, runtime);
@@ -210,7 +218,8 @@ impl Engine {
             }
             None => engine.write_runtime(),
         };
-        let applied = write(self).and_then(|()| self.run(candidate, Reason::Operator));
+        let cause = Cause { reason: Reason::Operator, by: Some(by) };
+        let applied = write(self).and_then(|()| self.run(candidate, cause));
         if applied.is_err() {
             self.overrides = old_runtime;
             if persistent.is_some() && old_persistent.text() != self.persistent()?.text() {

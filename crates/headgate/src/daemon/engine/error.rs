@@ -38,7 +38,7 @@ pub enum EngineError {
     #[error("{0} exists already")]
     Exists(Target),
     #[error(
-        "generation {0} runs since a rollback: `headgate apply` loads the files again, and then --persist can change them"
+        "generation {0} runs, not the files: `headgate apply` loads the files again, and then --persist can change them"
     )]
     Returned(u64),
     #[error(
@@ -47,6 +47,14 @@ pub enum EngineError {
     NotAgain,
     #[error("no configuration runs yet")]
     NothingRuns,
+    #[error("another configuration is on trial: `headgate confirm` keeps it, `headgate rollback` returns from it")]
+    OnTrial,
+    #[error("nothing is on trial: there is nothing to confirm")]
+    NoTrial,
+    #[error("what runs now is not kept, so it could not return: apply without --confirm")]
+    NoReturn,
+    #[error("what runs is not kept as a generation; `headgate status` says why")]
+    NotKept,
 }
 
 impl EngineError {
@@ -90,9 +98,14 @@ impl EngineError {
             EngineError::Store(_) | EngineError::File(_) => ErrorCode::StorageFailed,
             EngineError::Operator(OperatorError::Value { .. }) => ErrorCode::BadRequest,
             EngineError::Operator(_) => ErrorCode::ConfigInvalid,
-            EngineError::Exists(_) | EngineError::Returned(_) | EngineError::NotAgain | EngineError::NothingRuns => {
-                ErrorCode::Conflict
-            }
+            EngineError::Exists(_)
+            | EngineError::Returned(_)
+            | EngineError::NotAgain
+            | EngineError::NothingRuns
+            | EngineError::OnTrial
+            | EngineError::NoTrial
+            | EngineError::NoReturn
+            | EngineError::NotKept => ErrorCode::Conflict,
         }
     }
 }

@@ -86,11 +86,16 @@ impl Engine {
         self.candidate(loaded.map_err(EngineError::Config)?, base, None)
     }
 
-    /// The hash of what is on disk now; `None` when it is not even valid.
-    pub(super) fn hash_on_disk(&self) -> Option<String> {
+    /// What is on disk now; `None` when it is not even valid.
+    pub(super) fn files_on_disk(&self) -> Option<Vec<SourceText>> {
         let runtime = self.root.file(RUNTIME).ok()?;
         let loaded = load_with(&self.files_root().ok()?, &[(runtime, String::new())]).ok()?;
-        self.sources(&loaded).ok().map(|files| hash(&files))
+        self.sources(&loaded).ok()
+    }
+
+    /// Its hash.
+    pub(super) fn hash_on_disk(&self) -> Option<String> {
+        self.files_on_disk().map(|files| hash(&files))
     }
 
     /// The hardware profiles that there are.

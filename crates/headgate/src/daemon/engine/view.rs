@@ -137,11 +137,15 @@ impl Engine {
         match reconcile(&mut self.host, wanted, Until::Verified) {
             Ok(repaired) => {
                 tracing::info!("repaired");
+                self.tally.repairs += 1;
                 self.owed.add(repaired.owed);
                 self.announcements.remember(&repaired.done);
                 running.desired = Desired { state: State::default(), ..repaired.desired };
             }
-            Err(error) => tracing::error!(error = %crate::explain(&error), "not repaired"),
+            Err(error) => {
+                self.tally.repairs_failed += 1;
+                tracing::error!(error = %crate::explain(&error), "not repaired");
+            }
         }
     }
 
@@ -155,13 +159,21 @@ impl Engine {
 
     /// Where what runs is not what the files under `/etc` say.
     fn differences(&self) -> Vec<String> {
-        let rolled_back = self.store.returned().map(|_| {
-            "the files under /etc are not what runs, since a rollback; `headgate apply` loads them".to_owned()
+        let trial = self.trial().map(|trial| {
+            format!(
+                "what runs is on trial: generation {} returns in {} s unless `headgate confirm` keeps it",
+                trial.back, trial.seconds_left
+            )
         });
+        let since = if self.store.lapsed() { "since nobody confirmed them" } else { "since a rollback" };
+        let returned = self
+            .store
+            .returned()
+            .map(|_| format!("the files under /etc are not what runs, {since}; `headgate apply` loads them"));
         let changed =
             self.overrides.targets().into_iter().map(|target| {
                 format!("{target}, until the next boot: {}", self.overrides.describe(&target).join(", "))
             });
-        rolled_back.into_iter().chain(changed).collect()
+        trial.into_iter().chain(returned).chain(changed).collect()
     }
 }

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headgate_config::model::{
-    Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, LimitAction, LogEvent, Mode, Scheduler, System, Vlan,
+    Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, LimitAction, LogEvent, Mode, Scheduler, System, TrafficCount,
+    Vlan,
 };
 use headgate_config::types::Role;
 
@@ -229,9 +230,15 @@ fn api_and_metrics() {
         ["not supported yet: api.listen = \"127.0.0.1:8443\""]
     );
     assert_eq!(with(|config| config.api = Some(api(None))), ["not supported yet: api = {}"]);
-    let metrics = |traffic| Some(Metrics { origin: origin(), listen: None, traffic });
-    assert_eq!(with(|config| config.metrics = metrics(TrafficCount::Bytes)), [""; 0]);
-    assert_eq!(with(|config| config.metrics = metrics(TrafficCount::Flows)), ["not supported yet: metrics = {}"]);
+    let metrics =
+        |listen: &str| Some(Metrics { origin: origin(), listen: listen.parse().ok(), traffic: TrafficCount::Flows });
+    assert_eq!(with(|config| config.metrics = metrics("")), [""; 0]);
+    assert_eq!(with(|config| config.metrics = metrics("127.0.0.1:9550")), [""; 0]);
+    assert_eq!(with(|config| config.metrics = metrics("[::1]:9550")), [""; 0]);
+    assert_eq!(
+        with(|config| config.metrics = metrics("0.0.0.0:9550")),
+        ["not supported yet: metrics.listen = \"0.0.0.0:9550\""]
+    );
 }
 
 #[test]

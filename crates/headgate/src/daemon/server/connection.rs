@@ -1,0 +1,156 @@
+//! Connections: how many at once, and for how long.
+//!
+//! Each is a task of its own with deadlines and one request. When there are too many, the one goes that has waited longest
+//! without a request: a client that only holds its connection open keeps nobody out.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::AbortHandle;
+
+use crate::daemon::caller::Caller;
+
+/// From the connection to the last byte of the request's head.
+const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+/// From the connection to the last byte of the answer.
+const WHOLE_DEADLINE: Duration = Duration::from_secs(60);
+/// Names and values of a head, bytes.
+const HEAD_MAX: usize = 16 * 1024;
+/// Lines of a head.
+const HEADERS_MAX: usize = 64;
+
+/// Those of one listener.
+#[derive(Debug)]
+pub(super) struct Connections {
+    most: usize,
+    /// Oldest first.
+    live: VecDeque<Live>,
+}
+
+#[derive(Debug)]
+struct Live {
+    task: AbortHandle,
+    busy: Busy,
+}
+
+/// The head of the request is there, and it may be answered.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Connections {
+    /// At most so many.
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, live: VecDeque::new() }
+    }
+
+    /// Runs the task of a connection, if there is room or can be made.
+    pub(super) fn add<F>(&mut self, task: impl FnOnce(Busy) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.live.retain(|live| !live.task.is_finished());
+        if self.live.len() >= self.most {
+            let Some(idle) = self.live.iter().position(|live| !live.busy.is_set()) else {
+                tracing::debug!("too many requests at once: a connection was refused");
+                return;
+            };
+            if let Some(live) = self.live.remove(idle) {
+                live.task.abort();
+            }
+        }
+        let busy = Busy::default();
+        let task = tokio::spawn(task(busy.clone())).abort_handle();
+        self.live.push_back(Live { task, busy });
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        for live in &self.live {
+            live.task.abort();
+        }
+    }
+}
+
+/// Answers the one request of a connection.
+pub(super) async fn answer<S>(stream: S, router: Router, caller: Option<Caller>, busy: Busy)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        busy.set();
+        if let Some(caller) = &caller {
+            request.extensions_mut().insert(caller.clone());
+        }
+        router.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(HEAD_MAX)
+        .max_headers(HEADERS_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(WHOLE_DEADLINE, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(error = %crate::explain(&error), "a connection ended early"),
+        Err(_) => tracing::debug!("a connection was cut at its deadline"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_longest_without_a_request_makes_room_and_who_is_served_stays() {
+        let mut connections = Connections::new(2);
+        let alive = Arc::new(AtomicBool::new(true));
+        let held = Arc::clone(&alive);
+        connections.add(|busy| async move {
+            busy.set();
+            std::future::pending::<()>().await;
+            drop(held);
+        });
+        tokio::task::yield_now().await;
+        for _ in 0..50 {
+            connections.add(|_| std::future::pending());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(connections.live.len(), 2);
+        assert_eq!(Arc::strong_count(&alive), 2, "the one that is served was not cut");
+        // All are served: the newest is refused.
+        connections.add(|busy| async move {
+            busy.set();
+            std::future::pending().await
+        });
+        tokio::task::yield_now().await;
+        let last = connections.live.back().map(|live| live.task.id());
+        connections.add(|_| std::future::pending());
+        assert_eq!(connections.live.back().map(|live| live.task.id()), last);
+        drop(connections);
+        tokio::task::yield_now().await;
+        assert_eq!(Arc::strong_count(&alive), 1);
+    }
+}
