@@ -110,6 +110,59 @@ fn ftp_opens_its_data_connections_in_both_ways() {
     assert!(!fetch(&lab, urls[0], ways[0]).0, "without the helper the client is told an address behind the box");
 }
 
+/// tftpd in a namespace; it ends when dropped.
+struct Tftp(Child);
+
+impl Tftp {
+    fn start(space: &Namespace, address: &str, files: &Path) -> Self {
+        let mut command = space.command("/usr/sbin/in.tftpd");
+        command.args(["--listen", "--foreground", "--user", "nobody", "--address", address, "--secure"]).arg(files);
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Tftp {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A TFTP server answers from a port that nobody has asked (RFC 1350, 4).
+#[test]
+fn tftp_is_answered_from_another_port() {
+    let mut lab = Lab::new("tftp").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(directory.path().join("hello"), "hello from the backend\n").unwrap();
+    let _servers = ["172.16.2.11:69", "[2001:db8:2::11]:69"].map(|at| Tftp::start(&lab.backends, at, directory.path()));
+    let farm = |mode: &str, lines: &str| {
+        format!(
+            "[farms.files]\nmode = {mode:?}\nlisten = [\"172.16.1.1:6969/udp\", \"[2001:db8:1::1]:6969/udp\"]\n{lines}\n\
+             backends.b11.address = \"172.16.2.11:69\"\nbackends.c11.address = \"[2001:db8:2::11]:69\"\n"
+        )
+    };
+    let urls = ["tftp://172.16.1.1:6969/hello", "tftp://[2001:db8:1::1]:6969/hello"];
+    for mode in ["snat", "dnat"] {
+        lab.configure(&farm(mode, "helper = \"tftp\"")).unwrap();
+        lab.start().unwrap();
+        for url in urls {
+            lab.gate.run("conntrack --flush").unwrap();
+            let (good, what) = fetch(&lab, url, &["--tftp-no-options"]);
+            assert!(good, "{mode} {url}: {what}\n{}", lab.gate.run("conntrack -L").unwrap());
+            // What carries the file is the backend's as well, and the client has it from the farm's address.
+            let flows = lab.headgate_ok(&["connections", "files"]).unwrap();
+            assert_eq!(flows.matches("udp").count(), 2, "{mode} {url}:\n{flows}");
+        }
+        lab.stop().unwrap();
+    }
+    lab.once(&farm("snat", "")).unwrap();
+    for url in urls {
+        lab.gate.run("conntrack --flush").unwrap();
+        assert!(!fetch(&lab, url, &[]).0, "without the helper nobody knows whose answer it is");
+    }
+}
+
 /// A second way from the box to the backends, and an address behind both: 10.9.9.9 and 2001:db8:9::9.
 fn two_ways(lab: &Lab) -> Vec<Server> {
     veth((&lab.gate, "second"), (&lab.backends, "eth1")).unwrap();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use headgate_tests::lab::{BACKENDS, Lab, backend, backend6};
-use headgate_tests::server::{Connection, Server};
+use headgate_tests::server::{Connection, Server, Talk};
 
 const V4: &str = "172.16.1.1:80";
 const V6: &str = "[2001:db8:1::1]:80";
@@ -132,8 +132,12 @@ fn a_restart_goes_on_where_the_last_one_was() {
 }
 
 /// A farm of both families whose backends take so many connections each.
-fn capped_farm(on_empty: &str, most: u32) -> String {
-    let mut text = format!("[farms.web]\nmode = \"dnat\"\nlisten = [\"{V4}\", \"{V6}\"]\non-empty = {on_empty:?}\n");
+fn capped_farm(mode: &str, most: u32) -> String {
+    let mut text = format!("[farms.web]\nmode = {mode:?}\nlisten = [");
+    for to in [V4, V6] {
+        text += &format!("\"{to}/tcp\", \"{to}/udp\", ");
+    }
+    text += "]\non-empty = \"reject\"\n";
     for number in BACKENDS {
         let limit = format!("max-connections = {most}");
         text += &format!("[farms.web.backends.b{number}]\naddress = \"{}\"\n{limit}\n", backend(number, 8080));
@@ -147,7 +151,7 @@ fn no_backend_has_more_connections_than_its_maximum_and_all_are_used() {
     for to in [V4, V6] {
         let mut lab = Lab::new("cap").unwrap();
         let _servers = servers(&lab);
-        lab.configure(&capped_farm("reject", 7)).unwrap();
+        lab.configure(&capped_farm("dnat", 7)).unwrap();
         lab.start().unwrap();
         let address: SocketAddr = to.parse().unwrap();
         // A burst of several at once, and far more than there is room for.
@@ -198,11 +202,62 @@ fn no_backend_has_more_connections_than_its_maximum_and_all_are_used() {
     }
 }
 
+/// Flows of UDP have no end but their time-out; the source is rewritten.
+#[test]
+fn no_backend_of_snat_has_more_udp_flows_than_its_maximum() {
+    for to in [V4, V6] {
+        let mut lab = Lab::new("cap-udp").unwrap();
+        let _servers = servers(&lab);
+        lab.configure(&capped_farm("snat", 4)).unwrap();
+        lab.start().unwrap();
+        // No flow that is held here is forgotten while a slow machine gets to the end.
+        lab.gate.run("sysctl -qw net.netfilter.nf_conntrack_udp_timeout=600").unwrap();
+        // The kernel tells one host of an unreachable port once a second.
+        lab.gate.run("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0").unwrap();
+        let address: SocketAddr = to.parse().unwrap();
+        let mut held: BTreeMap<String, Vec<Talk>> = BTreeMap::new();
+        let counts = |held: &BTreeMap<String, Vec<Talk>>| {
+            BACKENDS.map(|number| held.get(&format!("b{number}")).map_or(0, Vec::len))
+        };
+        let mut ask = |held: &mut BTreeMap<String, Vec<Talk>>| {
+            let talk = Talk::open(&lab.client, address).unwrap();
+            let answer = talk.ask();
+            if let Ok(answer) = &answer {
+                held.entry(answer.server.clone()).or_default().push(talk);
+            }
+            assert!(counts(held).into_iter().all(|count| count <= 4), "{to}: {:?}", counts(held));
+            answer
+        };
+        let until = Instant::now() + Duration::from_secs(30);
+        while counts(&held) != [4, 4, 4] {
+            assert!(Instant::now() < until, "{to}: {:?}", counts(&held));
+            let _ = ask(&mut held);
+        }
+        for _ in 0..20 {
+            let refused = ask(&mut held).expect_err("all are full");
+            assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        }
+        for (server, talk) in held.iter().flat_map(|(server, talks)| talks.iter().map(move |talk| (server, talk))) {
+            assert_eq!(talk.ask().unwrap().server, *server, "what is known stays");
+        }
+        // Room again is for the backend that has it.
+        let name = if address.is_ipv4() { "b12" } else { "c12" };
+        lab.headgate_ok(&["connections", "web", name, "--flush"]).unwrap();
+        held.remove("b12");
+        let until = Instant::now() + Duration::from_secs(30);
+        while counts(&held) != [4, 4, 4] {
+            assert!(Instant::now() < until, "{to}: {:?}", counts(&held));
+            let _ = ask(&mut held);
+        }
+        assert!(ask(&mut held).is_err());
+    }
+}
+
 #[test]
 fn a_supervisor_that_is_gone_lifts_the_maximum() {
     let mut lab = Lab::new("cap-dead").unwrap();
     let _servers = servers(&lab);
-    lab.configure(&capped_farm("reject", 2)).unwrap();
+    lab.configure(&capped_farm("dnat", 2)).unwrap();
     lab.start().unwrap();
     let address: SocketAddr = V4.parse().unwrap();
     let mut held: Vec<Connection> =
