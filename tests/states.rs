@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use headgate_tests::lab::{Lab, backend, backend6, said};
@@ -361,4 +362,58 @@ fn flows_that_are_cut_end_and_the_others_do_not_notice() {
         backend_command(&lab, &["up"]);
         lab.stop().unwrap();
     }
+}
+
+/// While this lives, the daemon gets no new socket: the kernel answers ENOBUFS, as when it is short of memory. Those that the
+/// daemon has stay.
+struct NoSockets(Child);
+
+impl NoSockets {
+    fn begin(lab: &Lab) -> Self {
+        let process = lab.process().unwrap();
+        let inject = ["-e", "trace=socket", "-e", "inject=socket:error=ENOBUFS", "-o", "/dev/null"];
+        let strace = Command::new("strace").args(["-f", "-p", &process.to_string()]).args(inject).spawn();
+        let this = Self(strace.expect("this test needs strace"));
+        let threads = std::path::PathBuf::from(format!("/proc/{process}/task"));
+        let is_traced = |thread: std::path::PathBuf| {
+            std::fs::read_to_string(thread.join("status")).is_ok_and(|status| !status.contains("TracerPid:\t0\n"))
+        };
+        let until = Instant::now() + Duration::from_secs(20);
+        while !std::fs::read_dir(&threads).unwrap().all(|thread| is_traced(thread.unwrap().path())) {
+            assert!(Instant::now() < until, "strace does not come to all threads");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        this
+    }
+}
+
+impl Drop for NoSockets {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+/// Connection tracking cannot be asked when a backend goes down, and can later: what is owed is settled then, by itself.
+#[test]
+fn flows_that_could_not_be_deleted_are_deleted_later() {
+    const OWED: &str = "stay until they are idle";
+    let (mut lab, _servers) = lab("states-owed");
+    lab.configure(&farm("", "", Some(""))).unwrap();
+    lab.start().unwrap();
+    let status = |lab: &Lab| String::from_utf8(lab.headgate(&["status"]).unwrap().stdout).unwrap();
+    let mut flows = Flows::open(&lab, "owed");
+    let refusing = NoSockets::begin(&lab);
+    backend_command(&lab, &["down"]);
+    let said = status(&lab);
+    assert!(said.contains(OWED) && said.contains("No buffer space"), "{said}");
+    flows.check("while it is owed", None);
+    assert_eq!(served(&lab, "while it is owed"), BTreeSet::from(["b11".to_owned()]), "new flows are not concerned");
+    drop(refusing);
+    let until = Instant::now() + Duration::from_secs(40);
+    while status(&lab).contains(OWED) {
+        assert!(Instant::now() < until, "{}", status(&lab));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    flows.check("when it was settled", Some("b12"));
 }

@@ -219,7 +219,7 @@ fn no_backend_of_snat_has_more_udp_flows_than_its_maximum() {
         let counts = |held: &BTreeMap<String, Vec<Talk>>| {
             BACKENDS.map(|number| held.get(&format!("b{number}")).map_or(0, Vec::len))
         };
-        let mut ask = |held: &mut BTreeMap<String, Vec<Talk>>| {
+        let ask = |held: &mut BTreeMap<String, Vec<Talk>>| {
             let talk = Talk::open(&lab.client, address).unwrap();
             let answer = talk.ask();
             if let Ok(answer) = &answer {

@@ -133,10 +133,15 @@ impl Lab {
         self.root().join("headgated.log")
     }
 
+    /// The daemon's process.
+    pub fn process(&self) -> Result<nix::unistd::Pid> {
+        let daemon = self.daemon.as_ref().context("no daemon runs")?;
+        Ok(nix::unistd::Pid::from_raw(daemon.id().cast_signed()))
+    }
+
     /// Sends the daemon a signal.
     pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
-        let daemon = self.daemon.as_ref().context("no daemon runs")?;
-        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.id().cast_signed()), signal)?)
+        Ok(nix::sys::signal::kill(self.process()?, signal)?)
     }
 
     /// Ends the daemon with SIGKILL, as a crash would.
