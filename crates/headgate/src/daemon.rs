@@ -5,6 +5,7 @@
 
 pub mod caller;
 pub mod engine;
+pub mod events;
 pub mod metrics;
 pub mod notify;
 pub mod operator;
@@ -175,6 +176,7 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
         tokio::spawn(mark_good());
     }
     tokio::spawn(steering::run(engine.clone()));
+    tokio::spawn(events::run(engine.clone()));
     if let Some(watchdog) = appliance.then(|| Watchdog::open(Path::new(watchdog::DEVICE))).flatten() {
         tokio::spawn(feed(watchdog, engine.clone()));
     }

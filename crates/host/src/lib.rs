@@ -11,7 +11,8 @@
 //! number of ours, not one of our tables, not asked for) is never changed.
 //!
 //! Nothing here decides: what should be is said by `headgate-plan`. Every call blocks until the kernel has answered, which
-//! it does at once; there is no task, thread or permanent listener. A `Host` works in the network namespace of the thread
+//! it does at once; there is no task or thread. A [`Monitor`](monitor::Monitor) tells who wants to know that something of the
+//! network changed. A `Host` works in the network namespace of the thread
 //! that opened it and must be used from threads in the same one.
 
 mod address;
@@ -26,6 +27,7 @@ pub mod knob;
 mod link;
 pub mod lock;
 pub mod memory;
+pub mod monitor;
 mod netlink;
 mod observe;
 pub mod recorded;

@@ -1,0 +1,61 @@
+//! Following the machine: what changes of links, addresses and routes is looked at at once, not at the next watch.
+//!
+//! Events only say that it is time to look. What an interface that came means (its address, its place in a flowtable, a new
+//! default source) is for the comparison with what is wanted, as ever. A lost event, or no monitor at all, costs the time
+//! until the watch looks.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::{Duration, Instant};
+
+use headgate_host::monitor::{Monitor, Subject};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::engine::{Engine, Handle};
+
+/// Changes come in groups: an interface that is set up gets its addresses, and they their routes.
+const SETTLE: Duration = Duration::from_millis(100);
+/// A look is followed by a pause of this many times its length: an interface that flaps, or a routing daemon that writes a
+/// whole table, takes at most a tenth of one CPU.
+const PAUSE: u32 = 10;
+
+/// Has the engine look whenever something changes, until the runtime goes down.
+pub async fn run(engine: Handle) {
+    let mut monitor = match open() {
+        Ok(monitor) => monitor,
+        Err(error) => return tracing::warn!(%error, "changes of interfaces are seen by the next watch only"),
+    };
+    loop {
+        let mut changed = match next(&mut monitor).await {
+            Ok(changed) => changed,
+            Err(error) => return tracing::warn!(%error, "changes of interfaces are seen by the next watch only"),
+        };
+        tokio::time::sleep(SETTLE).await;
+        changed.extend(monitor.get_mut().take().unwrap_or_default());
+        tracing::debug!(?changed, "the machine changed; looking");
+        let begin = Instant::now();
+        // Who is busy with something else looks at the machine anyhow.
+        let _ = engine.call(Engine::watch).await;
+        tokio::time::sleep(begin.elapsed() * PAUSE).await;
+    }
+}
+
+fn open() -> io::Result<AsyncFd<Monitor>> {
+    let monitor = Monitor::open()?;
+    // SAFETY: a monitor has one descriptor, which stays open and the same for as long as it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) }?)
+}
+
+/// What changed, once something has.
+async fn next(monitor: &mut AsyncFd<Monitor>) -> io::Result<BTreeSet<Subject>> {
+    loop {
+        let mut ready = monitor.readable_mut().await?;
+        let changed = ready.get_inner_mut().take()?;
+        // It was read to its end.
+        ready.clear_ready();
+        if !changed.is_empty() {
+            return Ok(changed);
+        }
+    }
+}

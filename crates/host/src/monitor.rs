@@ -1,0 +1,99 @@
+//! What changes of links, addresses and routes, told by the kernel as it happens.
+//!
+//! A [`Monitor`] says *that* something changed and never what: who is told looks at the machine, so a lost message costs
+//! nothing but the look. The kernel drops messages for a socket whose buffer is full and answers the next read with ENOBUFS
+//! (`netlink_overrun`, net/netlink/af_netlink.c); everything counts as changed then. What we change ourselves is told as well.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use nix::libc;
+use rtnetlink::sys::Socket;
+
+use crate::netlink::{Messages, RECEIVE_BUFFER_BYTES};
+
+/// `NETLINK_ROUTE`.
+const NETLINK_ROUTE: isize = 0;
+/// `RTNLGRP_LINK`, `…_IPV4_IFADDR`, `…_IPV4_ROUTE`, `…_IPV6_IFADDR`, `…_IPV6_ROUTE` (include/uapi/linux/rtnetlink.h).
+const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+/// `RTM_NEWLINK`, `RTM_DELLINK`, and the same of addresses and routes.
+const LINKS: [u16; 2] = [16, 17];
+const ADDRESSES: [u16; 2] = [20, 21];
+const ROUTES: [u16; 2] = [24, 25];
+
+/// What changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// An interface: it came, went, was renamed, set up or down, or its carrier or MTU changed.
+    Links,
+    /// An address of an interface.
+    Addresses,
+    /// A route of any table.
+    Routes,
+}
+
+impl Subject {
+    const ALL: [Self; 3] = [Self::Links, Self::Addresses, Self::Routes];
+
+    fn of(message: u16) -> Option<Self> {
+        match message {
+            kind if LINKS.contains(&kind) => Some(Self::Links),
+            kind if ADDRESSES.contains(&kind) => Some(Self::Addresses),
+            kind if ROUTES.contains(&kind) => Some(Self::Routes),
+            _ => None,
+        }
+    }
+}
+
+/// A subscription in the network namespace of the thread that opened it. Its descriptor is readable while there is something
+/// to [`take`](Monitor::take).
+#[derive(Debug)]
+pub struct Monitor {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Monitor {
+    /// Subscribes.
+    ///
+    /// # Errors
+    /// There is no such socket.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket, buffer: vec![0; RECEIVE_BUFFER_BYTES] })
+    }
+
+    /// What changed since it was asked last; nothing when nothing did. Does not wait.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn take(&mut self) -> io::Result<BTreeSet<Subject>> {
+        let mut changed = BTreeSet::new();
+        loop {
+            let mut unfilled = self.buffer.as_mut_slice();
+            match self.socket.recv(&mut unfilled, 0) {
+                // A message that is cut off says enough with its header.
+                Ok(length) => {
+                    changed
+                        .extend(Messages(&self.buffer[..length]).flatten().filter_map(|one| Subject::of(one.kind())));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(changed),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed.extend(Subject::ALL),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl AsRawFd for Monitor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
