@@ -10,7 +10,7 @@ mod stages;
 use std::fmt;
 use std::str::FromStr;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -25,7 +25,7 @@ use content::Content;
 use engines::{Change, Engine};
 use process::Run;
 
-/// Rounds of single changes; two of them are to a backend.
+/// Rounds of single changes, at most; two of them are to a backend.
 const CHANGES: u32 = 50;
 
 /// What of the control plane to measure.
@@ -34,12 +34,41 @@ pub struct Options {
     /// How many farms with how many backends each
     #[arg(long, value_name = "FARMSxBACKENDS", value_delimiter = ',', default_values = ["1x10", "1x1000", "100x10", "1000x4", "10000x1", "10000x4"])]
     sizes: Vec<Size>,
-    /// How often each stage is timed; what is shown is the median
+    /// How often each stage is timed, at most; what is shown is the median
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// After how many seconds to give up on a program
-    #[arg(long, default_value_t = 15, value_name = "S")]
+    /// After how many seconds to give up on a program, and to begin no further round of anything
+    #[arg(long, default_value_t = 10, value_name = "S")]
     patience: u64,
+}
+
+impl Options {
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience)
+    }
+
+    fn rounds(&self) -> Rounds {
+        Rounds { most: self.rounds, time: self.patience() }
+    }
+
+    fn changes(&self) -> Rounds {
+        Rounds { most: CHANGES as usize, time: self.patience() }
+    }
+}
+
+/// Rounds of one thing: so many, or as many as begin within a time, but at least one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rounds {
+    most: usize,
+    time: Duration,
+}
+
+impl Rounds {
+    /// The numbers of the rounds, each when its time has come.
+    pub(crate) fn iter(self) -> impl Iterator<Item = usize> {
+        let begin = Instant::now();
+        (0..self.most).take_while(move |&round| round == 0 || begin.elapsed() < self.time)
+    }
 }
 
 /// How many farms, and how many backends each of them has.
@@ -86,12 +115,13 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
             };
             targets.extend(figures.targets(engine, size));
             beside.rows.push(figures.row(engine, size));
+            progress.line(&format!("{size}: {}", engine.name()));
         }
         stop.check()?;
-        let (row, of_stages) = stages::measure(&space()?, size, options.rounds)?;
+        let (row, of_stages) = stages::measure(&space()?, size, options.rounds())?;
         stages.rows.push(row);
         targets.extend(of_stages);
-        progress.line(&format!("{size} farms and backends"));
+        progress.line(&format!("{size}: stages"));
     }
     Ok(Report { name: "control", setting, tables: vec![beside, stages], targets })
 }
@@ -132,10 +162,10 @@ fn beside_table(patience: u64) -> Table {
 
 fn beside_row(engine: Engine, content: Content, options: &Options) -> Result<Figures> {
     let (space, directory) = (space()?, tempfile::Builder::new().prefix("headgate-bench-").tempdir()?);
-    let patience = Duration::from_secs(options.patience);
+    let patience = options.patience();
     let load = |content| engine.load(&space, directory.path(), content, patience);
     let (mut loads, mut replaces) = (Vec::new(), Vec::new());
-    for _ in 0..options.rounds {
+    for _ in options.rounds().iter() {
         loads.push(load(content)?);
         if loads.iter().any(Option::is_none) {
             return Ok(Figures::default());
@@ -147,18 +177,7 @@ fn beside_row(engine: Engine, content: Content, options: &Options) -> Result<Fig
     load(content)?;
     let live = engine.start(&space, directory.path(), patience)?;
     figures.resident = live.resident()?;
-    let (farms, mut adds, mut removes) = (content.size.farms, Vec::new(), Vec::new());
-    for round in 0..CHANGES {
-        let change = |change| live.change(&space, content, change).map(milliseconds);
-        // Everywhere among the farms: 7919 is a prime.
-        let farm = round * 7919 % farms;
-        figures.changes.extend([change(Change::Leave(farm))?, change(Change::Return(farm))?]);
-        adds.push(change(Change::Add(farms))?);
-        removes.push(change(Change::Remove(farms))?);
-    }
-    figures.changes.sort_by(f64::total_cmp);
-    let median = |times: Vec<f64>| Spread::of(times).map(|spread| spread.median);
-    (figures.add, figures.remove) = (median(adds), median(removes));
+    figures.change(content, options, |change| live.change(&space, content, change))?;
     drop(live);
     engine.clear(&space, directory.path())?;
     Ok(figures)
@@ -180,6 +199,25 @@ fn megabytes(bytes: u64) -> f64 {
 }
 
 impl Figures {
+    /// Times single changes: of backends, then of whole farms.
+    fn change(&mut self, content: Content, options: &Options, make: impl Fn(Change) -> Result<Duration>) -> Result<()> {
+        let make = |change| make(change).map(milliseconds);
+        let (farms, mut adds, mut removes) = (content.size.farms, Vec::new(), Vec::new());
+        for round in options.changes().iter() {
+            // Everywhere among the farms: 7919 is a prime.
+            let farm = round as u32 * 7919 % farms;
+            self.changes.extend([make(Change::Leave(farm))?, make(Change::Return(farm))?]);
+        }
+        for _ in options.changes().iter() {
+            adds.push(make(Change::Add(farms))?);
+            removes.push(make(Change::Remove(farms))?);
+        }
+        self.changes.sort_by(f64::total_cmp);
+        let median = |times: Vec<f64>| Spread::of(times).map(|spread| spread.median);
+        (self.add, self.remove) = (median(adds), median(removes));
+        Ok(())
+    }
+
     fn row(&self, engine: Engine, size: Size) -> Vec<Cell> {
         let number = |value: Option<f64>, decimals| value.map_or(Cell::Missing, |value| Cell::Number(value, decimals));
         let wall = |run: Option<Run>| run.map(|run| milliseconds(run.wall));

@@ -90,8 +90,8 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
                     samples.entry((load, alive.variant.name)).or_default().push(sample);
                 }
             }
+            progress.line(&format!("{load:?}: round {} of {}", round + 1, options.rounds));
         }
-        progress.line(&format!("{load:?}: {} rounds", options.rounds));
     }
     let tables = options.loads().into_iter().map(|load| table(load, &samples, options)).collect();
     Ok(Report { name: "dataplane", setting, tables, targets: targets(&samples) })

@@ -35,7 +35,7 @@ pub struct Options {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// How long one load is on one variant at a time, milliseconds
-    #[arg(long, default_value_t = 3000, value_name = "MS")]
+    #[arg(long, default_value_t = 2000, value_name = "MS")]
     slice: u64,
     /// Only these variants of `icount --list`; the reference is always among them
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
@@ -94,7 +94,8 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
                     let sample = sample.with_context(|| format!("{}, connections {load}", variant.name))?;
                     samples.entry((load, variant.name.clone())).or_default().push(sample);
                 }
-                progress.line(&variant.name);
+                let round = samples.get(&(LOADS[0].0, variant.name.clone())).map_or(0, Vec::len);
+                progress.line(&format!("round {round}: {}", variant.name));
                 machine.go_on()?;
             }
             Word::Trouble { variant, what } => bail!("{variant}: {what}"),

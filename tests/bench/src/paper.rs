@@ -2,6 +2,7 @@
 //! responses, mode snat. Between namespaces of this machine, and through the booted image.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -29,6 +30,9 @@ pub struct Options {
     /// Also boot the image in QEMU and run through it; builds it when it has to
     #[arg(long)]
     image: bool,
+    /// Take headgated, headgate and headgate-init (static) for the image from here instead of compiling them
+    #[arg(long, value_name = "DIR", requires = "image")]
+    programs: Option<PathBuf>,
 }
 
 const THREADS: &str = "10";
@@ -66,15 +70,16 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
         progress.line(name);
     }
     if options.image {
-        let figures = through_the_image(options.seconds, &progress, stop)?;
+        let figures = through_the_image(options, &progress, stop)?;
         table.rows.push(figures.row("the booted image, QEMU without KVM, snat"));
     }
     Ok(Report { name: "paper", setting, tables: vec![table], targets: Vec::new() })
 }
 
-fn through_the_image(seconds: u32, progress: &Progress, stop: &Stop) -> Result<Wrk> {
-    let standard = build::Options::standard(&Source::find()?);
-    build::build(&Source::find()?, &standard, progress)?;
+fn through_the_image(options: &Options, progress: &Progress, stop: &Stop) -> Result<Wrk> {
+    let source = Source::find()?;
+    let standard = build::Options { programs: options.programs.clone(), ..build::Options::standard(&source) };
+    build::build(&source, &standard, progress)?;
     let (networks, links) = Networks::create()?;
     let directory = tempfile::Builder::new().prefix("headgate-bench-").tempdir()?;
     let drop_ins = vec![write_drop_in(directory.path(), "10-bench.toml", DROP_IN)?];
@@ -82,7 +87,7 @@ fn through_the_image(seconds: u32, progress: &Progress, stop: &Stop) -> Result<W
     machine.expect("headgate> ", BOOT)?;
     networks.wait_until_served(BOOT, stop)?;
     progress.line("the image serves");
-    wrk(&networks.client, SocketAddr::new(IpAddr::from([172, 16, 1, 1]), PORT), seconds)
+    wrk(&networks.client, SocketAddr::new(IpAddr::from([172, 16, 1, 1]), PORT), options.seconds)
 }
 
 /// What wrk found.

@@ -15,7 +15,7 @@ use headgate_plan::ids::Ids;
 use headgate_plan::step::Plan;
 use headgate_tests::{binaries, farms};
 
-use super::Size;
+use super::{Rounds, Size};
 use crate::report::{Cell, Table, Target};
 
 /// One backend's weight is changed this often.
@@ -42,7 +42,7 @@ pub(super) fn table() -> Table {
 }
 
 /// Measures one size in `space`: a row of [`table`], and the targets of the size that has some.
-pub(super) fn measure(space: &Namespace, size: Size, rounds: usize) -> Result<(Vec<Cell>, Vec<Target>)> {
+pub(super) fn measure(space: &Namespace, size: Size, rounds: Rounds) -> Result<(Vec<Cell>, Vec<Target>)> {
     let root = tempfile::Builder::new().prefix("headgate-bench-").tempdir()?;
     std::fs::create_dir_all(root.path().join("etc/headgate"))?;
     let text = farms::generate(size.farms, size.backends);
@@ -90,7 +90,7 @@ struct Stages {
 }
 
 impl Stages {
-    fn measure(root: &Path, rounds: usize) -> Result<Self> {
+    fn measure(root: &Path, rounds: Rounds) -> Result<Self> {
         let facts = Host::open(Root::new(root))?.facts()?;
         let load = || headgate_config::load(root).map_err(|diagnostics| anyhow::anyhow!("{diagnostics}"));
         let (parse, loaded) = median(rounds, load)?;
@@ -101,8 +101,8 @@ impl Stages {
         let changes = between(&Ruleset::default(), &wanted.state.ruleset);
         let removal = between(&wanted.state.ruleset, &Ruleset::default());
         let removal = Batch::new(&removal, None);
-        let mut commits = Vec::with_capacity(rounds);
-        for _ in 0..rounds {
+        let mut commits = Vec::new();
+        for _ in rounds.iter() {
             let started = Instant::now();
             socket.commit(&Batch::new(&changes, None))?;
             commits.push(started.elapsed());
@@ -146,7 +146,7 @@ fn one_weight(config: &headgate_config::Config, wanted: &Desired, socket: &mut S
 }
 
 /// `headgated --once` as a whole process: cold (addresses and ruleset to add), then with nothing to do.
-fn processes(space: &Namespace, root: &Path, rounds: usize) -> Result<(Duration, Duration)> {
+fn processes(space: &Namespace, root: &Path, rounds: Rounds) -> Result<(Duration, Duration)> {
     let run = |argument: &str| -> Result<Duration> {
         let mut command: Command = space.command(binaries::directory().join("headgated"));
         let started = Instant::now();
@@ -156,7 +156,7 @@ fn processes(space: &Namespace, root: &Path, rounds: usize) -> Result<(Duration,
         Ok(took)
     };
     let (mut cold, mut unchanged) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
+    for _ in rounds.iter() {
         cold.push(run("--once")?);
         unchanged.push(run("--once")?);
         run("--flush")?;
@@ -165,19 +165,17 @@ fn processes(space: &Namespace, root: &Path, rounds: usize) -> Result<(Duration,
 }
 
 /// The median time of some runs and what the last of them yielded.
-fn median<T>(rounds: usize, mut action: impl FnMut() -> Result<T>) -> Result<(Duration, T)> {
-    let mut times = Vec::with_capacity(rounds);
-    let mut timed = || -> Result<T> {
+fn median<T>(rounds: Rounds, mut action: impl FnMut() -> Result<T>) -> Result<(Duration, T)> {
+    let (mut times, mut last) = (Vec::new(), None);
+    for _ in rounds.iter() {
+        // Freed before the next one is made: at many farms two of them are twice the memory.
+        drop(last.take());
         let started = Instant::now();
         let yielded = action()?;
         times.push(started.elapsed());
-        Ok(yielded)
-    };
-    for _ in 1..rounds {
-        timed()?;
+        last = Some(yielded);
     }
-    let last = timed()?;
-    Ok((middle(times), last))
+    Ok((middle(times), last.context("there is at least one round")?))
 }
 
 fn middle(mut times: Vec<Duration>) -> Duration {
