@@ -308,6 +308,8 @@ impl Engine {
     fn run(&mut self, candidate: Candidate, cause: Cause<'_>) -> Result<Applied, EngineError> {
         let begin = Instant::now();
         let applied = self.carry_out(candidate, cause);
+        // Only now is all that this took dropped, whatever came of it.
+        release_memory();
         self.tally.count(&applied, begin.elapsed());
         applied
     }
@@ -345,8 +347,6 @@ impl Engine {
         self.leave_trust(&candidate.config, &reconciled.facts);
         self.adopt(candidate, reconciled, cause.reason);
         self.steer_now();
-        // Only now is all that this took dropped.
-        release_memory();
         log_applied(&applied);
         Ok(applied)
     }
