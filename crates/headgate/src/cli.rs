@@ -24,6 +24,7 @@ mod rollback;
 mod status;
 mod table;
 mod trace;
+mod update;
 mod values;
 
 use std::path::Path;
@@ -36,6 +37,7 @@ use args::{Cli, Command, Output};
 
 pub use error::CliError;
 pub use trace::TraceError;
+pub use update::UpdateError;
 
 /// What a command prints, and how it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +94,7 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Backend(command) => backend::run(&client, command),
         Command::Connections(connections) => connections::run(&client, &connections),
         Command::Persistence(persistence) => persistence::run(&client, &persistence),
+        Command::Update(command) => update::run(&command),
         Command::Console(options) => {
             console::run(&options, root);
             Ok(Answer::good(""))

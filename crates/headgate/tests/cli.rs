@@ -138,6 +138,17 @@ fn help_versions_and_completions_are_there() {
 }
 
 #[test]
+fn a_system_without_slots_is_not_updated() {
+    let tree = Tree::new();
+    tree.write("some.update", "");
+    let file = tree.path("some.update");
+    for command in [&["status"][..], &["rollback"], &["mark-good"], &["install", file.to_str().unwrap()]] {
+        let refused = tree.headgate(&[&["update"], command].concat()).exits(3);
+        assert!(refused.err.contains("this system was not started from a slot"), "{refused:?}");
+    }
+}
+
+#[test]
 fn every_command_has_a_man_page() {
     let tree = Tree::new();
     let directory = tree.path("man");

@@ -296,6 +296,7 @@ fn boot(image: PathBuf, arguments: Boot) -> Result<()> {
         links,
         drop_ins: arguments.drop_in,
         writes: if arguments.snapshot { Writes::Discarded } else { Writes::Kept },
+        disks: Vec::new(),
         serial,
     };
     if options.serial == Serial::Terminal {

@@ -85,6 +85,8 @@ pub struct Options {
     pub drop_ins: Vec<PathBuf>,
     /// Kept or discarded.
     pub writes: Writes,
+    /// Further disks, which the guest can only read: `/dev/vdb`, …
+    pub disks: Vec<PathBuf>,
     /// Where the serial port goes.
     pub serial: Serial,
 }
@@ -99,6 +101,7 @@ impl Options {
             links: vec![Link::User, Link::User],
             drop_ins: Vec::new(),
             writes: Writes::Discarded,
+            disks: Vec::new(),
             serial: Serial::Program,
         }
     }
@@ -295,6 +298,11 @@ fn command_line(options: &Options) -> Result<(Command, Option<TempDir>)> {
     command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
     if options.writes == Writes::Discarded {
         command.arg("-snapshot");
+    }
+    for (number, path) in options.disks.iter().enumerate() {
+        let file = escape(path)?;
+        command.arg("-drive").arg(format!("file={file},format=raw,if=none,id=more{number},readonly=on"));
+        command.args(["-device", &format!("virtio-blk-pci,drive=more{number}")]);
     }
     for (number, link) in options.links.iter().enumerate() {
         let netdev = match link.descriptor() {

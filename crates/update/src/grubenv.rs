@@ -142,9 +142,14 @@ impl Block {
     /// Notes that `slot` holds `version` whole and is to be tried at the next boot. Three boots that do not come to good lead
     /// back to the other one.
     pub fn prefer(&mut self, slot: Slot, version: &str) {
+        self.put_first(slot);
+        self.set(&format!("{slot}_VERSION"), version);
+    }
+
+    /// Lets the next boot try `slot`, as if it had not been tried before.
+    pub fn put_first(&mut self, slot: Slot) {
         self.set("ORDER", &format!("{slot} {}", slot.other()));
         self.mark_good(slot);
-        self.set(&format!("{slot}_VERSION"), version);
     }
 
     /// The slot that is tried first.

@@ -224,7 +224,8 @@ impl Machine {
         self.environment.change(|block| block.forbid(target))?;
         let mut device = OpenOptions::new()
             .write(true)
-            .custom_flags(nix::libc::O_CLOEXEC)
+            // Of a block device O_EXCL refuses a second one who writes it (open(2)).
+            .custom_flags(nix::libc::O_CLOEXEC | nix::libc::O_EXCL)
             .open(&self.other)
             .map_err(|source| self.device(source))?;
         bundle.copy_slot(&mut device, |done| progress(Progress { stage: Stage::Writing, done, total }))?;

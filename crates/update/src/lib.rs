@@ -18,3 +18,4 @@ pub mod grubenv;
 pub mod install;
 pub mod keys;
 pub mod manifest;
+pub mod slots;

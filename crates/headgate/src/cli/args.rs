@@ -139,6 +139,12 @@ pub enum Command {
     /// Show the hardware and how it is tuned
     #[command(subcommand)]
     Hw(HwCommand),
+    /// Install firmware, or go back to the one before: the appliance only
+    ///
+    /// An update goes into the slot that does not run, is read back, and is tried at the next boot. When it does not come to
+    /// good in three boots, the box comes back to the slot that runs now by itself. Needs root, and no daemon.
+    #[command(subcommand)]
+    Update(UpdateCommand),
     /// Serve a terminal that can only look: what the appliance runs on its serial console
     Console(super::console::Options),
     /// Print the completions of a shell
@@ -466,4 +472,34 @@ pub enum HwCommand {
         #[command(flatten)]
         output: Output,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum UpdateCommand {
+    /// Put an update into the slot that does not run; the next boot tries it
+    ///
+    /// The file has to be signed by a key that the running image trusts, made for this kind of machine, and not older than
+    /// what has been good here. Whatever is wrong with it, the running slot stays as it is.
+    #[command(
+        after_help = "Examples:\n  headgate update install headgate.update\n  curl -f https://updates.example/headgate.update | headgate update install -"
+    )]
+    Install(Install),
+    /// Show what is in both slots; exit status 5 after a fallback
+    Status(Output),
+    /// Let the next boot try the other slot
+    Rollback(Output),
+    /// Note that the slot that runs is good; headgated does so by itself
+    MarkGood,
+}
+
+#[derive(Debug, Args)]
+pub struct Install {
+    /// The update file, or - for standard input
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: String,
+    /// Take a version that is older than what has been good here
+    #[arg(long)]
+    pub allow_downgrade: bool,
+    #[command(flatten)]
+    pub output: Output,
 }

@@ -35,6 +35,9 @@ pub enum CliError {
     /// The kernel does not tell about packets.
     #[error(transparent)]
     Trace(super::TraceError),
+    /// The firmware stays as it is.
+    #[error(transparent)]
+    Update(#[from] super::UpdateError),
     /// An argument is not what it should be.
     #[error("{0}")]
     Usage(String),
@@ -64,7 +67,7 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             CliError::Files { .. } | CliError::Kernel(ReconcileError::Unsupported(_)) => Exit::ConfigInvalid,
-            CliError::Kernel(_) | CliError::Trace(_) => Exit::KernelRefused,
+            CliError::Kernel(_) | CliError::Trace(_) | CliError::Update(_) => Exit::KernelRefused,
             CliError::Client(error) => error.exit(),
             CliError::Refused(error, _) => error.code.exit(),
             CliError::Usage(_) => Exit::Usage,

@@ -64,6 +64,13 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: JSON,
         text: "generations of the configuration",
     },
+    Command {
+        words: &["update", "status"],
+        names: (0, 0),
+        names_shown: "",
+        flags: JSON,
+        text: "what is in both slots",
+    },
     Command { words: &["--version"], names: (0, 0), names_shown: "", flags: &[], text: "the version" },
 ];
 

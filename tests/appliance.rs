@@ -1,0 +1,262 @@
+//! The appliance over several starts: slots that fail, and a disk that is larger than its image. Minutes each: `make test-boot-all`.
+//!
+//! Needs QEMU and what `headgate-image build` needs; without them it fails and says so.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use headgate_image::demo::write_drop_in;
+use headgate_image::layout::{Content, Layout};
+use headgate_image::parts::System;
+use headgate_image::progress::Progress;
+use headgate_image::qemu::{Firmware, Machine, Options, Writes};
+use headgate_image::source::Source;
+use headgate_image::stop::Stop;
+use headgate_image::tool::{run, tool};
+use headgate_image::{binaries, build, bundle};
+use headgate_update::environment::Environment;
+use headgate_update::grubenv::{Block, Slot};
+
+const BOOT: Duration = Duration::from_secs(300);
+const COMMAND: Duration = Duration::from_secs(60);
+
+/// One boot at a time: two would only share the same two cores.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A disk that can be written to, with a healthy system in slot A.
+struct Disk {
+    source: Source,
+    layout: Layout,
+    directory: tempfile::TempDir,
+    image: PathBuf,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let source = Source::find().unwrap();
+        let standard = build::Options::standard(&source);
+        build::build(&source, &standard, &Progress::new()).unwrap();
+        let directory = tempfile::tempdir_in(source.join("build")).unwrap();
+        let image = directory.path().join("disk.img");
+        run(tool("cp").arg("--sparse=always").arg(&standard.output).arg(&image)).unwrap();
+        let layout = source.read_toml("image/layout.toml").unwrap();
+        Self { source, layout, directory, image }
+    }
+
+    /// A word on the kernel's command line, for every slot.
+    fn add_parameter(&self, word: &str) {
+        let text = std::fs::read_to_string(self.source.join("image/grub.cfg")).unwrap();
+        let line = "headgate.slot=$slot";
+        assert!(text.contains(line));
+        let changed = self.directory.path().join("grub.cfg");
+        std::fs::write(&changed, text.replace(line, &format!("{line} {word}"))).unwrap();
+        let esp = format!("{}@@{}", self.image.display(), self.layout.place(Content::Esp).unwrap().offset);
+        run(tool("mcopy").args(["-o", "-i", &esp]).arg(&changed).arg("::grub/grub.cfg")).unwrap();
+    }
+
+    /// Puts a system into slot B as an update does, to be tried next. `headgated` in it is the program at `daemon`.
+    fn put_into_slot_b(&self, daemon: &Path) {
+        let programs = self.directory.path().join("programs");
+        let good = binaries::compile(&self.source, &binaries::PACKAGES).unwrap();
+        run(tool("cp").arg("-rL").arg(&good).arg(&programs)).unwrap();
+        std::fs::copy(daemon, programs.join("headgated")).unwrap();
+        let standard = build::Options::standard(&self.source);
+        let output = self.directory.path().join("b.img");
+        let options = build::Options { output, programs: Some(programs), version: "9.9.9".to_owned(), ..standard };
+        build::build(&self.source, &options, &Progress::new()).unwrap();
+        let mut disk = File::options().write(true).open(&self.image).unwrap();
+        disk.seek(SeekFrom::Start(self.layout.place(Content::Empty).unwrap().offset)).unwrap();
+        std::io::copy(&mut System::find(&options.output).unwrap().open().unwrap(), &mut disk).unwrap();
+        self.environment().change(|block| block.prefer(Slot::B, "9.9.9")).unwrap();
+    }
+
+    fn environment(&self) -> Environment {
+        let place = self.layout.place(Content::Env).unwrap();
+        let disk = std::fs::read(&self.image).unwrap();
+        let start = usize::try_from(place.offset).unwrap();
+        let block = Block::find(&disk[start..][..usize::try_from(place.size).unwrap()]).unwrap();
+        Environment { device: self.image.clone(), offset: place.offset + block as u64 }
+    }
+
+    /// The same system as in slot A under another version, as an update that is signed by `key`.
+    fn update(&self, version: &str, key: &Path) -> PathBuf {
+        let standard = build::Options::standard(&self.source);
+        let image = self.directory.path().join(format!("{version}.img"));
+        let options = build::Options { output: image.clone(), version: version.to_owned(), ..standard };
+        build::build(&self.source, &options, &Progress::new()).unwrap();
+        let output = self.directory.path().join(format!("{version}.update"));
+        let options = bundle::Options { image, output: output.clone(), key: key.to_owned(), minimum_version: None };
+        bundle::make(&options, &Progress::new()).unwrap();
+        // A disk has whole sectors.
+        let file = File::options().write(true).open(&output).unwrap();
+        file.set_len(file.metadata().unwrap().len().next_multiple_of(4096)).unwrap();
+        output
+    }
+
+    fn start(&self, firmware: Firmware) -> Machine {
+        let options = Options { firmware, writes: Writes::Kept, ..Options::trial(&self.image) };
+        Machine::start(options, &Stop::never()).unwrap()
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        binaries::compile(&self.source, &binaries::PACKAGES).unwrap().join(name)
+    }
+}
+
+/// A system that starts, but whose supervisor ends at once, is tried three times and left for the other slot.
+fn falls_back(firmware: Firmware) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    disk.add_parameter("headgate.gate=45");
+    // Called by this name it prints its usage and ends.
+    disk.put_into_slot_b(&disk.program("headgate-init"));
+    let mut machine = disk.start(firmware);
+    for attempt in 1..=3 {
+        machine.expect(&format!("headgate-grub slot B of B A, A ok 1 try 0, B ok 1 try {attempt}"), BOOT).unwrap();
+        machine.expect("this slot has not come to good in time: rebooting", BOOT).unwrap();
+    }
+    machine.expect("headgate-grub slot A of B A", BOOT).unwrap();
+    machine.expect("headgate> ", BOOT).unwrap();
+    wait_until(&disk, |block| block.get("A_OK") == Some("1") && block.get("A_TRY") == Some("0"));
+    eprintln!("power-on to the fallback's prompt: {:.1} s", machine.uptime().as_secs_f64());
+}
+
+#[test]
+fn a_slot_that_never_comes_to_good_is_left_by_bios() {
+    falls_back(Firmware::Bios);
+}
+
+#[test]
+fn a_slot_that_never_comes_to_good_is_left_by_uefi() {
+    falls_back(Firmware::Uefi);
+}
+
+/// A supervisor that hangs feeds no watchdog: the chipset's own resets the box, long before the gate would.
+#[test]
+fn a_slot_that_hangs_is_reset_by_the_watchdog() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    // BusyBox, called by a name that is no applet of its own, ends; what hangs is the box: nobody feeds the watchdog.
+    disk.put_into_slot_b(&disk.program("headgate-init"));
+    let mut machine = disk.start(Firmware::Bios);
+    for attempt in 1..=3 {
+        machine.expect(&format!("B ok 1 try {attempt}"), BOOT).unwrap();
+        machine.expect("watchdog armed: 60 s", BOOT).unwrap();
+    }
+    machine.expect("headgate-grub slot A of B A", BOOT).unwrap();
+    machine.expect("headgate> ", BOOT).unwrap();
+    assert!(!machine.transcript().contains("has not come to good in time"), "it was the gate, not the watchdog");
+}
+
+#[test]
+fn data_grows_to_its_disk_once() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    let small = std::fs::metadata(&disk.image).unwrap().len();
+    let large = small + (700 << 20);
+    File::options().write(true).open(&disk.image).unwrap().set_len(large).unwrap();
+    let mut machine = disk.start(Firmware::Bios);
+    machine.expect("data grows to", BOOT).unwrap();
+    machine.expect("headgate> ", BOOT).unwrap();
+    wait_until(&disk, |block| block.get("FLOOR").is_some());
+    drop(machine);
+    run(tool("sfdisk").arg("--verify").arg(&disk.image)).unwrap();
+    let place = disk.layout.place(Content::Data).unwrap();
+    let data = format!("{}?offset={}", disk.image.display(), place.offset);
+    let told = run(tool("dumpe2fs").arg("-h").arg(&data)).unwrap();
+    let told = String::from_utf8_lossy(&told);
+    let value = |name: &str| -> u64 {
+        let line = told.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {told}"));
+        line.trim().parse().unwrap()
+    };
+    let bytes = value("Block count:") * value("Block size:");
+    assert!(bytes + (2 << 20) >= place.size + (700 << 20), "{bytes} bytes of file system in {large} of disk");
+
+    let mut machine = disk.start(Firmware::Uefi);
+    machine.expect("headgate> ", BOOT).unwrap();
+    assert!(!machine.transcript().contains("data grows"), "{}", machine.transcript());
+    let (status, _) = machine.console("status", COMMAND).unwrap();
+    assert!(!status.contains("in memory"), "{status}");
+}
+
+/// Whoever can write to the box puts the file on a disk, and says so in a drop-in. Traffic is not looked at here: nothing of the
+/// running system changes until the next start.
+#[test]
+fn an_update_is_installed_while_the_box_runs_and_runs_after_the_next_start() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut disk = Disk::new();
+    let [key, public] = bundle::make_key(&disk.directory.path().join("release")).unwrap();
+    let [stranger, _] = bundle::make_key(&disk.directory.path().join("stranger")).unwrap();
+    // Slot A trusts the key.
+    let output = disk.directory.path().join("trusting.img");
+    let options =
+        build::Options { output: output.clone(), update_keys: vec![public], ..build::Options::standard(&disk.source) };
+    build::build(&disk.source, &options, &Progress::new()).unwrap();
+    disk.image = output;
+    let (good, forged) = (disk.update("7.0.0", &key), disk.update("7.0.1", &stranger));
+    let install = |device: &str| {
+        let text = format!(
+            "[services.update]\ncommand = [\"/usr/bin/headgate\", \"update\", \"install\", {device:?}]\nrestart = \"never\"\n"
+        );
+        write_drop_in(disk.directory.path(), "10-update.toml", &text).unwrap()
+    };
+    let boot = |drop_in: PathBuf, update: &Path| {
+        let drop_ins = vec![drop_in];
+        let disks = vec![update.to_owned()];
+        let options = Options { writes: Writes::Kept, drop_ins, disks, ..Options::trial(&disk.image) };
+        let mut machine = Machine::start(options, &Stop::never()).unwrap();
+        machine.expect("headgate> ", BOOT).unwrap();
+        machine
+    };
+
+    let mut machine = boot(install("/dev/vdb"), &forged);
+    let refused = wait_for_console(&mut machine, "status", |said| said.contains("update"));
+    assert!(refused.contains("update"), "the service that failed is told: {refused}");
+    assert_eq!(disk.environment().read().unwrap().get("B_OK"), Some("0"));
+    drop(machine);
+
+    let mut machine = boot(install("/dev/vdb"), &good);
+    wait_until(&disk, |block| block.get("ORDER") == Some("B A") && block.get("B_VERSION") == Some("7.0.0"));
+    let (told, _) = machine.console("update status", COMMAND).unwrap();
+    assert!(told.contains("at the next boot first slot B: version 7.0.0"), "{told}");
+    drop(machine);
+
+    let mut machine = disk.start(Firmware::Uefi);
+    machine.expect("headgate-grub slot B of B A", BOOT).unwrap();
+    machine.expect("headgate> ", BOOT).unwrap();
+    wait_until(&disk, |block| block.get("FLOOR") == Some("7.0.0") && block.get("B_TRY") == Some("0"));
+    let (told, _) = machine.console("--version", COMMAND).unwrap();
+    let (slots, status) = machine.console("update status", COMMAND).unwrap();
+    assert!(slots.contains("slot B runs, version 7.0.0") && status == 0, "{told}\n{slots}");
+}
+
+/// Asks the console until the answer is `good`.
+fn wait_for_console(machine: &mut Machine, line: &str, good: impl Fn(&str) -> bool) -> String {
+    let mut said = String::new();
+    for _ in 0..40 {
+        said = machine.console(line, COMMAND).unwrap().0;
+        if good(&said) {
+            return said;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    said
+}
+
+/// Waits until GRUB's variables on the disk are so.
+fn wait_until(disk: &Disk, good: impl Fn(&Block) -> bool) {
+    let environment = disk.environment();
+    let mut block = Block::default();
+    for _ in 0..120 {
+        block = environment.read().unwrap();
+        if good(&block) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    panic!("GRUB's variables did not become so: {block:?}");
+}
