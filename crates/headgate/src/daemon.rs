@@ -6,6 +6,7 @@
 pub mod caller;
 pub mod engine;
 pub mod events;
+pub mod health;
 pub mod metrics;
 pub mod notify;
 pub mod operator;
@@ -23,10 +24,12 @@ use std::time::{Duration, Instant};
 use headgate_host::lock::LockError;
 use headgate_host::root::RootError;
 use headgate_host::{Lock, Root};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::engine::{Engine, EngineError, Handle, Services, Started, watch_trials};
+use self::health::{Health, Surroundings};
 use self::metrics::Metrics;
 use self::server::listeners::{self, Faults};
 use self::server::{Api, ListenError};
@@ -42,6 +45,9 @@ const MARK_GOOD: [&str; 2] = ["/usr/sbin/headgate-init", "mark-good"];
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// A comparison is followed by a pause of this many times its length: watching takes at most 2 % of one CPU.
 const WATCH_PAUSE: u32 = 50;
+
+/// Descriptors that are enough.
+const DESCRIPTORS: u64 = 65_536;
 
 /// How often added addresses are announced again.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
@@ -120,6 +126,10 @@ fn once(root: &Path, listing: Listing) -> Result<(Exit, String), DaemonError> {
             "least-connections and max-connections need headgated to run: until it does, new flows follow the weights alone"
         );
     }
+    if engine.is_checked() {
+        let out = engine.left_out();
+        tracing::warn!(out, "health checks need headgated to run: until it does, backends stay as they are known");
+    }
     Ok(match error {
         // The files were returned from: they are not what should run.
         None | Some(EngineError::NotAgain) => (Exit::Good, String::new()),
@@ -162,6 +172,7 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
     let signals = Signals::new().map_err(|error| DaemonError::System("signal handler", error))?;
     let (services, trials, listen) = (engine.services(), engine.trials(), engine.listen());
     let appliance = engine.is_appliance();
+    let (targets, board) = (engine.targets(), engine.board());
     let supervisor = Arc::new(Mutex::new(Some(Supervisor::new(&state)?)));
     let listener = server::listen(root)?;
     let engine = Handle::spawn(engine).map_err(|error| DaemonError::System("thread", error))?;
@@ -181,12 +192,16 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
         tokio::spawn(feed(watchdog, engine.clone()));
     }
     tokio::spawn(watch_trials(engine.clone(), trials));
+    raise_descriptors();
+    let around = Surroundings { engine: engine.clone(), targets, board, root: Root::new(root) };
+    let health = Health::begin(around).map_err(|error| DaemonError::System("thread", error))?;
     notify::ready(&headline(&started.error));
     until_terminated(signals, &engine, services, &supervisor).await;
     notify::stopping();
     tracing::info!("going down; the data plane stays as it is");
     server.abort();
     others.abort();
+    health.end();
     let supervisor = supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(supervisor) = supervisor {
         supervisor.shutdown().await;
@@ -242,6 +257,19 @@ async fn feed(mut watchdog: Watchdog, engine: Handle) {
         if engine.call(|_| ()).await.is_ok() {
             watchdog.feed();
         }
+    }
+}
+
+/// A probe has a descriptor of its own, and thousands may run at once. The usual soft limit of 1024 is for programs that use
+/// select(2).
+fn raise_descriptors() {
+    let raise = || {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let wanted = hard.min(DESCRIPTORS);
+        if soft < wanted { setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) } else { Ok(()) }
+    };
+    if let Err(error) = raise() {
+        tracing::warn!(%error, "few descriptors for health checks");
     }
 }
 

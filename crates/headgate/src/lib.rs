@@ -21,6 +21,7 @@ pub mod files;
 pub mod logging;
 pub mod owed;
 pub mod reconcile;
+pub mod remembered;
 pub mod secret;
 pub mod service;
 pub mod steps;

@@ -23,9 +23,7 @@ impl Owed {
 
     /// Takes over what somebody else has tried in vain.
     pub fn add(&mut self, other: Owed) {
-        self.lost.marks.extend(other.lost.marks);
-        self.lost.cut.extend(other.lost.cut);
-        self.lost.memories.extend(other.lost.memories);
+        self.lost.add(other.lost);
         self.warnings = other.warnings.into_iter().chain(std::mem::take(&mut self.warnings)).collect();
         self.warnings.dedup();
     }

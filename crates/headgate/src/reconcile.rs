@@ -10,6 +10,7 @@ use headgate_host::{Host, HostError};
 use headgate_plan::compile::{Desired, Unsupported, compile};
 use headgate_plan::facts::Facts;
 use headgate_plan::flows::{self, Lost};
+use headgate_plan::health::Failed;
 use headgate_plan::ids::Ids;
 use headgate_plan::state::State;
 use headgate_plan::step::{Detail, Outcome, Plan, Step};
@@ -39,6 +40,8 @@ pub struct Wanted<'a> {
     pub profiles: &'a [Profile],
     /// The ids in use, when they are known; `None`: the kernel is asked.
     pub ids: Option<&'a Ids>,
+    /// The backends that are down by their checks.
+    pub failed: &'a Failed,
 }
 
 /// How it went.
@@ -91,7 +94,8 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
     let mut ids = wanted.ids.cloned();
     for _ in 0..ROUNDS {
         let ruleset = host.observe_ruleset()?;
-        let known = ids.take().unwrap_or_else(|| Ids::observe(&ruleset));
+        let mut known = ids.take().unwrap_or_else(|| Ids::observe(&ruleset));
+        known.set_failed(wanted.failed.clone());
         so_far.facts = host.facts()?;
         let helpers = wanted.config.farms.values().filter_map(|farm| farm.helper).collect();
         so_far.facts.lacking_helpers = host.lacking_helpers(&helpers)?;

@@ -17,7 +17,7 @@ use crate::netlink::Netlink;
 
 pub(crate) mod messages;
 
-use self::messages::{AF_INET, AF_INET6, Attributes, DELETE, GET, decode, deletion, mark_and_end, request};
+use self::messages::{AF_INET, AF_INET6, Attributes, DELETE, GET, Stage, decode, deletion, request, stage};
 
 /// `NETLINK_NETFILTER`.
 const NETLINK_NETFILTER: isize = 12;
@@ -106,6 +106,8 @@ pub struct Load {
     /// TCP and SCTP that both sides have closed, or one has reset. The backend has forgotten them; the kernel keeps them for a
     /// while, so that late packets do not begin new flows.
     pub ended: u64,
+    /// Those of the active whose backend has not answered yet.
+    pub unanswered: u64,
 }
 
 /// The loads of backends, by ct mark without flags ([`MARK_TAG`] and the id). Who has no flow is not in it.
@@ -170,12 +172,13 @@ impl Conntrack {
     pub fn loads(&mut self, select: Select) -> Result<Loads, ConntrackError> {
         let request = request(GET, select, None);
         let counted = self.netlink.dump_raw(&request, Loads::new, |loads, message| {
-            let (mark, ended) = mark_and_end(Attributes::of(message.body())?)?;
+            let Stage { mark, ended, answered } = stage(Attributes::of(message.body())?)?;
             let load = loads.entry(mark).or_default();
             match ended {
                 true => load.ended += 1,
                 false => load.active += 1,
             }
+            load.unanswered += u64::from(!ended && !answered);
             Ok(())
         });
         counted.map_err(ConntrackError::request("count"))

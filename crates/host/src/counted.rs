@@ -1,5 +1,7 @@
 //! What our table has counted.
 
+use std::collections::BTreeMap;
+
 use headgate_nft::{Counts, DumpError};
 use headgate_plan::maps::{Map, Place};
 use headgate_plan::names::IpVersion;
@@ -14,15 +16,24 @@ impl Host {
     /// # Errors
     /// [`HostError::Dump`].
     pub fn counted(&mut self) -> Result<Counted, HostError> {
-        let mut counted = Counted::default();
-        for map in IpVersion::ALL.into_iter().flat_map(|version| [Map::Targets(version), Map::Hosts(version)]) {
-            counted.new.extend(self.marks(map)?.into_iter().map(|(mark, counts)| (mark, counts.packets)));
-        }
+        let mut counted = Counted { new: self.new_flows()?, ..Counted::default() };
         let traffic = |Counts { packets, bytes }| Traffic { packets, bytes };
         counted.traffic = self.marks(Map::Traffic)?.into_iter().map(|(mark, counts)| (mark, traffic(counts))).collect();
         let refused = self.nft.counters(&Place::Inet.table()).map_err(HostError::Dump)?;
         counted.refused = refused.into_iter().map(|(name, counts)| (name, counts.packets)).collect();
         Ok(counted)
+    }
+
+    /// The flows that each backend was given, by ct mark.
+    ///
+    /// # Errors
+    /// [`HostError::Dump`].
+    pub fn new_flows(&mut self) -> Result<BTreeMap<u32, u64>, HostError> {
+        let mut flows = BTreeMap::new();
+        for map in IpVersion::ALL.into_iter().flat_map(|version| [Map::Targets(version), Map::Hosts(version)]) {
+            flows.extend(self.marks(map)?.into_iter().map(|(mark, counts)| (mark, counts.packets)));
+        }
+        Ok(flows)
     }
 
     /// The counters of a set whose keys are marks.

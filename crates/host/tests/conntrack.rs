@@ -82,11 +82,11 @@ fn a_connection_counts_until_both_sides_have_closed_it() {
         let mut load = || conntrack.loads(Select::covering([FIRST, SECOND]).expect("two")).expect("a dump")[&FIRST];
         let client = TcpStream::connect("127.1.0.1:80").expect("a connection");
         let (server, _) = listener.accept().expect("the connection");
-        assert_eq!(load(), Load { active: 1, ended: 0 });
+        assert_eq!(load(), Load { active: 1, ended: 0, unanswered: 0 });
         drop(client);
-        assert_eq!(load(), Load { active: 1, ended: 0 }, "the backend still has it");
+        assert_eq!(load(), Load { active: 1, ended: 0, unanswered: 0 }, "the backend still has it");
         drop(server);
-        assert_eq!(load(), Load { active: 0, ended: 1 }, "in TIME_WAIT");
+        assert_eq!(load(), Load { active: 0, ended: 1, unanswered: 0 }, "in TIME_WAIT");
     });
 }
 

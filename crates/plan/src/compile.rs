@@ -32,7 +32,7 @@ use std::net::IpAddr;
 
 use headgate_config::Config;
 use headgate_config::model::{Farm, Profile, Scheduler, TrafficCount};
-use headgate_config::types::Listen;
+use headgate_config::types::{BackendName, Listen};
 use headgate_nft::{Change, Key, Ruleset};
 
 use self::contents::{Contents, Sets};
@@ -236,14 +236,27 @@ impl Context {
         headgate_nft::change::between(&old, &new)
     }
 
+    /// Takes the backends of a farm out that are down by their checks, and brings the others back. What has to be changed of
+    /// the ruleset, and what has to go behind that; `None` when [`compile`] has to be asked.
+    pub fn turn(&self, farm: &Farm, ids: &mut Ids, failed: BTreeSet<BackendName>) -> Option<(Vec<Change>, Lost)> {
+        let before = self.contents(farm, ids);
+        ids.set_failed_of(&farm.name, failed);
+        let after = self.contents(farm, ids);
+        if before.shape() != after.shape() {
+            return None;
+        }
+        let [old, new] = [before, after].map(|contents| contents.into_fragment(Sets::Comparable));
+        Some((headgate_nft::change::between(&old, &new), crate::flows::lost(&old, &new)))
+    }
+
     /// What has to go when one farm turns into its next version; see [`crate::flows`].
     pub fn flows_lost(&self, old: &Farm, new: &Farm, ids: &Ids) -> Lost {
         crate::flows::lost(&self.farm_fragment(old, ids).ruleset, &self.farm_fragment(new, ids).ruleset)
     }
 
     /// Whether each backend of a farm takes flows, in the order of their names.
-    pub fn standings(&self, farm: &Farm) -> Vec<Standing> {
-        schedule::standings(farm, &self.routing)
+    pub fn standings(&self, farm: &Farm, ids: &Ids) -> Vec<Standing> {
+        schedule::standings(farm, &self.routing, ids)
     }
 
     fn contents(&self, farm: &Farm, ids: &Ids) -> Contents {

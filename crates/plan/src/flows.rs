@@ -41,6 +41,15 @@ pub struct Lost {
     pub memories: BTreeSet<Arc<str>>,
 }
 
+impl Lost {
+    /// And this too.
+    pub fn add(&mut self, other: Lost) {
+        self.marks.extend(other.marks);
+        self.cut.extend(other.cut);
+        self.memories.extend(other.memories);
+    }
+}
+
 /// What is lost once `before` has become `after`: by backends that went, got another address, or went down. Draining changes
 /// no element of a backend, and a farm that is down neither.
 pub fn lost(before: &Ruleset, after: &Ruleset) -> Lost {

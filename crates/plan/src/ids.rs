@@ -12,6 +12,7 @@ use headgate_config::model::{Farm, Scheduler};
 use headgate_config::types::{BackendName, FarmName};
 use headgate_nft::{Chain, Data, Ruleset, Statement, Table, Value};
 
+use crate::health::Failed;
 use crate::maps::{Map, Place};
 use crate::names::{self, IpVersion};
 
@@ -27,6 +28,8 @@ pub struct Ids {
     shares: BTreeMap<u32, u32>,
     /// The ct marks of backends that have all the flows that they may.
     full: BTreeSet<u32>,
+    /// The backends that are down by their checks.
+    failed: Failed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -150,6 +153,11 @@ impl Ids {
         let all: BTreeSet<u32> =
             if self.full.is_empty() { BTreeSet::new() } else { self.marks().map(|(_, _, mark)| mark).collect() };
         self.full.retain(|mark| all.contains(mark));
+        self.failed.retain(|name, backends| {
+            let farm = config.farms.get(name).filter(|farm| farm.health.is_some());
+            backends.retain(|backend| farm.is_some_and(|farm| farm.backends.contains_key(backend)));
+            !backends.is_empty()
+        });
     }
 
     /// Gives ids to one farm and those of its backends that have none; nothing is forgotten.
@@ -228,6 +236,24 @@ impl Ids {
         match full {
             true => self.full.insert(mark),
             false => self.full.remove(&mark),
+        };
+    }
+
+    /// Whether a backend is down by its checks.
+    pub fn is_failed(&self, farm: &FarmName, backend: &BackendName) -> bool {
+        self.failed.get(farm).is_some_and(|backends| backends.contains(backend))
+    }
+
+    /// Says of all backends which are down by their checks.
+    pub fn set_failed(&mut self, failed: Failed) {
+        self.failed = failed;
+    }
+
+    /// Says of the backends of one farm which are down by their checks.
+    pub fn set_failed_of(&mut self, farm: &FarmName, failed: BTreeSet<BackendName>) {
+        match failed.is_empty() {
+            true => self.failed.remove(farm),
+            false => self.failed.insert(farm.clone(), failed),
         };
     }
 

@@ -126,6 +126,49 @@ pub struct BackendStatus {
     /// Packets and bytes of both directions, when `[metrics] traffic` asks for them.
     #[serde(default)]
     pub traffic: Option<Traffic>,
+    /// What its checks say; `None` without checks.
+    #[serde(default)]
+    pub health: Option<BackendHealth>,
+}
+
+/// What the checks of a backend say. Times are of now: they do not depend on a clock that is set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BackendHealth {
+    /// In one word.
+    pub state: HealthState,
+    /// For how long, milliseconds; `None` while it is unknown.
+    pub since_ms: Option<u64>,
+    /// Why the last probe failed, or could not be made.
+    pub error: Option<String>,
+    /// How many probes in a row ended like the last one.
+    pub streak: u32,
+    /// Whether they passed.
+    pub passes: bool,
+    /// Successes in a row that bring it back when it is down: more than `rise` for one that comes and goes.
+    pub rise: u32,
+    /// Probes since the daemon began.
+    pub probes: u64,
+    /// Those of them that failed.
+    pub failures: u64,
+    /// How long the last probe took, microseconds.
+    pub latency_us: Option<u64>,
+    /// Until the next one, milliseconds.
+    pub next_ms: Option<u64>,
+}
+
+/// The health of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HealthState {
+    /// It takes no flows.
+    Down,
+    /// Its flows look as if it were down; it takes flows until a probe has said so.
+    Suspected,
+    /// Not probed yet; it takes flows.
+    Unknown,
+    /// It takes flows.
+    Up,
 }
 
 /// Packets and bytes.
@@ -244,7 +287,7 @@ impl Status {
 impl FarmStatus {
     /// How one farm is.
     pub fn new(farm: &Farm, desired: &Desired, counted: &Counted) -> Self {
-        let standings = desired.context.standings(farm);
+        let standings = desired.context.standings(farm, &desired.ids);
         let backends: Vec<BackendStatus> = farm
             .backends
             .values()
@@ -260,6 +303,7 @@ impl FarmStatus {
                     flows: counted.active.get(&mark).copied().unwrap_or(0),
                     new_flows: counted.new.get(&mark).copied().unwrap_or(0),
                     traffic: counted.traffic.get(&mark).copied(),
+                    health: None,
                 }
             })
             .collect();

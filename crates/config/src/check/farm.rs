@@ -76,6 +76,7 @@ fn farm(
         families(checker, fields, listen, &farm);
     }
     mode::check(checker, fields, listen, &farm);
+    health::ports(checker, fields, &farm);
     farm
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Checker;
 use super::fields::Fields;
 use crate::diagnostic::Report;
-use crate::model::{Health, HealthCheck, HealthTls, HealthType, Word};
+use crate::model::{Farm, Health, HealthCheck, HealthTls, HealthType, Word};
 use crate::schema::status;
 use crate::tree::Value;
 use crate::types::{duration, parse_address};
@@ -56,6 +56,24 @@ pub(super) fn health(checker: &mut Checker<'_>, fields: Fields<'_>) -> Option<He
         rise: fields.number("rise"),
         fall: fields.number("fall"),
     })
+}
+
+/// A check of most types asks at a port, and a backend that keeps the client's port names none.
+pub(super) fn ports(checker: &mut Checker<'_>, fields: Fields<'_>, farm: &Farm) {
+    let Some(health) = &farm.health else { return };
+    if matches!(health.check, HealthCheck::Icmp | HealthCheck::Exec { .. }) {
+        return;
+    }
+    if let Some(backend) = farm.backends.values().find(|backend| farm.probe_port(backend).is_none()) {
+        let message = format!("the check knows no port: backend {} keeps the client's", backend.name);
+        let span = fields.named("backends").find(|(name, _)| *name == backend.name.as_str());
+        let mut report =
+            Report::error(fields.key_span("health"), message).help("give the check a port, as in port = 8080");
+        if let Some((_, backend)) = span {
+            report = report.note(backend.span_of("address"), "the backend");
+        }
+        checker.push(report);
+    }
 }
 
 /// A key of another type is likely a mistake where it was written for this farm; from `[defaults.farm]` it has been overruled.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Origin, Ranges};
-use crate::types::{BackendName, Endpoint, FarmName, Listen, PolicyName, Rate};
+use crate::types::{BackendName, Endpoint, FarmName, Listen, PolicyName, Ports, Rate};
 
 /// How a farm forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -190,6 +190,20 @@ pub struct Farm {
     pub dsr: Option<Dsr>,
     /// By name; at least one but in [`Mode::Local`].
     pub backends: BTreeMap<BackendName, Backend>,
+}
+
+impl Farm {
+    /// The port at which a check asks a backend: the check's own, the backend's, or the only one that the farm has in its
+    /// family. `None`: no port is known, or there is no check.
+    pub fn probe_port(&self, backend: &Backend) -> Option<u16> {
+        let ipv4 = backend.address.address.is_ipv4();
+        let mut ports = self.listen.iter().filter(|listen| listen.address.is_ipv4() == ipv4).map(|listen| listen.ports);
+        let listened = || match ports.next()? {
+            Ports::One(port) => ports.all(|other| other == Ports::One(port)).then_some(port),
+            _ => None,
+        };
+        self.health.as_ref()?.port.or(backend.address.port).or_else(listened)
+    }
 }
 
 /// One backend of a farm.

@@ -220,7 +220,12 @@ static LIMITS: &[Key] = &[
 
 static HEALTH: &[Key] = &[
     key("type", Kind::Word(words::<HealthType>), Preset::Text("tcp"), "What is tried."),
-    key("port", Kind::Integer(1, 65535), Preset::Told("the backend's"), "Port of the probe."),
+    key(
+        "port",
+        Kind::Integer(1, 65535),
+        Preset::Told("the backend's, else the only one the farm has"),
+        "Port of the probe.",
+    ),
     key("path", Kind::Text(Form::HttpPath), Preset::Text("/"), "`http`, `https`: the request target."),
     key("method", Kind::Text(Form::Token), Preset::Text("GET"), "`http`, `https`: the method."),
     key("host", Kind::Text(Form::Line), Preset::Told("the backend's address"), "`http`, `https`: the `Host` header."),
@@ -236,22 +241,37 @@ static HEALTH: &[Key] = &[
         Preset::Text("200-399"),
         "`http`, `https`: a good status, or a range of them.",
     ),
-    key("expect-body", Kind::Text(Form::Any), Preset::None, "`http`, `https`, `tcp`, `udp`: must occur in the answer."),
-    key("send", Kind::Text(Form::Any), Preset::None, "`tcp`, `udp`: sent first."),
+    key(
+        "expect-body",
+        Kind::Text(Form::Any),
+        Preset::None,
+        "`http`, `https`, `tcp`, `udp`: must occur in the first 64 KiB of the answer.",
+    ),
+    key(
+        "send",
+        Kind::Text(Form::Any),
+        Preset::None,
+        "`tcp`, `udp`: sent first. With `udp` an answer must come then; with neither `send` nor `expect-body` silence is good, and only an ICMP error fails.",
+    ),
     key(
         "query",
         Kind::Text(Form::DnsQuery),
         Preset::None,
-        "`dns`: name and type, as in `example.org A`. Required there.",
+        "`dns`: name and type, as in `example.org A`; the answer must have a record of the type. Required there.",
     ),
     key(
         "command",
         Kind::List(&Kind::Text(Form::Line)),
         Preset::None,
-        "`exec`: program and arguments, no shell; `HEADGATE_*` in its environment; exit status 0 is healthy. Required there.",
+        "`exec`: program and arguments, no shell; exit status 0 is healthy. In its environment: `HEADGATE_FARM`, `HEADGATE_BACKEND`, `HEADGATE_ADDRESS`, `HEADGATE_PORT`, `HEADGATE_TIMEOUT_MS`. It is killed with its process group when it ends or is late. Required there.",
     ),
     key("tls", Kind::Table(Merge::Deep, TLS), Preset::None, "`https`: TLS."),
-    key("source-address", Kind::Text(Form::Address), Preset::None, "Source of the probes."),
+    key(
+        "source-address",
+        Kind::Text(Form::Address),
+        Preset::Told("the address that the route would use"),
+        "Source of the probes to backends of its family.",
+    ),
     key("interval", between(Duration::from_millis(100), HOUR), Preset::Text("2s"), "Time between probes."),
     key(
         "timeout",
@@ -259,7 +279,12 @@ static HEALTH: &[Key] = &[
         Preset::Text("1s"),
         "A probe that takes longer has failed. Not longer than `interval`.",
     ),
-    key("rise", Kind::Integer(1, 100), Preset::Integer(2), "Successes in a row until healthy."),
+    key(
+        "rise",
+        Kind::Integer(1, 100),
+        Preset::Integer(2),
+        "Successes in a row until healthy. Twice as many for each fall but the first within ten minutes, 16 times at most.",
+    ),
     key("fall", Kind::Integer(1, 100), Preset::Integer(3), "Failures in a row until unhealthy."),
     key(
         "on-fail",

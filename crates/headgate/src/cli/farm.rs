@@ -1,11 +1,12 @@
 //! `headgate farm`.
 
 use std::path::Path;
+use std::time::Duration;
 
 use hyper::Method;
 use serde_json::{Map, Value};
 
-use headgate_plan::status::{FarmHealth, FarmStatus, Standing};
+use headgate_plan::status::{BackendHealth, BackendStatus, FarmHealth, FarmStatus, HealthState, Standing};
 
 use super::args::{Change, FarmCommand, Steps};
 use super::table::Table;
@@ -79,12 +80,64 @@ fn render(farm: &FarmStatus) -> String {
     if !farm.backends.is_empty() {
         text += &format!("\n{table}");
     }
+    let checks = checks(&farm.backends);
+    if !checks.is_empty() {
+        text += &format!("\n{checks}");
+    }
     if !farm.refused.is_empty() {
         let mut table = Table::new(&["REFUSED BY", ">PACKETS"]);
         farm.refused.iter().for_each(|(reason, count)| table.row([reason.clone(), count.to_string()]));
         text += &format!("\n{table}");
     }
     text
+}
+
+/// What the checks say of each backend that has one.
+fn checks(backends: &[BackendStatus]) -> Table {
+    let mut table = Table::new(&["BACKEND", "HEALTH", ">FOR", ">PROBES", ">FAILED", ">TOOK", ">NEXT", "LAST ERROR"]);
+    for (backend, health) in backends.iter().filter_map(|backend| Some((backend, backend.health.as_ref()?))) {
+        table.row([
+            backend.name.to_string(),
+            condition(health),
+            health.since_ms.map(span).unwrap_or_default(),
+            health.probes.to_string(),
+            health.failures.to_string(),
+            health.latency_us.map(|latency| format!("{:.1} ms", latency as f64 / 1000.0)).unwrap_or_default(),
+            health.next_ms.map(|next| format!("{:.1} s", next as f64 / 1000.0)).unwrap_or_default(),
+            health.error.clone().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+/// The state, and how near it is to another one.
+fn condition(health: &BackendHealth) -> String {
+    match health.state {
+        HealthState::Down if health.passes => format!("down, {} of {} passed", health.streak, health.rise),
+        HealthState::Down => "down".to_owned(),
+        HealthState::Suspected => "suspected".to_owned(),
+        HealthState::Unknown => "unknown".to_owned(),
+        HealthState::Up if !health.passes => format!("up, {} failed", health.streak),
+        HealthState::Up => "up".to_owned(),
+    }
+}
+
+/// Whole seconds are enough for people.
+fn span(milliseconds: u64) -> String {
+    humantime::format_duration(Duration::from_secs(milliseconds / 1000)).to_string()
+}
+
+/// Why a backend takes no flows.
+pub(super) fn why_not(backend: &BackendStatus) -> String {
+    let standing = standing(backend.standing);
+    match (&backend.health, backend.standing) {
+        (Some(health), Standing::Unhealthy) => {
+            let since = health.since_ms.map(|since| format!(" for {}", span(since))).unwrap_or_default();
+            let error = health.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+            format!("{standing}{since}{error}")
+        }
+        _ => standing.to_owned(),
+    }
 }
 
 fn health(health: FarmHealth) -> &'static str {
@@ -101,6 +154,7 @@ pub(super) fn standing(standing: Standing) -> &'static str {
         Standing::Serving => "serving",
         Standing::Spare => "spare",
         Standing::Draining => "draining",
+        Standing::Unhealthy => "unhealthy",
         Standing::Down => "down",
         Standing::Unroutable => "no route",
         Standing::Idle => "idle",

@@ -11,6 +11,7 @@ use crate::api::Planned;
 use crate::exit::Exit;
 use crate::files::{self, Files};
 use crate::reconcile::{Reconciled, Until, Wanted, planned, reconcile};
+use crate::remembered::Remembered;
 use crate::secret;
 use crate::steps::{Listing, alike, listed, printable};
 
@@ -36,8 +37,9 @@ pub(super) fn look(root: &Path, output: Output) -> Result<(Files, Reconciled), C
         // Why the daemon could not make one is for the daemon to say.
         *site_secret = secret::read(&root).ok().flatten();
     }
-    let mut host = Host::open(root).map_err(|error| CliError::Kernel(error.into()))?;
-    let wanted = Wanted { config: &files.loaded.config, profiles: &files.profiles, ids: None };
+    let mut host = Host::open(root.clone()).map_err(|error| CliError::Kernel(error.into()))?;
+    let failed = Remembered::read(&root).fallen().within(&files.loaded.config);
+    let wanted = Wanted { config: &files.loaded.config, profiles: &files.profiles, ids: None, failed: &failed };
     let looked = reconcile(&mut host, wanted, Until::Planned).map_err(CliError::Kernel)?;
     Ok((files, looked))
 }

@@ -61,8 +61,8 @@ fn not_serving(status: &Status) -> String {
     let mut table = Table::new(&["FARM", "BACKEND", "ADDRESS", "WHY NOT"]);
     for farm in status.farms.iter().filter(|farm| farm.health < FarmHealth::Serving) {
         for backend in farm.backends.iter().filter(|backend| backend.standing != Standing::Serving) {
-            let standing = farm::standing(backend.standing).to_owned();
-            table.row([farm.name.to_string(), backend.name.to_string(), backend.address.clone(), standing]);
+            let why = farm::why_not(backend);
+            table.row([farm.name.to_string(), backend.name.to_string(), backend.address.clone(), why]);
         }
     }
     if table.is_empty() { String::new() } else { format!("\n{table}") }

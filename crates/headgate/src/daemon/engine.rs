@@ -10,6 +10,7 @@ mod compare;
 mod error;
 mod flows;
 mod handle;
+mod health;
 mod load;
 mod readings;
 mod steer;
@@ -18,6 +19,7 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headgate_config::Config;
@@ -27,6 +29,7 @@ use headgate_host::{Host, Lock, Root};
 use headgate_plan::compile::Desired;
 use headgate_plan::facts::Facts;
 use headgate_plan::flows::Lost;
+use headgate_plan::health::{self as plan_health, Fallen, Target};
 use headgate_plan::state::State;
 use headgate_plan::status::Counting;
 use headgate_plan::step::{Outcome, Step};
@@ -35,16 +38,19 @@ use tokio::sync::watch;
 pub use self::change::Edit;
 pub use self::error::EngineError;
 pub use self::handle::{Busy, Handle};
+pub use self::health::{Name, Turn};
 use self::load::{Base, Candidate};
 pub use self::steer::{Count, Counted};
 pub use self::trial::{WINDOW_MAX, watch_trials};
 use super::caller::Caller;
+use super::health::Board;
 use super::metrics::Tally;
 use super::operator::{Overrides, PERSISTENT, RUNTIME};
 use super::store::{Origin, Store, StoreError, hash};
 use crate::api::{ApiError, Applied, StepLine};
 use crate::owed::Owed;
 use crate::reconcile::{Reconciled, Until, Wanted, cut_lost, lines, reconcile};
+use crate::remembered::Remembered;
 
 /// Where `headgate-init` reads whether media are trusted.
 const TRUST_MEDIA: &str = "var/lib/headgate/trust-media";
@@ -92,11 +98,20 @@ pub struct Engine {
     tally: Tally,
     /// When the trial is over, since the boot.
     trials: watch::Sender<Option<Duration>>,
+    /// The backends that are down by their checks.
+    fallen: Fallen,
+    /// What has to be probed.
+    targets: watch::Sender<Targets>,
+    /// What the checks say, for `status`.
+    board: Board,
     /// How flows were counted last.
     counting: Option<Counting>,
     /// Flows were steered so many times.
     round: u64,
 }
+
+/// The backends that have to be probed.
+pub type Targets = Arc<[Target]>;
 
 /// The processes that should run.
 pub type Services = BTreeMap<ServiceName, Service>;
@@ -169,6 +184,7 @@ impl Engine {
             Overrides::empty(RUNTIME)
         });
         let services = watch::Sender::new(Services::new());
+        let fallen = Remembered::read(&root).fallen();
         Ok(Self {
             root,
             host,
@@ -187,6 +203,9 @@ impl Engine {
             listen: watch::Sender::new(Listen::default()),
             tally: Tally::default(),
             trials: watch::Sender::new(None),
+            fallen,
+            targets: watch::Sender::new(Targets::default()),
+            board: Board::default(),
             counting: None,
             round: 0,
         })
@@ -318,7 +337,8 @@ impl Engine {
         self.require_no_other_trial(&candidate)?;
         let profiles = self.profiles()?;
         let known = self.running.as_ref().map(|running| running.desired.ids.clone());
-        let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref() };
+        let failed = self.fallen.within(&candidate.config);
+        let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref(), failed: &failed };
         let reconciled = reconcile(&mut self.host, wanted, Until::Verified);
         let mut reconciled = reconciled.map_err(|error| self.placed(error, &candidate))?;
         self.owed.add(std::mem::take(&mut reconciled.owed));
@@ -423,6 +443,8 @@ impl Engine {
         let metrics = candidate.config.metrics.as_ref().and_then(|metrics| metrics.listen);
         let listen = Listen { metrics };
         self.listen.send_if_modified(|before| std::mem::replace(before, listen.clone()) != listen);
+        self.fallen.keep(&candidate.config);
+        self.targets.send_replace(plan_health::targets(&candidate.config).into());
         self.untouched = candidate.untouched;
         // A generation that stands in for files that are wrong does not make them right.
         if candidate.base == Base::Files || matches!(reason, Reason::Rollback | Reason::Lapse) {

@@ -39,6 +39,7 @@ pub(super) const AF_INET: u8 = 2;
 pub(super) const AF_INET6: u8 = 10;
 const NLA_F_NESTED: u16 = 1 << 15;
 const NLA_TYPE_MASK: u16 = 0x3fff;
+const IPS_SEEN_REPLY: u32 = 1 << 1;
 const IPS_ASSURED: u32 = 1 << 2;
 const IPS_OFFLOAD: u32 = 1 << 14;
 
@@ -160,17 +161,29 @@ fn be16(value: &[u8]) -> io::Result<u16> {
     value.first_chunk().map(|bytes| u16::from_be_bytes(*bytes)).ok_or_else(truncated)
 }
 
-/// The ct mark without flags, and whether the flow has ended; nothing else is looked at.
-pub(super) fn mark_and_end(attributes: Attributes<'_>) -> io::Result<(u32, bool)> {
-    let (mut mark, mut ended) = (0, false);
+/// How far a flow is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stage {
+    /// The ct mark without flags.
+    pub(super) mark: u32,
+    /// Nothing comes any more.
+    pub(super) ended: bool,
+    /// Its backend has answered.
+    pub(super) answered: bool,
+}
+
+/// How far a flow is; nothing else is looked at.
+pub(super) fn stage(attributes: Attributes<'_>) -> io::Result<Stage> {
+    let mut stage = Stage { mark: 0, ended: false, answered: true };
     for (kind, value) in attributes {
         match kind {
-            CTA_MARK => mark = be32(value)? & (TAG_MASK | MARK_ID_MASK),
-            CTA_PROTOINFO => ended = has_ended(value)?,
+            CTA_MARK => stage.mark = be32(value)? & (TAG_MASK | MARK_ID_MASK),
+            CTA_PROTOINFO => stage.ended = has_ended(value)?,
+            CTA_STATUS => stage.answered = be32(value)? & IPS_SEEN_REPLY != 0,
             _ => {}
         }
     }
-    Ok((mark, ended))
+    Ok(stage)
 }
 
 /// `None` for an entry without a tuple of IP addresses.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use headgate_config::model::{Backend, BackendState, Farm, Mode, OnFail, TrafficCount};
+use headgate_config::model::{Backend, Farm, Mode, OnFail, TrafficCount};
 use headgate_nft::{
     Data, Datatype, Element, Nat, NatKind, Numgen, Rule, Set, SetData, Statement, Target, Value, Verdict,
 };
@@ -70,7 +70,7 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     };
     let comment = Some(names::backend_comment(&farm.name, &backend.name));
     let key = || exactly(mark_bytes(mark));
-    if backend.state == BackendState::Down {
+    if schedule::is_out(farm, backend, ground.ids) {
         contents.add(Map::Down(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
     }
     if farm.on_fail == OnFail::Reset {

@@ -30,6 +30,8 @@ pub enum Standing {
     Spare,
     /// Drained or of weight 0: takes no new flows, keeps its own.
     Draining,
+    /// Its checks fail.
+    Unhealthy,
     /// Taken out by the operator.
     Down,
     /// No route, so no source address for `snat`, or no interface for `dsr`.
@@ -46,15 +48,16 @@ impl Standing {
 }
 
 /// The standing of each backend, in the order of their names.
-pub(super) fn standings(farm: &Farm, routing: &Routing) -> Vec<Standing> {
+pub(super) fn standings(farm: &Farm, routing: &Routing, ids: &Ids) -> Vec<Standing> {
     let able = able(farm, routing);
-    let serving = IpVersion::ALL.into_iter().flat_map(|version| serving(farm, version, &able));
+    let serving = IpVersion::ALL.into_iter().flat_map(|version| serving(farm, version, &able, ids));
     let serving: BTreeSet<&BackendName> = serving.map(|backend| &backend.name).collect();
     let able: BTreeSet<&BackendName> = able.iter().map(|backend| &backend.name).collect();
     let standing = |backend: &Backend| match backend.state {
         BackendState::Down => Standing::Down,
         BackendState::Drain => Standing::Draining,
         BackendState::Up if backend.weight == 0 => Standing::Draining,
+        BackendState::Up if ids.is_failed(&farm.name, &backend.name) => Standing::Unhealthy,
         BackendState::Up if !able.contains(&backend.name) => Standing::Unroutable,
         BackendState::Up if farm.state != FarmState::Up => Standing::Idle,
         BackendState::Up if serving.contains(&backend.name) => Standing::Serving,
@@ -81,7 +84,7 @@ pub(super) fn slot(
     able: &[&Backend],
     ground: Ground<'_>,
 ) -> Vec<Value> {
-    let serving = open(farm, serving(farm, version, able), ground.ids);
+    let serving = open(farm, serving(farm, version, able, ground.ids), ground.ids);
     let Some(id) = ground.ids.farm(&farm.name).filter(|_| !serving.is_empty()) else { return Vec::new() };
     let table = table(farm, version, &serving, ground);
     warn_of_starved(contents, farm, &serving, &table);
@@ -139,7 +142,7 @@ pub(super) fn steered(farm: &Farm, ground: Ground<'_>, flows: &BTreeMap<u32, u64
     let able = able(farm, ground.routing);
     let mut next = BTreeMap::new();
     for version in IpVersion::ALL {
-        let serving = open(farm, serving(farm, version, &able), ground.ids);
+        let serving = open(farm, serving(farm, version, &able, ground.ids), ground.ids);
         let marks = serving.iter().filter_map(|backend| ground.ids.mark(&farm.name, &backend.name));
         let marks: Vec<u32> = marks.collect();
         if serving.is_empty() || marks.len() < serving.len() {
@@ -157,11 +160,12 @@ pub(super) fn steered(farm: &Farm, ground: Ground<'_>, flows: &BTreeMap<u32, u64
 }
 
 /// The backends that take new flows now: usable, and of the lowest priority number that has any.
-fn serving<'a>(farm: &Farm, version: IpVersion, able: &[&'a Backend]) -> Vec<&'a Backend> {
+fn serving<'a>(farm: &Farm, version: IpVersion, able: &[&'a Backend], ids: &Ids) -> Vec<&'a Backend> {
     if farm.state != FarmState::Up {
         return Vec::new();
     }
-    let usable = |backend: &&&Backend| IpVersion::of(backend.address.address) == version && is_usable(backend);
+    let usable =
+        |backend: &&&Backend| IpVersion::of(backend.address.address) == version && is_usable(farm, backend, ids);
     let Some(priority) = able.iter().filter(usable).map(|backend| backend.priority).min() else { return Vec::new() };
     let served = able.iter().filter(usable).filter(|backend| backend.priority == priority);
     served.copied().take(names::SLOTS_MAX).collect()
@@ -174,9 +178,14 @@ fn open<'a>(farm: &Farm, serving: Vec<&'a Backend>, ids: &Ids) -> Vec<&'a Backen
     if open.is_empty() { serving } else { open }
 }
 
-/// As far as the operator's word goes: up, with a weight.
-fn is_usable(backend: &Backend) -> bool {
-    backend.state == BackendState::Up && backend.weight > 0
+/// As far as the operator's word and its checks go: up, with a weight.
+fn is_usable(farm: &Farm, backend: &Backend, ids: &Ids) -> bool {
+    backend.state == BackendState::Up && backend.weight > 0 && !ids.is_failed(&farm.name, &backend.name)
+}
+
+/// Out, by the operator's word or by its checks: it keeps no clients, and flows without an end leave it.
+pub(super) fn is_out(farm: &Farm, backend: &Backend, ids: &Ids) -> bool {
+    backend.state == BackendState::Down || ids.is_failed(&farm.name, &backend.name)
 }
 
 /// A weight can be so small beside the others that it deserves no slot.

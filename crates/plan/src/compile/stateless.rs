@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use headgate_config::model::{Backend, BackendState, Farm};
+use headgate_config::model::{Backend, Farm};
 use headgate_config::types::{Endpoint, Listen, Ports};
 use headgate_nft::{Bytes, Chain, Data, Element, Field, Operator, Rule, Statement, Target, Value, Verdict};
 
@@ -48,7 +48,7 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     let key = || exactly(mark_bytes(mark));
     let Endpoint { address, port } = backend.address;
     let comment = Some(names::backend_comment(&farm.name, &backend.name));
-    if backend.state == BackendState::Down {
+    if schedule::is_out(farm, backend, ground.ids) {
         contents.add(Map::Down(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
     }
     let data = Some(Data::Value(address_bytes(address)));

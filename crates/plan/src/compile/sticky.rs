@@ -7,12 +7,13 @@
 //!
 //! None of these rules has a verdict, and a change of a backend's state changes elements alone.
 
-use headgate_config::model::{Backend, BackendState, Farm, FarmState, HashField, Persistence};
+use headgate_config::model::{Backend, Farm, FarmState, HashField, Persistence};
 use headgate_nft::{Datatype, Dynset, DynsetOp, Field, Operator, Rule, Set, SetData, Statement, Target, Value, width};
 
 use super::contents::Contents;
 use super::farm::Ground;
 use super::hash;
+use super::schedule::is_out;
 use super::terms::{address_bytes, address_fields, equal, exactly, mark_bytes, rule, yields};
 use crate::maps::{self, Place};
 use crate::names::{self, IpVersion};
@@ -26,7 +27,7 @@ pub(super) fn rules(
     ground: Ground<'_>,
 ) -> Vec<Rule> {
     let Some(persistence) = &farm.persistence else { return Vec::new() };
-    let keepers: Vec<&Backend> = able.iter().copied().filter(|backend| keeps(farm, backend, version)).collect();
+    let keepers: Vec<&Backend> = able.iter().copied().filter(|backend| keeps(farm, backend, version, ground)).collect();
     // Whether or not a rule uses it now: a farm that was down for a moment has forgotten nobody.
     contents.add_set(Place::Inet, names::sticky_set(version, &farm.name), memory(persistence, version));
     let marks = keepers.iter().filter_map(|backend| ground.ids.mark(&farm.name, &backend.name));
@@ -81,9 +82,9 @@ fn write(op: DynsetOp, set: std::sync::Arc<str>, key: Value) -> Statement {
 }
 
 /// Whether remembered clients may go to it: drained, of weight 0 and a spare it keeps them.
-fn keeps(farm: &Farm, backend: &Backend, version: IpVersion) -> bool {
+fn keeps(farm: &Farm, backend: &Backend, version: IpVersion, ground: Ground<'_>) -> bool {
     farm.state == FarmState::Up
-        && backend.state != BackendState::Down
+        && !is_out(farm, backend, ground.ids)
         && IpVersion::of(backend.address.address) == version
 }
 

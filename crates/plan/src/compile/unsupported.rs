@@ -7,8 +7,8 @@ use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
 use headgate_config::model::{
-    AcceptRa, Allow, Api, DsrVia, Farm, Health, HealthCheck, Interface, InterfaceAddress, Limits, Metrics, Mode,
-    Network, Persistence, System, Word,
+    AcceptRa, Allow, Api, DsrVia, Farm, Interface, InterfaceAddress, Limits, Metrics, Mode, Network, Persistence,
+    System, Word,
 };
 use headgate_config::types::Rate;
 
@@ -83,9 +83,6 @@ impl Uses {
         if let Some(limits) = farm.limits.as_ref().filter(|_| farm.mode != Mode::Dsr) {
             self.limits(at, limits, translated);
         }
-        if let Some(health) = &farm.health {
-            self.health(at, health);
-        }
         for backend in farm.backends.values() {
             if let Some(mark) = backend.mark.filter(|_| !translated) {
                 self.add(format_args!("{at}backends.{}.", backend.name), "mark", format!("{mark:#x}"));
@@ -118,19 +115,6 @@ impl Uses {
                 self.add(at, key, "true".to_owned());
             }
         }
-    }
-
-    fn health(&mut self, farm: fmt::Arguments<'_>, health: &Health) {
-        let kind = match &health.check {
-            HealthCheck::Tcp { .. } => "tcp",
-            HealthCheck::Http { tls: None, .. } => "http",
-            HealthCheck::Http { tls: Some(_), .. } => "https",
-            HealthCheck::Icmp => "icmp",
-            HealthCheck::Udp { .. } => "udp",
-            HealthCheck::Dns { .. } => "dns",
-            HealthCheck::Exec { .. } => "exec",
-        };
-        self.add(farm, "health.type", text(kind));
     }
 
     /// Ids have 16 and 20 bits.

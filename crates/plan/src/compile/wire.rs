@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headgate_config::model::{Backend, BackendState, Farm, OnFail};
+use headgate_config::model::{Backend, Farm, OnFail};
 use headgate_nft::{
     Bytes, Chain, Data, Dynset, DynsetOp, Element, Field, Operator, Rule, Statement, Target, Value, Verdict,
 };
@@ -50,7 +50,7 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     let (place, address) = (place(farm), backend.address.address);
     let comment = Some(names::backend_comment(&farm.name, &backend.name));
     let key = || exactly(mark_bytes(mark));
-    if backend.state == BackendState::Down {
+    if schedule::is_out(farm, backend, ground.ids) {
         contents.add(Map::Down(place), key(), Element { comment: comment.clone(), ..Element::default() });
     }
     if farm.on_fail == OnFail::Reset {

@@ -48,6 +48,7 @@ impl Engine {
         });
         status.warnings.extend(self.notes.iter().chain(&self.unkept).chain(self.owed.warnings()).cloned());
         status.warnings.extend(self.differences());
+        self.board.show(&mut status.farms);
         status.counting = self.counting;
         super::release_memory();
         Ok(status)
@@ -62,6 +63,7 @@ impl Engine {
         let running = self.running.as_ref().ok_or(EngineError::NothingRuns)?;
         let farms = running.config.farms.values();
         let mut farms: Vec<FarmStatus> = farms.map(|farm| FarmStatus::new(farm, &running.desired, &counted)).collect();
+        self.board.show(&mut farms);
         farms.sort_by(|a, b| a.health.cmp(&b.health).then_with(|| a.name.cmp(&b.name)));
         Ok(farms)
     }
@@ -74,7 +76,9 @@ impl Engine {
         let counted = self.counted();
         let running = self.running.as_ref().ok_or(EngineError::NothingRuns)?;
         let farm = running.config.farms.get(name).ok_or_else(|| EngineError::NotFound(format!("farm {name}")))?;
-        Ok(FarmStatus::new(farm, &running.desired, &counted))
+        let mut farm = FarmStatus::new(farm, &running.desired, &counted);
+        self.board.show(std::slice::from_mut(&mut farm));
+        Ok(farm)
     }
 
     /// What `apply` would do.
@@ -85,7 +89,8 @@ impl Engine {
         let candidate = self.load_files(Reason::Apply)?;
         let profiles = self.profiles()?;
         let known = self.running.as_ref().map(|running| running.desired.ids.clone());
-        let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref() };
+        let failed = self.fallen.within(&candidate.config);
+        let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref(), failed: &failed };
         let reconciled = reconcile(&mut self.host, wanted, Until::Planned);
         let reconciled = reconciled.map_err(|error| self.placed(error, &candidate))?;
         let warnings = candidate.warnings.iter().chain(&reconciled.desired.warnings).cloned().collect();
@@ -133,7 +138,9 @@ impl Engine {
         }
         let Ok(profiles) = self.profiles() else { return };
         let Some(running) = &mut self.running else { return };
-        let wanted = Wanted { config: &running.config, profiles: &profiles, ids: Some(&running.desired.ids) };
+        let failed = self.fallen.within(&running.config);
+        let ids = Some(&running.desired.ids);
+        let wanted = Wanted { config: &running.config, profiles: &profiles, ids, failed: &failed };
         match reconcile(&mut self.host, wanted, Until::Verified) {
             Ok(repaired) => {
                 tracing::info!("repaired");
@@ -153,7 +160,9 @@ impl Engine {
     fn look(&mut self) -> Result<Option<Reconciled>, EngineError> {
         let profiles = self.profiles()?;
         let Some(running) = &self.running else { return Ok(None) };
-        let wanted = Wanted { config: &running.config, profiles: &profiles, ids: Some(&running.desired.ids) };
+        let failed = self.fallen.within(&running.config);
+        let ids = Some(&running.desired.ids);
+        let wanted = Wanted { config: &running.config, profiles: &profiles, ids, failed: &failed };
         Ok(Some(reconcile(&mut self.host, wanted, Until::Planned)?))
     }
 

@@ -167,6 +167,7 @@ fn state(standing: Standing) -> &'static str {
         Standing::Serving => "serving",
         Standing::Spare => "spare",
         Standing::Draining => "draining",
+        Standing::Unhealthy => "unhealthy",
         Standing::Down => "down",
         Standing::Unroutable => "unroutable",
         Standing::Idle => "idle",

@@ -1,9 +1,7 @@
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headgate_config::model::{
-    Bond, Dsr, DsrVia, FarmState, HashField, HealthTls, LimitAction, LogEvent, Mode, Scheduler, System, TrafficCount,
-    Vlan,
+    Bond, Dsr, DsrVia, FarmState, HashField, LimitAction, LogEvent, Mode, Scheduler, System, TrafficCount, Vlan,
 };
 use headgate_config::types::Role;
 
@@ -31,18 +29,6 @@ fn with(change: impl FnOnce(&mut Config)) -> Vec<String> {
 
 fn rate(count: u32, seconds: u64, burst: Option<u32>) -> Option<Rate> {
     Some(Rate { count, per: Duration::from_secs(seconds), burst })
-}
-
-fn health(check: HealthCheck) -> Option<Health> {
-    Some(Health {
-        check,
-        port: None,
-        source_address: None,
-        interval: Duration::from_secs(2),
-        timeout: Duration::from_secs(1),
-        rise: 2,
-        fall: 3,
-    })
 }
 
 #[test]
@@ -99,7 +85,7 @@ fn options_of_farms_and_backends() {
 }
 
 #[test]
-fn limits_and_health() {
+fn limits() {
     let limits = Limits {
         new_connections: rate(200, 1, Some(400)),
         new_connections_total: rate(50_000, 60, None),
@@ -111,40 +97,15 @@ fn limits_and_health() {
         action: LimitAction::Reject,
     };
     assert_eq!(with_farm(|farm| farm.limits = Some(limits)), ["not supported yet: farms.web.limits.syn-proxy = true",]);
-    let nothing = || (None, None);
-    let http = |tls| HealthCheck::Http {
-        path: "/".to_owned(),
-        method: "GET".to_owned(),
-        host: None,
-        headers: BTreeMap::new(),
-        expect: (200, 399),
-        expect_body: None,
-        tls,
-    };
-    let tls = HealthTls { server_name: None, verify: true, ca: None, client_certificate: None, client_key: None };
-    let (send, expect_body) = nothing();
-    let checks = [
-        (HealthCheck::Tcp { send: send.clone(), expect_body: expect_body.clone() }, "tcp"),
-        (http(None), "http"),
-        (http(Some(tls)), "https"),
-        (HealthCheck::Icmp, "icmp"),
-        (HealthCheck::Udp { send, expect_body }, "udp"),
-        (HealthCheck::Dns { query: "example.org A".to_owned() }, "dns"),
-        (HealthCheck::Exec { command: vec!["/bin/true".to_owned()] }, "exec"),
-    ];
-    for (check, name) in checks {
-        let told = with_farm(|farm| farm.health = health(check));
-        assert_eq!(told, [format!("not supported yet: farms.web.health.type = {name:?}")]);
-    }
 }
 
 #[test]
 fn a_farm_that_is_off_is_told_as_well() {
     let told = with_farm(|farm| {
         farm.state = FarmState::Off;
-        farm.health = health(HealthCheck::Icmp);
+        farm.queue = Some(3);
     });
-    assert_eq!(told, ["not supported yet: farms.web.health.type = \"icmp\""]);
+    assert_eq!(told, ["not supported yet: farms.web.queue = 3"]);
 }
 
 #[test]
