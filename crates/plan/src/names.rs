@@ -30,9 +30,6 @@ pub const MARK_ID_MASK: u32 = 0x000f_ffff;
 
 /// The chain that finds the farm of a new flow.
 pub const DISPATCH: &str = "dispatch";
-/// The chain that every flow of a farm comes to: slot → ct mark → destination. One for all farms, since the kernel walks
-/// all bindings and elements of a map whenever a chain that looks it up is bound: a lookup per farm is quadratic to load.
-pub const ASSIGN: &str = "assign";
 /// First bit of the slots of IPv6 within the 16 bits that a farm has.
 pub const SLOT_V6: u32 = 0x8000;
 /// Most slots of one farm in one family: they share 16 bits with [`SLOT_V6`].

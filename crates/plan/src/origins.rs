@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(first(Object::Set("policy4-bad/0123")).as_deref(), Some("policies.bad"));
         assert_eq!(first(Object::Set("clients4-web/3/1s/3")).as_deref(), Some("farms.web.limits.new-connections"));
         assert_eq!(first(Object::Set("clients4-web/3")).as_deref(), Some("farms.web.limits.connections-per-client"));
-        for shared in [Object::Set("services4"), Object::Chain("assign"), Object::Chain("prerouting")] {
+        for shared in [Object::Set("services4"), Object::Chain("dispatch"), Object::Chain("prerouting")] {
             assert_eq!(first(shared), None);
         }
     }

@@ -1,6 +1,6 @@
 //! What happens to a new flow once its backend is known, for the farms that want it.
 //!
-//! `assign` looks the backend up in the map [`Map::Chosen`], which leads to the farm's chain `chosen4-NAME`. That chain and the
+//! The nat hooks look the backend up in the map [`Map::Chosen`], which leads to the farm's chain `chosen4-NAME`. That chain and the
 //! backends' elements do not depend on states and weights: a jump is a verdict, and those who change must not have one.
 
 use headgate_config::model::{Farm, Word};

@@ -111,7 +111,9 @@ fn peers(rows: &[Row], figures: &Figures) -> Table {
     let mut table = Table::new("Beside it, instructions", &COLUMNS).note(
         "`nft-…` are the shortest rulesets by hand, `nftlb-…` rulesets as nftlb writes them, `ipvs-…` IPVS with round robin. \
          IPVS creates flows cheaper: it has one table, a cheaper hash and no search for a free address and port. \
-         With a flowtable a connection as short as this one is even again.",
+         With a flowtable a connection as short as this one is even again. \
+         `…+addresses` has the services' addresses on an interface, as farms have them: every route is looked up in one trie \
+         with them. `layout` is the ruleset of `snat` by hand, without its counters and address.",
     );
     let others = rows.iter().filter(|row| matches!(row.kind, Kind::Peer | Kind::Base));
     table.rows = others.map(|row| line(row, figures)).collect();
@@ -121,7 +123,10 @@ fn peers(rows: &[Row], figures: &Figures) -> Table {
 /// What an option adds to its mode.
 fn options(rows: &[Row], figures: &Figures) -> Table {
     let columns = ["option", "packet to the backend", "packet back", "first packet", "TCP connection"];
-    let mut table = Table::new("What an option adds, instructions", &columns);
+    let mut table = Table::new("What an option adds, instructions", &columns).note(
+        "`layout+flows`: the counter of new flows on the element that translates, which every farm has. `…+bytes`: packets and \
+         bytes of each backend, `[metrics] traffic = \"bytes\"`.",
+    );
     for row in rows {
         let Kind::Option(base) = &row.kind else { continue };
         let name = row.name();

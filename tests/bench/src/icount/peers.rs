@@ -43,6 +43,14 @@ pub(super) const PEERS: &[Peer] = &[
         many: true,
         ..THROUGH
     },
+    Peer { name: "route+addresses", commands: addresses, virtual_addresses: false, many: true, ..THROUGH },
+    Peer {
+        name: "nft-snat+addresses",
+        commands: |services| [addresses(services), nft(&nat(services, Source::Ours, Flows::Slow))].concat(),
+        many: true,
+        ..THROUGH
+    },
+    Peer { name: UNCOUNTED, commands: |_| nft(&layout("")), ..THROUGH },
     Peer { name: "nft-dnat-flowtable", commands: |services| nft(&nat(services, Source::Kept, Flows::Fast)), ..THROUGH },
     Peer { name: "nft-snat-flowtable", commands: |services| nft(&nat(services, Source::Ours, Flows::Fast)), ..THROUGH },
     Peer { name: "nft-stateless", commands: |services| nft(&stateless(services)), ..THROUGH },
@@ -52,6 +60,11 @@ pub(super) const PEERS: &[Peer] = &[
     Peer { name: "ipvs-nat", commands: |services| ipvs(services, "-m"), many: true, ..THROUGH },
     Peer { name: "ipvs-dr", commands: |services| ipvs(services, "-g"), reach: Reach::Direct, many: true, ..THROUGH },
 ];
+
+/// Our own ruleset of mode snat by hand, without the counters of new flows: what [`COUNTED`] is compared with.
+pub(super) const UNCOUNTED: &str = "layout";
+/// The same with them.
+pub(super) const COUNTED: Peer = Peer { name: "layout+flows", commands: |_| nft(&layout("counter")), ..THROUGH };
 
 /// What backends see as the source.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,6 +98,39 @@ fn command(line: &str, input: String) -> Command {
 /// What loads rules.
 pub(super) fn nft(rules: &str) -> Vec<Command> {
     vec![command("nft -f -", rules.to_owned())]
+}
+
+/// The services' addresses on the interface towards the clients, as farms have them: the kernel's route trie is deeper then.
+fn addresses(services: u32) -> Vec<Command> {
+    let targets = Targets { first: VIP, count: services };
+    let lines = (0..services).map(|service| format!("address add {}/32 dev l0\n", targets.address(service)));
+    vec![command("ip -batch -", lines.collect())]
+}
+
+/// What `headgated` writes for a farm in mode snat, as far as a new flow comes by it; `counter` is on the elements that translate.
+fn layout(counter: &str) -> String {
+    let [b1, b2] = BACKENDS;
+    let (m1, m2) = ("0x48000001", "0x48000002");
+    let assign = "ct mark set ct mark map @slots\n\
+         meta l4proto udp dnat ip addr . port to ct mark map @targets4\n\
+         meta l4proto tcp dnat ip addr . port to ct mark map @targets4";
+    let hook =
+        |name: &str| format!("chain {name} {{\ntype nat hook {name} priority -100\njump dispatch\n{assign}\n}}\n");
+    format!(
+        "table inet t {{\n\
+         map services4 {{\ntype ipv4_addr . inet_proto . inet_service : verdict\nsize 16\n\
+         elements = {{ {VIP} . udp . 80 : goto farm, {VIP} . tcp . 80 : goto farm }}\n}}\n\
+         map slots {{\ntype mark : mark\nsize 16\nelements = {{ 0x00010000 : {m1}, 0x00010001 : {m2} }}\n}}\n\
+         map targets4 {{\ntype mark : ipv4_addr . inet_service\nsize 16\n{counter}\n\
+         elements = {{ {m1} {counter} : {b1} . 80, {m2} {counter} : {b2} . 80 }}\n}}\n\
+         map sources4 {{\ntype mark : ipv4_addr\nsize 16\nelements = {{ {m1} : 10.0.2.1, {m2} : 10.0.2.1 }}\n}}\n\
+         chain farm {{\nct mark set numgen inc mod 2 offset 0x10000\n}}\n\
+         chain dispatch {{\nmeta nfproto ipv4 ip daddr . meta l4proto . th dport vmap @services4\naccept\n}}\n{}{}\
+         chain postrouting {{\ntype nat hook postrouting priority 100\n\
+         snat ip to ct mark map @sources4 fully-random\n}}\n}}\n",
+        hook("prerouting"),
+        hook("output"),
+    )
 }
 
 fn conntrack(_: u32) -> Vec<Command> {

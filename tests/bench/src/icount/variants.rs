@@ -58,6 +58,10 @@ struct Setting {
     toml: &'static str,
 }
 
+/// Packets and bytes of each backend, both directions.
+const BYTES: &str = "[metrics]\ntraffic = \"bytes\"\n";
+
+/// What follows the keys of the one farm; a table of its own may end it, since the tables of its backends come behind.
 const OPTIONS: &[Setting] = &[
     Setting { name: "random", mode: "snat", toml: "scheduler = \"random\"\n" },
     Setting { name: "hash", mode: "snat", toml: "scheduler = \"hash\"\n" },
@@ -76,6 +80,14 @@ const OPTIONS: &[Setting] = &[
     Setting { name: "connections-per-client", mode: "snat", toml: "limits.connections-per-client = 100000\n" },
     Setting { name: "strict-tcp", mode: "snat", toml: "limits.strict-tcp = true\n" },
     Setting { name: "tcp-resets", mode: "snat", toml: "limits.tcp-resets = \"1000000/second\"\n" },
+    Setting { name: "ban", mode: "snat", toml: "limits.new-connections = \"1000000/second\"\nlimits.ban = \"1m\"\n" },
+    Setting {
+        name: "policies",
+        mode: "snat",
+        toml: "policies = [\"bad\"]\n[policies.bad]\naction = \"deny\"\nelements = [\"192.0.2.0/24\", \"198.51.100.0/24\"]\n",
+    },
+    Setting { name: "bytes", mode: "snat", toml: BYTES },
+    Setting { name: "bytes", mode: "dnat", toml: BYTES },
     Setting { name: "offload", mode: "snat", toml: "offload = true\n" },
     Setting { name: "offload", mode: "dnat", toml: "offload = true\n" },
 ];
@@ -126,6 +138,8 @@ pub(super) fn all() -> Vec<Row> {
         let name = format!("{}+{}", mode.name, setting.name);
         rows.push(Row { name, kind: Kind::Option(base.name()), contents, ..base });
     }
+    let counted = Row::peer(&peers::COUNTED, 1);
+    rows.push(Row { kind: Kind::Option(format!("{}@1", peers::UNCOUNTED)), ..counted });
     // Last: what ten thousand farms leave behind in the kernel's allocator is in nobody's way.
     rows.extend(MODES.iter().filter(|mode| mode.many).map(|mode| mode.row(MANY)));
     rows.extend(peers::PEERS.iter().filter(|peer| peer.many).map(|peer| Row::peer(peer, MANY)));

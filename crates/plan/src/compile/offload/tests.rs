@@ -1,7 +1,9 @@
 use headgate_config::model::{Farm, Mode};
+use headgate_nft::Change;
+use headgate_nft::change::between;
 
 use crate::compile::{Desired, compile};
-use crate::facts::Facts;
+use crate::facts::{Facts, Link};
 use crate::ids::Ids;
 use crate::maps::Place;
 use crate::samples::{config, facts, web};
@@ -44,4 +46,31 @@ fn a_kernel_without_flowtables_serves_all_the_same() {
     let mut dark = with_flowtables();
     dark.links.values_mut().for_each(|link| link.up = false);
     assert_eq!(compiled(true, &dark).warnings, ["farm web: offload has no effect: no interface is up"]);
+}
+
+/// What a change of the machine's links changes in the kernel.
+fn changes(before: &Facts, after: &Facts) -> Vec<Change> {
+    let [old, new] = [before, after].map(|facts| compiled(true, facts).state.ruleset);
+    between(&old, &new)
+}
+
+fn with_link(name: &str, up: bool) -> Facts {
+    let mut facts = with_flowtables();
+    facts.links.insert(name.to_owned(), Link { index: 99, up, ..Link::default() });
+    facts
+}
+
+#[test]
+fn a_link_that_comes_or_goes_is_a_device_more_or_less_and_nothing_else() {
+    let (without, with) = (with_flowtables(), with_link("late", true));
+    let come = changes(&without, &with);
+    let [Change::AddFlowtable { value, .. }] = &come[..] else { panic!("{come:#?}") };
+    assert!(value.devices.contains("late"));
+    let gone = changes(&with, &without);
+    let [Change::DeleteDevices { devices, .. }] = &gone[..] else { panic!("{gone:#?}") };
+    assert_eq!(*devices, ["late".into()].into());
+    assert_eq!(changes(&with, &with_link("late", false)), gone, "what is down is as good as gone");
+    assert_eq!(changes(&with_link("late", false), &with), come);
+    let renamed = changes(&with, &with_link("later", true));
+    assert!(matches!(&renamed[..], [Change::DeleteDevices { .. }, Change::AddFlowtable { .. }]), "{renamed:#?}");
 }
