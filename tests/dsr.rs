@@ -280,6 +280,53 @@ fn a_backend_that_goes_down_resets_its_connections_where_the_farm_says_so() {
 }
 
 #[test]
+fn policies_and_limits_hold_on_the_wire() {
+    let wire = Wire::new("guard");
+    for address in ["172.16.1.20/24", "2001:db8:1::20/64"] {
+        wire.lab.client.ip(&["address", "add", address, "dev", "eth0", "nodad"]).unwrap();
+    }
+    let become_client = |number: u8| {
+        for (to, from) in [("172.16.1.1", "172.16.1."), ("2001:db8:1::1", "2001:db8:1::")] {
+            let from = format!("{from}{number}");
+            wire.lab.client.ip(&["route", "replace", to, "dev", "eth0", "src", &from]).unwrap();
+        }
+    };
+    let refused =
+        |to: &str| Connection::open(&wire.lab.client, at(to)).unwrap().map(drop).map_err(|error| error.kind());
+    let policy = "[policies.out]\naction = \"deny\"\nelements = [\"172.16.1.20\", \"2001:db8:1::20\"]\n";
+    let limits = "policies = [\"out\"]\n[farms.web.limits]\nnew-connections = \"3/hour\"\naction = \"reject\"\n";
+    wire.lab.once(&[&farm(limits), policy].concat()).unwrap();
+    for to in [VIP, VIP_6] {
+        become_client(20);
+        assert_eq!(refused(to), Err(ErrorKind::ConnectionRefused), "{to}: policy");
+        become_client(10);
+        let mut connections = wire.connect(to, 3);
+        assert_eq!(refused(to), Err(ErrorKind::ConnectionRefused), "{to}: three of an hour");
+        assert_eq!(ask_udp(&wire.lab.client, at(to)).unwrap().unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        alive("a limit is for new connections", &mut connections);
+    }
+    let limits = "[farms.web.limits]\nnew-connections-total = \"4/hour\"\naction = \"reject\"\n";
+    wire.lab.once(&farm(limits)).unwrap();
+    let mut connections: Vec<Connection> =
+        [VIP, VIP_6, VIP, VIP_6].map(|to| wire.connect(to, 1)).into_iter().flatten().collect();
+    assert_eq!([refused(VIP), refused(VIP_6)], [Err(ErrorKind::ConnectionRefused); 2], "both families share it");
+    alive("the total too", &mut connections);
+    let limits = "[farms.web.limits]\nnew-connections = \"10/second burst 2\"\nban = \"1m\"\naction = \"reject\"\n";
+    wire.lab.once(&farm(limits)).unwrap();
+    for to in [VIP, VIP_6] {
+        become_client(10);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while refused(to).is_ok() {
+            assert!(Instant::now() < deadline, "{to}: never over its rate");
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(refused(to), Err(ErrorKind::ConnectionRefused), "{to}: its bucket is full again, and it is banned");
+        become_client(20);
+        assert_eq!(refused(to), Ok(()), "{to}: nobody else is");
+    }
+}
+
+#[test]
 fn who_finds_the_map_full_goes_by_a_hash_and_stays_too() {
     let wire = Wire::new("full");
     wire.lab.once(&farm("")).unwrap();

@@ -7,5 +7,6 @@ pub mod farms;
 pub mod hostile;
 pub mod lab;
 pub mod listing;
+pub mod packets;
 pub mod server;
 pub mod tracer;

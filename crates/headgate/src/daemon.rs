@@ -7,6 +7,7 @@ pub mod caller;
 pub mod engine;
 pub mod events;
 pub mod health;
+pub mod journal;
 pub mod metrics;
 pub mod notify;
 pub mod operator;
@@ -171,6 +172,7 @@ impl Signals {
 async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf) -> Result<(), DaemonError> {
     let signals = Signals::new().map_err(|error| DaemonError::System("signal handler", error))?;
     let (services, trials, listen) = (engine.services(), engine.trials(), engine.listen());
+    let logs = engine.logs();
     let appliance = engine.is_appliance();
     let (targets, board) = (engine.targets(), engine.board());
     let supervisor = Arc::new(Mutex::new(Some(Supervisor::new(&state)?)));
@@ -195,6 +197,7 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
     raise_descriptors();
     let around = Surroundings { engine: engine.clone(), targets, board, root: Root::new(root) };
     let health = Health::begin(around).map_err(|error| DaemonError::System("thread", error))?;
+    tokio::spawn(journal::run(engine.clone(), logs));
     notify::ready(&headline(&started.error));
     until_terminated(signals, &engine, services, &supervisor).await;
     notify::stopping();

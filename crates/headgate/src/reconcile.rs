@@ -9,6 +9,7 @@ use headgate_host::conntrack::Conntrack;
 use headgate_host::{Host, HostError};
 use headgate_plan::compile::{Desired, Unsupported, compile};
 use headgate_plan::facts::Facts;
+use headgate_plan::features::Feature;
 use headgate_plan::flows::{self, Lost};
 use headgate_plan::health::Failed;
 use headgate_plan::ids::Ids;
@@ -99,6 +100,7 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         so_far.facts = host.facts()?;
         let helpers = wanted.config.farms.values().filter_map(|farm| farm.helper).collect();
         so_far.facts.lacking_helpers = host.lacking_helpers(&helpers)?;
+        so_far.facts.lacking_features = host.lacking_features(&Feature::wanted(wanted.config))?;
         so_far.desired =
             compile(wanted.config, wanted.profiles, &so_far.facts, &known).map_err(ReconcileError::Unsupported)?;
         so_far.observed = host.observe_beside(ruleset, &so_far.desired.state)?;

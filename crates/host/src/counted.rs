@@ -19,8 +19,10 @@ impl Host {
         let mut counted = Counted { new: self.new_flows()?, ..Counted::default() };
         let traffic = |Counts { packets, bytes }| Traffic { packets, bytes };
         counted.traffic = self.marks(Map::Traffic)?.into_iter().map(|(mark, counts)| (mark, traffic(counts))).collect();
-        let refused = self.nft.counters(&Place::Inet.table()).map_err(HostError::Dump)?;
-        counted.refused = refused.into_iter().map(|(name, counts)| (name, counts.packets)).collect();
+        for place in Place::ALL {
+            let refused = self.nft.counters(&place.table()).map_err(HostError::Dump)?;
+            counted.refused.extend(refused.into_iter().map(|(name, counts)| (name, counts.packets)));
+        }
         Ok(counted)
     }
 

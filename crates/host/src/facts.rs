@@ -1,8 +1,9 @@
 //! What the machine is: the hardware's part from files, the network's part from rtnetlink.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use headgate_plan::facts::{Facts, Link, LinkAddress, RouteFact};
+use headgate_plan::features::Feature;
 
 use crate::link::Interface;
 use crate::{Host, HostError, address, link, route, topology};
@@ -41,6 +42,20 @@ impl Host {
             .collect();
         facts.flowtable = self.has_flowtables()?;
         Ok(facts)
+    }
+
+    /// Those of `wanted` that this kernel lacks. It is asked once for each.
+    ///
+    /// # Errors
+    /// [`HostError::Commit`]: nftables cannot be asked.
+    pub fn lacking_features(&mut self, wanted: &BTreeSet<Feature>) -> Result<BTreeSet<Feature>, HostError> {
+        for &feature in wanted {
+            if !self.features.contains_key(&feature) {
+                let has = self.nft.supports(feature.probe()).map_err(HostError::Commit)?;
+                self.features.insert(feature, has);
+            }
+        }
+        Ok(wanted.iter().copied().filter(|feature| self.features.get(feature) == Some(&false)).collect())
     }
 
     /// Asked once: the answer does not change while a kernel runs, but a module is looked for each time.

@@ -12,7 +12,7 @@
 //!
 //! Nothing here decides: what should be is said by `headgate-plan`. Every call blocks until the kernel has answered, which
 //! it does at once; there is no task or thread. A [`Monitor`](monitor::Monitor) tells who wants to know that something of the
-//! network changed. A `Host` works in the network namespace of the thread
+//! network changed, a [`PacketLog`](packet_log::PacketLog) hears what rules log. A `Host` works in the network namespace of the thread
 //! that opened it and must be used from threads in the same one.
 
 mod address;
@@ -30,16 +30,18 @@ pub mod memory;
 pub mod monitor;
 mod netlink;
 mod observe;
+pub mod packet_log;
 pub mod recorded;
 pub mod root;
 mod route;
 pub mod topology;
 mod wakeup;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use headgate_nft::{Batch, Change, Socket};
+use headgate_plan::features::Feature;
 use headgate_plan::helpers::Helper;
 
 pub use apply::{Failure, Report};
@@ -63,6 +65,8 @@ pub struct Host {
     flowtable: Option<bool>,
     /// The limit on the sleep of CPUs, while it is wanted.
     wake_up: Option<wakeup::WakeUp>,
+    /// What else it has or lacks, as far as it was asked.
+    features: BTreeMap<Feature, bool>,
 }
 
 /// The machine cannot be observed or changed.
@@ -122,6 +126,7 @@ impl Host {
             helpers: BTreeSet::new(),
             kernel,
             flowtable: None,
+            features: BTreeMap::new(),
             wake_up: None,
         })
     }

@@ -20,9 +20,12 @@ mod nat;
 mod network;
 mod offload;
 mod policy;
+mod queue;
+mod refuse;
 mod schedule;
 mod stateless;
 mod sticky;
+mod synproxy;
 mod terms;
 mod unsupported;
 mod wire;
@@ -46,6 +49,7 @@ pub use self::schedule::Standing;
 pub use self::unsupported::Unsupported;
 use crate::affinity::Spread;
 use crate::facts::Facts;
+use crate::features::Feature;
 use crate::flows::Lost;
 use crate::ids::Ids;
 use crate::maps::{Door, Map};
@@ -83,6 +87,8 @@ pub struct Context {
     offload: Offload,
     /// Helpers that the kernel does not have.
     lacking: BTreeSet<String>,
+    /// Features that the kernel does not have.
+    without: BTreeSet<Feature>,
     policies: policy::Known,
     traffic: TrafficCount,
 }
@@ -122,10 +128,10 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         warnings.push("traffic to the box itself is not filtered: system.protect is not supported yet".to_owned());
     }
     let site = Site::new(config.site_secret.as_deref());
-    let lacking = facts.lacking_helpers.clone();
+    let (lacking, without) = (facts.lacking_helpers.clone(), facts.lacking_features.clone());
     let traffic = config.metrics.as_ref().map_or_else(TrafficCount::default, |metrics| metrics.traffic);
     let (offload, policies) = (Offload::new(facts), policy::known(config));
-    let context = Context { routing, site, offload, lacking, policies, traffic };
+    let context = Context { routing, site, offload, lacking, without, policies, traffic };
     let ruleset = ruleset(config, context.ground(&ids), &mut warnings);
     // Not only what is read back from the kernel is kept: one farm's changes add elements until a map is full, and that is
     // no reason to want another map.
@@ -266,8 +272,8 @@ impl Context {
     }
 
     fn ground<'a>(&'a self, ids: &'a Ids) -> Ground<'a> {
-        let Self { routing, site, offload, lacking, policies, traffic } = self;
-        Ground { routing, ids, site: *site, offload, lacking, policies, traffic: *traffic }
+        let Self { routing, site, offload, lacking, without, policies, traffic } = self;
+        Ground { routing, ids, site: *site, offload, lacking, without, policies, traffic: *traffic }
     }
 }
 

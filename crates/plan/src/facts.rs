@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::features::Feature;
+
 /// The facts of one machine, seen from one network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
@@ -38,6 +40,8 @@ pub struct Facts {
     pub rivals: BTreeSet<String>,
     /// Connection tracking helpers that are wanted and that the kernel does not have, by their words.
     pub lacking_helpers: BTreeSet<String>,
+    /// Features that are wanted and that the kernel does not have.
+    pub lacking_features: BTreeSet<Feature>,
 }
 
 /// A physical core.

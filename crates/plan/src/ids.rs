@@ -13,6 +13,7 @@ use headgate_config::types::{BackendName, FarmName};
 use headgate_nft::{Chain, Data, Ruleset, Statement, Table, Value};
 
 use crate::health::Failed;
+use crate::logged::Logged;
 use crate::maps::{Map, Place};
 use crate::names::{self, IpVersion};
 
@@ -113,6 +114,16 @@ impl Ids {
             let Some((_, farm)) = names::farm_of_chain(name) else { continue };
             let Some(id) = farm_id_of_chain(chain) else { continue };
             self.observe_farm(farm, id, seen);
+        }
+        // A farm that tells of its packets says its id there, also while it has no slot, or none at all (mode `local`).
+        for (name, chain) in &table.chains {
+            let told = chain.rules.iter().flat_map(|rule| &rule.statements).find_map(|statement| match statement {
+                Statement::Log { prefix, .. } => Logged::parse(prefix)?.farm(),
+                _ => None,
+            });
+            if let (Some(owner), Some(id @ 1..)) = (names::owner_of_chain(name), told) {
+                self.observe_farm(owner.farm, id, seen);
+            }
         }
         // Those of stateless farms are also in what their backends answer, when no slot of theirs is there.
         for map in IpVersion::ALL.map(Map::Virtual) {

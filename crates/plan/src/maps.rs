@@ -42,10 +42,16 @@ pub fn tables() -> [TableId; 3] {
 pub enum Door {
     /// Behind the route of an incoming packet to the box itself: `local`, and what answers for a backend.
     Input,
+    /// What opens a TCP connection, before connection tracking: farms with a SYN proxy.
+    Syn,
     /// Every packet that comes in by an interface, before the network layer: `dsr`.
     Wire,
     /// Every incoming packet, before connection tracking: `stateless`.
     Raw,
+    /// TCP resets, before connection tracking.
+    Resets,
+    /// New flows, before the nat hooks: farms that hand them to a program first.
+    Queue,
     /// Every incoming packet, behind connection tracking: what has to be looked at packet by packet.
     Inspect,
     /// The nat hooks: the first packet of a flow.
@@ -54,13 +60,14 @@ pub enum Door {
 
 impl Door {
     /// All, in the order in which a packet comes to them.
-    pub const ALL: [Self; 5] = [Self::Wire, Self::Raw, Self::Inspect, Self::Nat, Self::Input];
+    pub const ALL: [Self; 8] =
+        [Self::Wire, Self::Syn, Self::Resets, Self::Raw, Self::Inspect, Self::Queue, Self::Nat, Self::Input];
 
     /// The table that it is in.
     pub fn place(self) -> Place {
         match self {
             Self::Wire => Place::Netdev,
-            Self::Raw | Self::Inspect | Self::Nat | Self::Input => Place::Inet,
+            Self::Syn | Self::Resets | Self::Raw | Self::Inspect | Self::Queue | Self::Nat | Self::Input => Place::Inet,
         }
     }
 
@@ -68,6 +75,9 @@ impl Door {
     fn prefix(self) -> &'static str {
         match self {
             Self::Input => "input-",
+            Self::Syn => "syn-",
+            Self::Resets => "resets-",
+            Self::Queue => "queue-",
             Self::Raw => "raw-",
             Self::Inspect => "inspect-",
             Self::Wire | Self::Nat => "",
@@ -128,6 +138,8 @@ pub enum Map {
     Pooled,
     /// ct mark → the chain of what else a farm does with a new flow.
     Chosen,
+    /// ct mark → the chain that tells of a new flow.
+    Logged,
     /// ct mark → mark of the packets.
     Marks,
     /// Mark → address of a `dsr` backend.
@@ -185,6 +197,7 @@ impl Map {
             | Self::Sources(_)
             | Self::Pooled
             | Self::Chosen
+            | Self::Logged
             | Self::Marks
             | Self::Rewrites(_)
             | Self::RewritePorts
@@ -220,6 +233,7 @@ impl Map {
             Self::Cut(_) => "cut".into(),
             Self::Pooled => "pooled".into(),
             Self::Chosen => "chosen".into(),
+            Self::Logged => "logged".into(),
             Self::Marks => "marks".into(),
             Self::Offloaded => "offloaded".into(),
             Self::Traffic => "traffic".into(),
@@ -269,7 +283,9 @@ impl Map {
     /// What it yields; nothing for a set.
     pub fn data(self) -> Option<SetData> {
         match self {
-            Self::Listeners(..) | Self::Anywhere(..) | Self::Pooled | Self::Chosen => Some(SetData::Verdict),
+            Self::Listeners(..) | Self::Anywhere(..) | Self::Pooled | Self::Chosen | Self::Logged => {
+                Some(SetData::Verdict)
+            }
             Self::Slots(_) | Self::Bindings(..) | Self::Answers(..) | Self::Marks | Self::Overflow => {
                 Some(SetData::Value(vec![Datatype::Mark]))
             }

@@ -28,6 +28,13 @@ pub const MARK_TAG_MASK: u32 = 0xff00_0000;
 /// Bits of the ct mark that hold the backend's id.
 pub const MARK_ID_MASK: u32 = 0x000f_ffff;
 
+/// The group of `nfnetlink_log` that our rules log to: nobody's by convention, 0 is everybody's.
+pub const LOG_GROUP: u16 = 0x4847;
+/// So many times a second a rule that logs does so, and so often at once.
+pub const LOG_RATE: u64 = 10;
+/// See [`LOG_RATE`].
+pub const LOG_BURST: u32 = 20;
+
 /// The chain that finds the farm of a new flow.
 pub const DISPATCH: &str = "dispatch";
 /// First bit of the slots of IPv6 within the 16 bits that a farm has.
@@ -49,6 +56,10 @@ pub const BINDING_IDLE: Duration = Duration::from_secs(120);
 
 /// What comes in by an interface, before the network layer.
 pub const INGRESS: &str = "ingress";
+/// What opens a connection to a farm with a SYN proxy, before connection tracking sees it.
+pub const SYN: &str = "syn";
+/// The chain that keeps connection tracking from what comes to it.
+pub const UNTRACK: &str = "untrack";
 /// What comes in, before connection tracking sees it.
 pub const RAW: &str = "raw";
 /// The chain that finds the farm of a packet at [`RAW`].
@@ -59,6 +70,13 @@ pub const RAW_POSTROUTING: &str = "raw-postrouting";
 pub const ADMIT: &str = "admit";
 /// What comes in, packet by packet, behind connection tracking.
 pub const INSPECT: &str = "inspect";
+/// Resets, before connection tracking sees them.
+pub const RESETS: &str = "resets";
+/// New flows that go to a program first. A chain of its own before the translation: what the program lets pass goes on at the next
+/// hook.
+pub const QUEUE: &str = "queue";
+/// The same for what the box itself sends.
+pub const QUEUE_OUTPUT: &str = "queue-output";
 /// What is for the box itself.
 pub const INPUT: &str = "input";
 /// What goes through the box: established flows of farms that offload leave from here for [`FLOWTABLE`].
@@ -83,8 +101,11 @@ pub const MARK_OUTPUT: &str = "mark-output";
 pub fn base_chain(name: &str) -> Option<BaseChain> {
     let (kind, hook, priority) = match name {
         INGRESS => (ChainKind::Filter, Hook::Ingress, 0),
-        RAW => (ChainKind::Filter, Hook::Prerouting, -300),
+        SYN | RESETS | RAW => (ChainKind::Filter, Hook::Prerouting, -300),
         INSPECT => (ChainKind::Filter, Hook::Prerouting, -150),
+        // Behind everything that drops, before the translation.
+        QUEUE => (ChainKind::Filter, Hook::Prerouting, -110),
+        QUEUE_OUTPUT => (ChainKind::Filter, Hook::Output, -110),
         PREROUTING => (ChainKind::Nat, Hook::Prerouting, -100),
         INPUT => (ChainKind::Filter, Hook::Input, 0),
         FORWARD => (ChainKind::Filter, Hook::Forward, 0),
@@ -246,6 +267,14 @@ pub struct Owner<'a> {
 #[allow(missing_docs)]
 pub enum Part {
     Guard,
+    /// Where every packet is looked at.
+    Inspect,
+    /// Where new flows go to a program.
+    Queue,
+    /// Where a new flow of one backend is told.
+    New,
+    /// Where handshakes are answered in the place of the backends.
+    Proxy,
     Policies,
     Total,
     Refuse,
@@ -259,8 +288,13 @@ pub enum Part {
 
 /// Whose chain this is, and for what; `None` for chains that farms share.
 pub fn owner_of_chain(chain: &str) -> Option<Owner<'_>> {
-    const PARTS: [(&str, Part); 9] = [
+    const PARTS: [(&str, Part); 14] = [
+        ("inspect", Part::Inspect),
+        ("resets", Part::Inspect),
+        ("queue", Part::Queue),
+        ("new", Part::New),
         ("guard", Part::Guard),
+        ("proxy", Part::Proxy),
         ("policies", Part::Policies),
         ("total", Part::Total),
         ("refuse", Part::Refuse),
@@ -290,6 +324,11 @@ pub fn guard_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
     format!("guard{}-{farm}", digit(version)).into()
 }
 
+/// The chain that answers handshakes in the place of a farm's backends: `proxy4-web`.
+pub fn proxy_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    own("proxy", version, farm)
+}
+
 /// The chain in which both families of a farm share one limit.
 pub fn total_chain(farm: &FarmName) -> Arc<str> {
     format!("total-{farm}").into()
@@ -314,6 +353,21 @@ pub fn policy_set(version: IpVersion, policy: &PolicyName, digest: u64) -> Arc<s
 /// The chain that looks at every packet for a farm.
 pub fn inspect_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
     format!("inspect{}-{farm}", digit(version)).into()
+}
+
+/// The chain that counts the resets of a farm's clients.
+pub fn resets_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    own("resets", version, farm)
+}
+
+/// The chain that hands new flows of a farm to a program.
+pub fn queue_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
+    own("queue", version, farm)
+}
+
+/// The chain that tells of a new flow of one backend: `new-web/b1`.
+pub fn new_chain(farm: &FarmName, backend: &BackendName) -> Arc<str> {
+    format!("new-{farm}/{backend}").into()
 }
 
 /// The counter object of what a farm refuses for a reason: `web/new-connections`.

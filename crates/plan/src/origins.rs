@@ -81,6 +81,10 @@ fn key_of_own_set(name: &str) -> Option<Place<'_>> {
 fn keys_of_part(part: Part) -> &'static [&'static str] {
     match part {
         Part::Guard | Part::Refuse => &["limits", "policies"],
+        Part::Inspect => &["limits"],
+        Part::Queue => &["queue"],
+        Part::New => &["log"],
+        Part::Proxy => &["limits.syn-proxy", "limits"],
         Part::Policies => &["policies"],
         Part::Total => &["limits.new-connections-total", "limits"],
         Part::Farm | Part::Hash => &["scheduler"],

@@ -264,6 +264,12 @@ impl Teller<'_> {
                 self.say(format!("{how}: {why}"));
                 self.story.end = End::Refused;
             }
+            Ruling::Stolen
+                if names::owner_of_chain(&event.chain).is_some_and(|owner| owner.part == names::Part::Proxy) =>
+            {
+                self.say("answered by the SYN proxy, in the place of a backend");
+                self.story.end = End::Sent;
+            }
             Ruling::Stolen => self.sent_on(event, rule),
             Ruling::Queue => {
                 self.say("given to a program (queue)");

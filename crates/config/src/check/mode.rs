@@ -3,7 +3,7 @@
 use super::Checker;
 use super::fields::Fields;
 use crate::diagnostic::Report;
-use crate::model::{Farm, Helper, Mode, Scheduler, SchedulerName, Word};
+use crate::model::{Farm, Helper, LogEvent, Mode, Scheduler, SchedulerName, Word};
 use crate::tree::Span;
 use crate::types::{Listen, Ports, Protocol};
 
@@ -25,6 +25,7 @@ const STATELESS: &[Refusal] = &[
 ];
 
 const DSR: &[Refusal] = &[
+    ("queue", "packets are sent on before the kernel could hand them to a program"),
     ("helper", "the box does not see the backend's answers"),
     ("offload", "the box does not see the backend's answers"),
     ("source-addresses", "the source is rewritten in mode snat only"),
@@ -64,6 +65,11 @@ pub(super) fn check(checker: &mut Checker<'_>, fields: Fields<'_>, listen: &[(Li
         checker.push(Report::error(fields.key_span(key), message).help(why));
     }
     tracked(checker, fields, farm);
+    limits(checker, fields, listen, farm);
+    if farm.mode == Mode::Stateless && farm.log.contains(&LogEvent::New) && !inherited(checker, fields, "log") {
+        let report = Report::error(fields.span_of("log"), "mode stateless cannot log new flows");
+        checker.push(report.help("without connection tracking every packet would be one; \"denied\" can be logged"));
+    }
     if farm.mode == Mode::Stateless {
         unbound(checker, fields, listen, farm);
     }
@@ -106,14 +112,43 @@ fn tracked(checker: &mut Checker<'_>, fields: Fields<'_>, farm: &Farm) {
         let message = format!("mode {} cannot have scheduler least-connections", farm.mode.word());
         checker.push(Report::error(fields.span_of("scheduler"), message).help(why));
     }
-    if farm.mode == Mode::Dsr && farm.limits.as_ref().is_some_and(|limits| limits.syn_proxy) {
-        let limits = fields.table("limits");
-        let help = "the backend answers the client itself";
-        checker.push(Report::error(limits.span_of("syn-proxy"), "mode dsr cannot have syn-proxy").help(help));
-    }
     for (name, backend) in fields.named("backends").filter(|(_, backend)| backend.has("max-connections")) {
         let message = format!("mode {} cannot have max-connections (backend {name})", farm.mode.word());
         checker.push(Report::error(backend.key_span("max-connections"), message).help(why));
+    }
+}
+
+/// Limits that the place of a mode on a packet's way rules out.
+fn limits(checker: &mut Checker<'_>, fields: Fields<'_>, listen: &[(Listen, Span)], farm: &Farm) {
+    let Some(limits) = &farm.limits else { return };
+    let wanted = [
+        ("connections-per-client", limits.connections_per_client.is_some()),
+        ("strict-tcp", limits.strict_tcp),
+        ("tcp-resets", limits.tcp_resets.is_some()),
+        ("syn-proxy", limits.syn_proxy),
+    ];
+    let anywhere = listen.iter().find(|(listen, _)| listen.address.is_unspecified());
+    for key in wanted.into_iter().filter_map(|(key, wanted)| wanted.then_some(key)) {
+        let (why, note) = match (farm.mode, key) {
+            (Mode::Dsr, "syn-proxy") => ("the backend answers the client itself", None),
+            (Mode::Dsr, "connections-per-client" | "strict-tcp") => {
+                ("it needs connection tracking, and the box does not see the backend's answers", None)
+            }
+            (Mode::Local, "syn-proxy") => ("the box's own service has it: sysctl net.ipv4.tcp_syncookies", None),
+            (Mode::Local, "strict-tcp" | "tcp-resets") if anywhere.is_some() => {
+                ("packets are looked at before it is known which are for the box: name its addresses", anywhere)
+            }
+            _ => continue,
+        };
+        let message = match note {
+            Some(_) => format!("{key} needs listeners with an address"),
+            None => format!("mode {} cannot have {key}", farm.mode.word()),
+        };
+        let report = Report::error(fields.table("limits").span_of(key), message).help(why);
+        checker.push(match note {
+            Some((_, span)) => report.note(*span, "the farm listens on every address"),
+            None => report,
+        });
     }
 }
 

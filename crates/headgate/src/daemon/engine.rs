@@ -12,6 +12,7 @@ mod flows;
 mod handle;
 mod health;
 mod load;
+mod logs;
 mod readings;
 mod steer;
 mod trial;
@@ -37,6 +38,7 @@ use tokio::sync::watch;
 
 pub use self::change::Edit;
 pub use self::error::EngineError;
+pub use self::flows::protocol;
 pub use self::handle::{Busy, Handle};
 pub use self::health::{Name, Turn};
 use self::load::{Base, Candidate};
@@ -104,6 +106,8 @@ pub struct Engine {
     targets: watch::Sender<Targets>,
     /// What the checks say, for `status`.
     board: Board,
+    /// Whether some farm logs.
+    logs: watch::Sender<bool>,
     /// How flows were counted last.
     counting: Option<Counting>,
     /// Flows were steered so many times.
@@ -183,8 +187,8 @@ impl Engine {
             notes.push(crate::explain(&error));
             Overrides::empty(RUNTIME)
         });
-        let services = watch::Sender::new(Services::new());
         let fallen = Remembered::read(&root).fallen();
+        let (services, logs) = (watch::Sender::new(Services::new()), watch::Sender::new(false));
         Ok(Self {
             root,
             host,
@@ -206,6 +210,7 @@ impl Engine {
             fallen,
             targets: watch::Sender::new(Targets::default()),
             board: Board::default(),
+            logs,
             counting: None,
             round: 0,
         })
@@ -445,6 +450,7 @@ impl Engine {
         self.listen.send_if_modified(|before| std::mem::replace(before, listen.clone()) != listen);
         self.fallen.keep(&candidate.config);
         self.targets.send_replace(plan_health::targets(&candidate.config).into());
+        self.listen_to_logs(&candidate.config, &reconciled.facts);
         self.untouched = candidate.untouched;
         // A generation that stands in for files that are wrong does not make them right.
         if candidate.base == Base::Files || matches!(reason, Reason::Rollback | Reason::Lapse) {

@@ -112,16 +112,24 @@ impl Socket {
     /// # Errors
     /// Missing privilege or kernel feature.
     pub fn supports_flowtable(&mut self) -> Result<bool, CommitError> {
-        let (table, flowtable, chain) = (TableId::inet("headgate-probe"), Arc::from("probe"), Arc::from("probe"));
-        let value = Flowtable::default();
-        let statements = vec![Statement::FlowAdd { flowtable: Arc::clone(&flowtable) }];
-        let changes = [
-            Change::AddTable(table.clone()),
-            Change::AddFlowtable { table: table.clone(), flowtable, value },
-            Change::AddChain { table: table.clone(), chain: Arc::clone(&chain), base: None },
-            Change::AddRule { table, chain, rule: Rule { statements, comment: None } },
-            Change::DeleteTable(TableId::inet("headgate-probe-nowhere")),
-        ];
+        self.supports(Statement::FlowAdd { flowtable: Arc::from("probe") })
+    }
+
+    /// Whether this kernel takes a statement, in a table with a flowtable `probe`. Asked as for
+    /// [`supports_flowtable`](Self::supports_flowtable).
+    ///
+    /// # Errors
+    /// Missing privilege or kernel feature.
+    pub fn supports(&mut self, statement: Statement) -> Result<bool, CommitError> {
+        let (table, chain) = (TableId::inet("headgate-probe"), Arc::<str>::from("probe"));
+        let mut changes = vec![Change::AddTable(table.clone())];
+        if let Statement::FlowAdd { flowtable } = &statement {
+            let (table, flowtable) = (table.clone(), Arc::clone(flowtable));
+            changes.push(Change::AddFlowtable { table, flowtable, value: Flowtable::default() });
+        }
+        changes.push(Change::AddChain { table: table.clone(), chain: Arc::clone(&chain), base: None });
+        changes.push(Change::AddRule { table, chain, rule: Rule { statements: vec![statement], comment: None } });
+        changes.push(Change::DeleteTable(TableId::inet("headgate-probe-nowhere")));
         match self.commit(&Batch::new(&changes, None)) {
             Err(CommitError::Refused { failures, .. }) => {
                 Ok(failures.iter().all(|failure| failure.change == Some(changes.len() - 1)))

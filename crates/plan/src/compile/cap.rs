@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use headgate_config::model::{Backend, Farm, OnEmpty};
+use headgate_config::model::{Backend, Farm, LimitAction, OnEmpty};
 use headgate_nft::{Change, Element, Field, Key, Limit, Own, Rule, Set, Statement, Target, Value, Verdict};
 
 use super::contents::{Contents, shared_set};
-use super::farm::refusal;
+use super::refuse::answer;
 use super::terms::{by_mark, exactly, mark_bytes, rule, yields};
 use crate::ids::Ids;
 use crate::maps::Map;
@@ -71,7 +71,7 @@ pub(super) fn admit() -> Vec<Rule> {
         rules.push(rule([has(Map::Caps, false), has(Map::Admitted, false), leave()]));
     }
     rules.push(rule([has(Map::Silent, false), Statement::Verdict(Verdict::Drop)]));
-    rules.extend(refusal(OnEmpty::Reject));
+    rules.extend(answer(LimitAction::Reject));
     rules
 }
 

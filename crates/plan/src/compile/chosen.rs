@@ -3,15 +3,17 @@
 //! The nat hooks look the backend up in the map [`Map::Chosen`], which leads to the farm's chain `chosen4-NAME`. That chain and the
 //! backends' elements do not depend on states and weights: a jump is a verdict, and those who change must not have one.
 
-use headgate_config::model::{Farm, Word};
+use headgate_config::model::{Farm, LogEvent, Word};
 use headgate_config::types::Protocol;
-use headgate_nft::{Data, Element, Field, ObjectKind, Rule, Statement, Verdict};
+use headgate_nft::{Data, Element, Field, ObjectKind, Rule, Statement, Value, Verdict};
 
 use super::contents::Contents;
 use super::farm::Ground;
 use super::sticky;
 use super::terms::{exactly, is, mark_bytes, rule};
+use crate::features::Feature;
 use crate::helpers::{Variant, variants};
+use crate::logged::Logged;
 use crate::maps::{Map, Place};
 use crate::names::{self, IpVersion};
 
@@ -19,6 +21,7 @@ use crate::names::{self, IpVersion};
 pub(super) fn add(contents: &mut Contents, farm: &Farm, version: IpVersion, ground: Ground<'_>) {
     let mut rules = helpers(contents, farm, version, ground);
     rules.extend(sticky::remember(farm, version));
+    rules.extend(new_flows(contents, farm, version, ground));
     if rules.is_empty() {
         return;
     }
@@ -29,6 +32,24 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, version: IpVersion, grou
         contents.add(Map::Chosen, exactly(mark_bytes(mark)), element);
     }
     contents.add_chain(Place::Inet, chain, rules);
+}
+
+/// Tells of a new flow. One rule holds the rate of the farm; who the backend is only a chain of its own can say, since a prefix
+/// is a constant and the kernel tells no ct mark where it lacks `CONFIG_NETFILTER_NETLINK_GLUE_CT`.
+fn new_flows(contents: &mut Contents, farm: &Farm, version: IpVersion, ground: Ground<'_>) -> Option<Rule> {
+    if !farm.log.contains(&LogEvent::New) || !ground.has(Feature::Log, contents, farm) {
+        return None;
+    }
+    for backend in farm.backends.values().filter(|backend| IpVersion::of(backend.address.address) == version) {
+        let Some(mark) = ground.ids.mark(&farm.name, &backend.name) else { continue };
+        let chain = names::new_chain(&farm.name, &backend.name);
+        let element = Element { data: Some(Data::Verdict(Verdict::Jump(chain.clone()))), ..Element::default() };
+        contents.add(Map::Logged, exactly(mark_bytes(mark)), element);
+        let [_, log] = Logged::New(mark).statements();
+        contents.add_chain(Place::Inet, chain, vec![rule([log])]);
+    }
+    let by_mark = Statement::VerdictMap { key: Value::Field(Field::CtMark), map: Map::Logged.name() };
+    Some(rule([Logged::within(), by_mark]))
 }
 
 /// Gives flows the farm's helper, if it is for this family. It has to be there before the translation, which makes room for what

@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use headgate_config::model::{Farm, FarmState, Mode, OnEmpty, TrafficCount};
+use headgate_config::model::{Farm, FarmState, Mode, TrafficCount};
 use headgate_config::types::{Listen, Ports};
-use headgate_nft::{Bytes, Data, Element, Key, Reject, Rule, Statement, Verdict};
+use headgate_nft::{Bytes, Data, Element, Key, Verdict};
 
 use super::contents::Contents;
 use super::hash::Site;
 use super::offload::Offload;
 use super::policy::Known;
 use super::routing::Routing;
-use super::terms::{address_bytes, exactly, is_tcp, push_field, rule};
+use super::terms::{address_bytes, exactly, push_field};
 use super::{local, nat, stateless, wire};
+use crate::features::Feature;
 use crate::ids::Ids;
 use crate::maps::{Door, Map, Place, Reach};
 use crate::names::IpVersion;
@@ -27,8 +28,26 @@ pub(super) struct Ground<'a> {
     pub(super) offload: &'a Offload,
     /// Helpers that the kernel does not have.
     pub(super) lacking: &'a BTreeSet<String>,
+    /// Features that the kernel does not have.
+    pub(super) without: &'a BTreeSet<Feature>,
     pub(super) policies: &'a Known,
     pub(super) traffic: TrafficCount,
+}
+
+impl Ground<'_> {
+    /// Whether a farm gets a feature: it asks for it, and the kernel has it. Where it has not, the farm is told once.
+    pub(super) fn has(self, feature: Feature, contents: &mut Contents, farm: &Farm) -> bool {
+        if !feature.is_wanted_by(farm) {
+            return false;
+        }
+        let lacks = self.without.contains(&feature);
+        let text = format!("farm {}: {}", farm.name, feature.regret());
+        // Of both families.
+        if lacks && !contents.warnings.contains(&text) {
+            contents.warnings.push(text);
+        }
+        !lacks
+    }
 }
 
 /// Adds all that one farm needs. A farm that is off needs nothing.
@@ -61,10 +80,15 @@ pub(super) fn versions(farm: &Farm) -> impl Iterator<Item = IpVersion> {
 /// Leads what a farm listens on in one family to a chain.
 pub(super) fn add_listeners(contents: &mut Contents, farm: &Farm, door: Door, version: IpVersion, chain: &Arc<str>) {
     for listen in farm.listen.iter().filter(|listen| IpVersion::of(listen.address) == version) {
-        let (reach, key) = listener(listen);
-        let element = Element { data: Some(Data::Verdict(Verdict::Goto(chain.clone()))), ..Element::default() };
-        contents.add(Map::Listeners(door, version, reach), key, element);
+        add_listener(contents, listen, door, chain);
     }
+}
+
+/// Leads what comes to one listener to a chain.
+pub(super) fn add_listener(contents: &mut Contents, listen: &Listen, door: Door, chain: &Arc<str>) {
+    let (reach, key) = listener(listen);
+    let element = Element { data: Some(Data::Verdict(Verdict::Goto(chain.clone()))), ..Element::default() };
+    contents.add(Map::Listeners(door, IpVersion::of(listen.address), reach), key, element);
 }
 
 /// It listens on every address that the box has, in mode `local`.
@@ -93,18 +117,4 @@ pub(super) fn listener(listen: &Listen) -> (Reach, Key) {
             (Reach::Range, Key { start, end: Some(end) })
         }
     }
-}
-
-/// What new flows meet when nobody can serve. Established ones do not come here: a nat hook sees first packets only, where
-/// the kernel takes reject as well (`nft_reject_inet_validate`).
-pub(super) fn refusal(on_empty: OnEmpty) -> Vec<Rule> {
-    match on_empty {
-        OnEmpty::Reject => refuse(),
-        OnEmpty::Drop => vec![rule([Statement::Verdict(Verdict::Drop)])],
-    }
-}
-
-/// TCP gets a reset, everything else an ICMP error.
-pub(super) fn refuse() -> Vec<Rule> {
-    vec![rule([is_tcp(), Statement::Reject(Reject::TcpReset)]), rule([Statement::Reject(Reject::PortUnreachable)])]
 }

@@ -15,11 +15,14 @@ use std::time::Duration;
 
 use headgate_config::model::{Farm, LimitAction, Limits};
 use headgate_config::types::Rate;
-use headgate_nft::{Dynset, DynsetOp, Limit, Object, ObjectKind, Reject, Rule, Set, Stateful, Statement, Verdict};
+use headgate_nft::{Dynset, DynsetOp, Limit, Operator, Rule, Set, Stateful, Statement, Verdict};
 
 use super::contents::Contents;
-use super::policy::{self, Known};
-use super::terms::{client, goto, is_tcp, jump, rule};
+use super::farm::Ground;
+use super::policy;
+use super::refuse;
+use super::terms::{ACK, FIN, RST, SYN, client, flags, goto, is_tcp, jump, rule};
+use crate::logged::Reason;
 use crate::maps::{self, Place};
 use crate::names::{self, IpVersion};
 
@@ -28,55 +31,12 @@ use crate::names::{self, IpVersion};
 pub(super) struct Post<'a> {
     pub(super) place: Place,
     pub(super) version: IpVersion,
-    pub(super) policies: &'a Known,
-}
-
-/// Why a packet is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Reason {
-    /// An offender that has not been out long enough.
-    Ban,
-    Policies,
-    ConnectionsPerClient,
-    NewConnections,
-    NewConnectionsTotal,
-    /// A packet that no TCP handshake could produce.
-    StrictTcp,
-    TcpResets,
-}
-
-impl Reason {
-    /// The key of the configuration that asks for it.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Ban => "ban",
-            Self::Policies => "policies",
-            Self::ConnectionsPerClient => "connections-per-client",
-            Self::NewConnections => "new-connections",
-            Self::NewConnectionsTotal => "new-connections-total",
-            Self::StrictTcp => "strict-tcp",
-            Self::TcpResets => "tcp-resets",
-        }
-    }
-
-    /// Whether it makes a client an offender. One that comes when all together are too many is none.
-    fn bans(self) -> bool {
-        matches!(self, Self::ConnectionsPerClient | Self::NewConnections | Self::TcpResets)
-    }
+    pub(super) ground: Ground<'a>,
 }
 
 /// The chain that the listeners of a farm go to, so that its flows end in `then`: that one itself where nothing is guarded.
 pub(super) fn entrance(contents: &mut Contents, farm: &Farm, post: Post<'_>, then: &Arc<str>) -> Arc<str> {
-    let mut rules = Vec::new();
-    if let Some(limits) = &farm.limits {
-        rules.extend(banned(contents, farm, limits, post));
-    }
-    rules.extend(policy::rules(contents, farm, post));
-    if let Some(limits) = &farm.limits {
-        rules.extend(connections(contents, farm, limits, post));
-        rules.extend(new_connections(contents, farm, limits, post));
-        rules.extend(total(contents, farm, limits, post));
-    }
+    let mut rules = checks(contents, farm, post);
     if rules.is_empty() {
         return then.clone();
     }
@@ -84,6 +44,38 @@ pub(super) fn entrance(contents: &mut Contents, farm: &Farm, post: Post<'_>, the
     let chain = names::guard_chain(post.version, &farm.name);
     contents.add_chain(post.place, chain.clone(), rules);
     chain
+}
+
+/// The chain to jump to where no hook tells the first packet of a flow from others: it comes back with whatever is let pass, and
+/// with all that is the middle of a TCP connection. `None` where nothing is guarded.
+pub(super) fn watch(contents: &mut Contents, farm: &Farm, post: Post<'_>) -> Option<Arc<str>> {
+    let checks = checks(contents, farm, post);
+    if checks.is_empty() {
+        return None;
+    }
+    let middle = flags(FIN | SYN | RST | ACK, Operator::NotEqual, SYN);
+    let mut rules = vec![rule([is_tcp(), middle, Statement::Verdict(Verdict::Return)])];
+    rules.extend(checks);
+    let chain = names::guard_chain(post.version, &farm.name);
+    contents.add_chain(post.place, chain.clone(), rules);
+    Some(chain)
+}
+
+/// All that a new flow is asked.
+fn checks(contents: &mut Contents, farm: &Farm, post: Post<'_>) -> Vec<Rule> {
+    let mut rules = admission(contents, farm, post);
+    if let Some(limits) = &farm.limits {
+        rules.extend(connections(contents, farm, limits, post));
+        rules.extend(new_connections(contents, farm, limits, post));
+        rules.extend(total(contents, farm, limits, post));
+    }
+    rules
+}
+
+/// The rules that ask who the client is, and not how often it came.
+pub(super) fn admission(contents: &mut Contents, farm: &Farm, post: Post<'_>) -> Vec<Rule> {
+    let banned = farm.limits.as_ref().and_then(|limits| banned(contents, farm, limits, post));
+    banned.into_iter().chain(policy::rules(contents, farm, post)).collect()
 }
 
 /// How long an offender stays out. Nobody does when offences are only counted.
@@ -128,7 +120,7 @@ fn total(contents: &mut Contents, farm: &Farm, limits: &Limits, post: Post<'_>) 
     let chain = names::total_chain(&farm.name);
     let within = Statement::Limit(Limit { over: false, ..over(rate) });
     let mut rules = vec![rule([within, Statement::Verdict(Verdict::Return)])];
-    rules.extend(refuse_rules(contents, farm, limits.action, (post.place, Reason::NewConnectionsTotal)));
+    rules.extend(refuse::counted(contents, farm, post, (Reason::NewConnectionsTotal, limits.action)));
     contents.add_chain(post.place, chain.clone(), rules);
     Some(rule([jump(&chain)]))
 }
@@ -157,30 +149,9 @@ pub(super) fn refusal(contents: &mut Contents, farm: &Farm, post: Post<'_>, reas
         Some(LimitAction::Reject) if matches!(reason, Reason::StrictTcp | Reason::TcpResets) => LimitAction::Drop,
         action => action.unwrap_or_default(),
     };
-    rules.extend(refuse_rules(contents, farm, action, (post.place, reason)));
+    rules.extend(refuse::counted(contents, farm, post, (reason, action)));
     contents.add_chain(post.place, chain.clone(), rules);
     chain
-}
-
-/// Counts and refuses. Both families count in one object.
-fn refuse_rules(
-    contents: &mut Contents,
-    farm: &Farm,
-    action: LimitAction,
-    (place, reason): (Place, Reason),
-) -> Vec<Rule> {
-    let name = names::refused_counter(&farm.name, reason.word());
-    contents.add_object(place, (ObjectKind::Counter, name.clone()), Object::Counter);
-    let mut rules = vec![rule([Statement::Object { kind: ObjectKind::Counter, name }])];
-    match action {
-        LimitAction::Drop => rules.push(rule([Statement::Verdict(Verdict::Drop)])),
-        LimitAction::Reject => {
-            rules.push(rule([is_tcp(), Statement::Reject(Reject::TcpReset)]));
-            rules.push(rule([Statement::Reject(Reject::PortUnreachable)]));
-        }
-        LimitAction::Log => {}
-    }
-    rules
 }
 
 fn for_each_client(op: DynsetOp, set: Arc<str>, version: IpVersion, each: Stateful) -> Statement {

@@ -10,7 +10,7 @@ use super::contents::Contents;
 use super::terms::{
     SCTP, TCP, UDP, address_bytes, address_fields, by_mark, equal, ethertype, is, mark_bytes, nfproto, rule,
 };
-use super::{local, offload, stateless};
+use super::{inspect, local, offload, queue, stateless, synproxy};
 use crate::maps::{Door, Map, Place, Reach};
 use crate::names::{self, IpVersion};
 
@@ -20,6 +20,9 @@ pub(super) fn chains(contents: &Contents, place: Place) -> Vec<(Arc<str>, Chain)
     doors
         .flat_map(|door| match door {
             Door::Wire => wire(contents, door),
+            Door::Syn => synproxy::chains(contents),
+            Door::Resets => vec![inspect::resets(contents)],
+            Door::Queue => queue::chains(contents),
             Door::Raw => stateless::chains(contents),
             Door::Inspect => vec![base(names::INSPECT, lookups(contents, door))],
             Door::Nat => nat(contents),

@@ -5,15 +5,20 @@
 
 use std::sync::Arc;
 
-use headgate_config::model::{Farm, FarmState};
+use headgate_config::model::{Farm, FarmState, LogEvent};
 use headgate_config::types::{Listen, Ports};
-use headgate_nft::{Bytes, Chain, Data, Element, Field, Key, Operator, Rule, Statement, Value, Verdict};
+use headgate_nft::{Bytes, Chain, Data, Element, Field, Key, Rule, Statement, Value, Verdict};
 
 use super::contents::Contents;
-use super::farm::{Ground, is_anywhere, listener, refuse, versions};
+use super::farm::{Ground, is_anywhere, listener, versions};
 use super::guard::{self, Post};
 use super::hooks::{base, lookups};
-use super::terms::{exactly, is, mark_bytes, nfproto, push_field, rule};
+use super::inspect;
+use super::queue;
+use super::refuse;
+use super::terms::{ESTABLISHED, RELATED, exactly, in_state, is, nfproto, push_field, rule};
+use crate::features::Feature;
+use crate::logged::Logged;
 use crate::maps::{Door, Map, Place, Reach};
 use crate::names::{self, IpVersion};
 
@@ -21,7 +26,7 @@ use crate::names::{self, IpVersion};
 pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     for version in versions(farm) {
         let chain = names::farm_chain(version, &farm.name);
-        let post = Post { place: Place::Inet, version, policies: ground.policies };
+        let post = Post { place: Place::Inet, version, ground };
         let entrance = guard::entrance(contents, farm, post, &chain);
         for listen in farm.listen.iter().filter(|listen| IpVersion::of(listen.address) == version) {
             let (map, key) = match is_anywhere(listen) {
@@ -34,9 +39,24 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
             let verdict = Verdict::Goto(entrance.clone());
             contents.add(map, key, Element { data: Some(Data::Verdict(verdict)), ..Element::default() });
         }
-        let rules = if farm.state == FarmState::Down { refuse() } else { Vec::new() };
+        inspect::add(contents, farm, post);
+        let rules = match farm.state {
+            FarmState::Down => refuse::empty(contents, farm, post),
+            _ => served(contents, farm, post),
+        };
         contents.add_chain(Place::Inet, chain, rules);
     }
+}
+
+/// What a new flow meets that nothing refused: its end in a queue's hands, told before.
+fn served(contents: &mut Contents, farm: &Farm, post: Post<'_>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    let tells = farm.log.contains(&LogEvent::New) && post.ground.has(Feature::Log, contents, farm);
+    if let Some(id) = post.ground.ids.farm(&farm.name).filter(|_| tells) {
+        rules.push(rule(Logged::Local(id).statements()));
+    }
+    rules.extend(queue::statement(contents, farm, post).map(|queue| rule([queue])));
+    rules
 }
 
 /// A listener on every address of the box: its key has none.
@@ -85,9 +105,5 @@ pub(super) fn chains(contents: &Contents) -> Vec<(Arc<str>, Chain)> {
 }
 
 fn known() -> Rule {
-    /// Bits of `ct state`: established, related.
-    const KNOWN: u32 = 2 | 4;
-    let state = Value::And(Box::new(Value::Field(Field::CtState)), mark_bytes(KNOWN));
-    let is_known = Statement::Match { value: state, operator: Operator::NotEqual, constant: mark_bytes(0) };
-    rule([is_known, Statement::Verdict(Verdict::Accept)])
+    rule([in_state(ESTABLISHED | RELATED), Statement::Verdict(Verdict::Accept)])
 }

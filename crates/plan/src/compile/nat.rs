@@ -11,13 +11,17 @@ use headgate_nft::{
 use super::cap;
 use super::chosen;
 use super::contents::Contents;
-use super::farm::{Ground, add_listeners, refusal, versions};
+use super::farm::{Ground, add_listeners, versions};
 use super::guard::{self, Post};
 use super::inspect;
+use super::queue;
+use super::refuse;
 use super::routing::Routing;
 use super::schedule;
 use super::sticky;
+use super::synproxy;
 use super::terms::{address_bytes, exactly, mark_bytes, push_field, rule, yields};
+use crate::features::Feature;
 use crate::maps::{self, Door, Map, Place};
 use crate::names::{self, IpVersion};
 
@@ -31,16 +35,21 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     cap::add(contents, farm, ground.ids);
     for version in versions(farm) {
         let chain = names::farm_chain(version, &farm.name);
-        let post = Post { place: Place::Inet, version, policies: ground.policies };
+        let post = Post { place: Place::Inet, version, ground };
         let entrance = guard::entrance(contents, farm, post, &chain);
         add_listeners(contents, farm, Door::Nat, version, &entrance);
         inspect::add(contents, farm, post);
+        queue::add(contents, farm, post);
         let mut rules = sticky::rules(contents, farm, version, &able, ground);
         let remembers = !rules.is_empty();
         let slots = schedule::slot(contents, farm, version, &able, ground);
+        if ground.has(Feature::SynProxy, contents, farm) {
+            let refuses = (slots.is_empty() && !remembers).then(|| refuse::empty(contents, farm, post));
+            synproxy::add(contents, farm, post, refuses);
+        }
         let otherwise: Vec<Rule> = match slots.is_empty() {
             false => slots.into_iter().map(|value| rule([Statement::Set { target: Target::CtMark, value }])).collect(),
-            true => refusal(farm.on_empty),
+            true => refuse::empty(contents, farm, post),
         };
         rules.extend(otherwise.into_iter().map(|mut rule| {
             if remembers {

@@ -13,8 +13,9 @@ use headgate_config::types::PolicyName;
 use headgate_nft::{Bytes, Element, Key, Rule, Set, Statement, Verdict};
 
 use super::contents::Contents;
-use super::guard::{self, Post, Reason};
+use super::guard::{self, Post};
 use super::terms::{client, jump, rule};
+use crate::logged::Reason;
 use crate::maps;
 use crate::names::{self, IpVersion};
 
@@ -51,7 +52,7 @@ fn digest(ranges: &Ranges) -> u64 {
 /// The rules that ask a farm's policies in their order; the first that has the client decides. Whom none of them has meets
 /// the opposite of the last: a list that allows shuts out the rest, a list that denies lets it pass.
 pub(super) fn rules(contents: &mut Contents, farm: &Farm, post: Post<'_>) -> Vec<Rule> {
-    let named = farm.policies.iter().filter_map(|name| Some((name, *post.policies.get(name)?)));
+    let named = farm.policies.iter().filter_map(|name| Some((name, *post.ground.policies.get(name)?)));
     let named: Vec<(&PolicyName, Essence)> = named.collect();
     let Some((last, before)) = named.split_last() else { return Vec::new() };
     contents.needs.policies.extend(named.iter().map(|(name, _)| (post.place, post.version, (*name).clone())));

@@ -20,6 +20,8 @@ pub struct Routing {
     addresses: BTreeMap<String, Vec<IpNet>>,
     /// Index of each interface but loopback.
     indices: BTreeMap<String, u32>,
+    /// MTU of each interface, bytes.
+    mtus: BTreeMap<String, u32>,
     /// Role → kernel name.
     roles: BTreeMap<String, String>,
 }
@@ -44,7 +46,8 @@ impl Routing {
     pub fn new(addresses: &[Address], routes: &[Route], facts: &Facts) -> Self {
         let wires = facts.links.iter().filter(|(_, link)| !link.loopback);
         let indices = wires.map(|(name, link)| (name.clone(), link.index)).collect();
-        let mut routing = Self { indices, ..Self::default() };
+        let mtus = facts.links.iter().map(|(name, link)| (name.clone(), link.mtu)).collect();
+        let mut routing = Self { indices, mtus, ..Self::default() };
         for address in addresses {
             routing.add_address(&address.link, address.net);
         }
@@ -118,6 +121,12 @@ impl Routing {
             }
         }
         best
+    }
+
+    /// The MTU of the interface towards an address, bytes; `None` without a route.
+    pub fn mtu_towards(&self, destination: IpAddr) -> Option<u32> {
+        let hop = self.routes.iter().find(|hop| hop.to.contains(&destination))?;
+        self.mtus.get(&hop.link).copied()
     }
 
     /// Whether an address of ours, or of anybody else on this machine, is this one.

@@ -14,11 +14,14 @@ use headgate_config::types::{Endpoint, Listen, Ports};
 use headgate_nft::{Bytes, Chain, Data, Element, Field, Operator, Rule, Statement, Target, Value, Verdict};
 
 use super::contents::Contents;
-use super::farm::{Ground, add_listeners, listener, refusal, versions};
+use super::farm::{Ground, add_listeners, listener, versions};
+use super::guard::{self, Post};
 use super::hooks::{base, key, lookups};
+use super::refuse;
 use super::schedule;
 use super::terms::{
-    SCTP, TCP, UDP, address_bytes, address_fields, equal, exactly, is, mark_bytes, nfproto, rule, yields,
+    SCTP, TCP, UDP, UNTRACKED, address_bytes, address_fields, equal, exactly, in_state, is, mark_bytes, nfproto, rule,
+    yields,
 };
 use crate::maps::{Door, Map, Place, Reach};
 use crate::names::{self, IpVersion};
@@ -31,11 +34,14 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     let able: Vec<&Backend> = farm.backends.values().collect();
     for version in versions(farm) {
         let chain = names::farm_chain(version, &farm.name);
-        add_listeners(contents, farm, Door::Raw, version, &chain);
+        let post = Post { place: Place::Inet, version, ground };
+        // Policies: each packet meets them.
+        let entrance = guard::entrance(contents, farm, post, &chain);
+        add_listeners(contents, farm, Door::Raw, version, &entrance);
         let slots = schedule::slot(contents, farm, version, &able, ground);
         let rules = match slots.is_empty() {
             false => slots.into_iter().map(|value| rule([Statement::Set { target: Target::Mark, value }])).collect(),
-            true => refusal(farm.on_empty),
+            true => refuse::empty(contents, farm, post),
         };
         contents.add_chain(Place::Inet, chain, rules);
         add_answers(contents, farm, version, ground);
@@ -148,15 +154,8 @@ fn untrack(version: IpVersion, reach: Reach) -> Rule {
 }
 
 fn answer(version: IpVersion, reach: Reach) -> Rule {
-    /// Bit of `ct state`.
-    const UNTRACKED: u32 = 64;
-    let untracked = Statement::Match {
-        value: Value::And(Box::new(Value::Field(Field::CtState)), mark_bytes(UNTRACKED)),
-        operator: Operator::NotEqual,
-        constant: mark_bytes(0),
-    };
     let goto = Statement::Verdict(Verdict::Goto(names::answer_chain(version)));
-    rule([is(Field::Nfproto, nfproto(version)), untracked, whose(version, reach), goto])
+    rule([is(Field::Nfproto, nfproto(version)), in_state(UNTRACKED), whose(version, reach), goto])
 }
 
 /// The destination becomes the backend's.

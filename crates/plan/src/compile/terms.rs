@@ -69,6 +69,33 @@ pub(super) fn is_tcp() -> Statement {
     is(Field::L4proto, TCP)
 }
 
+/// Bits of `ct state`.
+pub(super) const INVALID: u32 = 1;
+pub(super) const ESTABLISHED: u32 = 2;
+pub(super) const RELATED: u32 = 4;
+pub(super) const NEW: u32 = 8;
+pub(super) const UNTRACKED: u32 = 64;
+
+/// Connection tracking calls the packet one of these.
+pub(super) fn in_state(bits: u32) -> Statement {
+    let value = Value::And(Box::new(Value::Field(Field::CtState)), mark_bytes(bits));
+    Statement::Match { value, operator: Operator::NotEqual, constant: mark_bytes(0) }
+}
+
+/// Bits of `tcp flags`.
+pub(super) const FIN: u8 = 0x01;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const RST: u8 = 0x04;
+pub(super) const PSH: u8 = 0x08;
+pub(super) const ACK: u8 = 0x10;
+pub(super) const URG: u8 = 0x20;
+
+/// Some bits of the TCP flags are these, or not.
+pub(super) fn flags(mask: u8, operator: Operator, bits: u8) -> Statement {
+    let value = Value::And(Box::new(Value::Field(Field::TcpFlags)), Bytes::from_slice(&[mask]));
+    Statement::Match { value, operator, constant: Bytes::from_slice(&[bits]) }
+}
+
 /// What a map yields for the ct mark.
 pub(super) fn by_mark(map: Map) -> Value {
     Value::Map { key: Box::new(Value::Field(Field::CtMark)), map: map.name() }

@@ -7,10 +7,9 @@ use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
 use headgate_config::model::{
-    AcceptRa, Allow, Api, DsrVia, Farm, Interface, InterfaceAddress, Limits, Metrics, Mode, Network, Persistence,
+    AcceptRa, Allow, Api, DsrVia, Farm, Interface, InterfaceAddress, LogEvent, Metrics, Mode, Network, Persistence,
     System, Word,
 };
-use headgate_config::types::Rate;
 
 use crate::ids::{BACKENDS_MAX, FARMS_MAX};
 
@@ -61,9 +60,6 @@ impl Uses {
         if farm.mode == Mode::Dsr {
             self.dsr(at, farm);
         }
-        if matches!(farm.mode, Mode::Stateless | Mode::Dsr) && !farm.policies.is_empty() {
-            self.add(at, "policies", list(&farm.policies));
-        }
         let translated = matches!(farm.mode, Mode::Snat | Mode::Dnat);
         if let Some(mark) = farm.mark.filter(|_| !translated) {
             self.add(at, "mark", format!("{mark:#x}"));
@@ -71,17 +67,11 @@ impl Uses {
         if let Some(helper) = farm.helper.filter(|_| !translated) {
             self.add(at, "helper", text(helper.word()));
         }
-        if !farm.log.is_empty() {
+        if farm.mode == Mode::Dsr && farm.log.contains(&LogEvent::New) {
             self.add(at, "log", list(farm.log.iter().map(|event| event.word())));
-        }
-        if let Some(queue) = farm.queue {
-            self.add(at, "queue", queue.to_string());
         }
         if let Some(persistence) = farm.persistence.as_ref().filter(|_| !translated) {
             self.persistence(at, persistence);
-        }
-        if let Some(limits) = farm.limits.as_ref().filter(|_| farm.mode != Mode::Dsr) {
-            self.limits(at, limits, translated);
         }
         for backend in farm.backends.values() {
             if let Some(mark) = backend.mark.filter(|_| !translated) {
@@ -95,26 +85,11 @@ impl Uses {
         if let Some(dsr) = farm.dsr.as_ref().filter(|dsr| dsr.via != DsrVia::L2) {
             self.add(at, "dsr.via", text(dsr.via.word()));
         }
-        if farm.limits.as_ref().is_some_and(|limits| *limits != Limits::default()) {
-            self.add(at, "limits", "{ … }".to_owned());
-        }
     }
 
     fn persistence(&mut self, farm: fmt::Arguments<'_>, persistence: &Persistence) {
         let fields = persistence.key.iter().map(|field| field.word());
         self.add(farm, "persistence.key", list(fields));
-    }
-
-    fn limits(&mut self, farm: fmt::Arguments<'_>, limits: &Limits, translated: bool) {
-        let at = format_args!("{farm}limits.");
-        if let Some(rate) = limits.tcp_resets.filter(|_| !translated) {
-            self.add(at, "tcp-resets", rate_text(rate));
-        }
-        for (key, wanted) in [("strict-tcp", limits.strict_tcp && !translated), ("syn-proxy", limits.syn_proxy)] {
-            if wanted {
-                self.add(at, key, "true".to_owned());
-            }
-        }
     }
 
     /// Ids have 16 and 20 bits.
@@ -204,17 +179,6 @@ fn allow_text(allow: &Allow) -> String {
         return text(&allow.service);
     }
     format!("{{ service = {}, from = {} }}", text(&allow.service), list(&allow.from))
-}
-
-fn rate_text(rate: Rate) -> String {
-    let unit = match rate.per.as_secs() {
-        1 => "second",
-        60 => "minute",
-        3600 => "hour",
-        _ => "day",
-    };
-    let burst = rate.burst.map_or_else(String::new, |burst| format!(" burst {burst}"));
-    text(format_args!("{}/{unit}{burst}", rate.count))
 }
 
 /// A TOML string. What is not printable is escaped: this ends on terminals.

@@ -13,7 +13,10 @@ use headgate_nft::{
 };
 
 use super::contents::Contents;
-use super::farm::{Ground, add_listeners, place, refusal, versions};
+use super::farm::{Ground, add_listeners, place, versions};
+use super::guard::{self, Post};
+use super::inspect;
+use super::refuse;
 use super::routing::Routing;
 use super::schedule;
 use super::terms::{TCP, address_bytes, address_fields, exactly, is_tcp, mark_bytes, milliseconds, rule, yields};
@@ -84,7 +87,13 @@ pub(super) fn egress(farm: &Farm, backend: &Backend, routing: &Routing) -> Optio
 fn add_chains(contents: &mut Contents, farm: &Farm, version: IpVersion, slots: Vec<Value>, ground: Ground<'_>) {
     let (flow, turn) = (names::flow_chain(version, &farm.name), names::farm_chain(version, &farm.name));
     let jump = |chain: Arc<str>| rule([Statement::Verdict(Verdict::Jump(chain))]);
-    let mut rules = vec![jump(Passage::Known.chain(version)), jump(turn.clone()), jump(Passage::Bind.chain(version))];
+    let post = Post { place: place(farm), version, ground };
+    // Resets of known flows too; everything else is asked of what begins a flow.
+    let resets = farm.limits.as_ref().and_then(|limits| limits.tcp_resets);
+    let resets = resets.map(|rate| inspect::over_resets(contents, farm, post, rate));
+    let guard = guard::watch(contents, farm, post).map(jump);
+    let mut rules: Vec<Rule> = resets.into_iter().chain([jump(Passage::Known.chain(version))]).chain(guard).collect();
+    rules.extend([jump(turn.clone()), jump(Passage::Bind.chain(version))]);
     if !schedule::is_hashed(farm) {
         let again = names::hash_chain(version, &farm.name);
         rules.push(jump(again.clone()));
@@ -96,7 +105,7 @@ fn add_chains(contents: &mut Contents, farm: &Farm, version: IpVersion, slots: V
     contents.add_chain(place(farm), flow, rules);
     let turns = match slots.is_empty() {
         false => slots.into_iter().map(|value| rule([Statement::Set { target: Target::Mark, value }])).collect(),
-        true => refusal(farm.on_empty),
+        true => refuse::empty(contents, farm, post),
     };
     contents.add_chain(place(farm), turn, turns);
 }

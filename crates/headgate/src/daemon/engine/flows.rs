@@ -112,7 +112,8 @@ fn told(flow: &conntrack::Flow, marks: &Names<'_>) -> Flow {
     }
 }
 
-fn protocol(number: u8) -> String {
+/// The name of an IP protocol, or its number.
+pub fn protocol(number: u8) -> String {
     match number {
         1 => "icmp".to_owned(),
         6 => "tcp".to_owned(),

@@ -5,6 +5,7 @@ use headgate_config::model::InterfaceAddress;
 
 use super::Link;
 use crate::facts::Facts;
+use crate::features::Feature;
 use crate::state::{Fit, Knob, KnobValue};
 
 /// Per interface: key below `net/ipv4/conf/X`, value, reason.
@@ -48,6 +49,11 @@ pub(super) fn knobs(config: &Config, facts: &Facts, ours: &[(&str, &Link)]) -> V
     }
     let why = "a packet outside the window would leave untranslated, and the client would reset the connection";
     knobs.push(knob("proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal".into(), 1, why));
+    let proxies = Feature::wanted(config).contains(&Feature::SynProxy);
+    if proxies && !facts.lacking_features.contains(&Feature::SynProxy) {
+        let why = "limits.syn-proxy: what ends a handshake with the proxy must not begin a connection by itself";
+        knobs.push(knob("proc/sys/net/netfilter/nf_conntrack_tcp_loose".into(), 0, why));
+    }
     knobs
 }
 
