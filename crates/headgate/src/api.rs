@@ -40,6 +40,10 @@ pub type Values = serde_json::Map<String, serde_json::Value>;
 pub enum ErrorCode {
     /// The request is not understood: 400.
     BadRequest,
+    /// A token is missing, or is none of ours: 401.
+    Unauthorized,
+    /// The token's scope does not reach so far: 403.
+    Forbidden,
     /// No such path, farm, backend or generation: 404.
     NotFound,
     /// It exists already: 409.
@@ -61,6 +65,8 @@ impl ErrorCode {
     pub fn status(self) -> u16 {
         match self {
             ErrorCode::BadRequest => 400,
+            ErrorCode::Unauthorized => 401,
+            ErrorCode::Forbidden => 403,
             ErrorCode::NotFound => 404,
             ErrorCode::Conflict => 409,
             ErrorCode::TooLarge => 413,
@@ -74,7 +80,12 @@ impl ErrorCode {
     /// The exit code of a command that met it.
     pub fn exit(self) -> Exit {
         match self {
-            ErrorCode::BadRequest | ErrorCode::NotFound | ErrorCode::Conflict | ErrorCode::TooLarge => Exit::Usage,
+            ErrorCode::BadRequest
+            | ErrorCode::Unauthorized
+            | ErrorCode::Forbidden
+            | ErrorCode::NotFound
+            | ErrorCode::Conflict
+            | ErrorCode::TooLarge => Exit::Usage,
             ErrorCode::ConfigInvalid => Exit::ConfigInvalid,
             ErrorCode::KernelRefused | ErrorCode::StorageFailed => Exit::KernelRefused,
             ErrorCode::Busy => Exit::Unreachable,
@@ -110,6 +121,74 @@ impl ApiError {
 pub struct ErrorBody {
     /// The error.
     pub error: ApiError,
+}
+
+/// What a token is good for; each has what those before it have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// Look.
+    Read,
+    /// Drain, weigh and close until the next boot; cut flows.
+    Operate,
+    /// Change farms for good, load files, go back.
+    Configure,
+    /// Everything, programs that the box runs and tokens included.
+    Root,
+}
+
+impl Scope {
+    /// From small to large.
+    pub const ALL: [Scope; 4] = [Scope::Read, Scope::Operate, Scope::Configure, Scope::Root];
+
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Scope::Read => "read",
+            Scope::Operate => "operate",
+            Scope::Configure => "configure",
+            Scope::Root => "root",
+        }
+    }
+}
+
+/// A token, without what lets anybody in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Its name, as `history` tells it.
+    pub name: String,
+    /// What it is good for.
+    pub scope: Scope,
+    /// When it was made, seconds since 1970.
+    pub made: u64,
+}
+
+/// A token that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenWanted {
+    /// By which `history` will tell it.
+    pub name: String,
+    /// What it is good for.
+    pub scope: Scope,
+}
+
+/// A token that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewToken {
+    /// Its name.
+    pub name: String,
+    /// What it is good for.
+    pub scope: Scope,
+    /// The token itself, this once.
+    pub token: String,
+}
+
+/// Something that was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Its name.
+    pub name: String,
 }
 
 /// Where a change is remembered.

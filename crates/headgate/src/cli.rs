@@ -11,7 +11,7 @@ mod config;
 mod confirm;
 mod connections;
 pub mod console;
-mod diff;
+pub mod diff;
 mod error;
 mod explain;
 mod farm;
@@ -23,6 +23,7 @@ mod plan;
 mod rollback;
 mod status;
 mod table;
+pub mod token;
 mod trace;
 mod update;
 mod values;
@@ -95,6 +96,7 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Connections(connections) => connections::run(&client, &connections),
         Command::Persistence(persistence) => persistence::run(&client, &persistence),
         Command::Update(command) => update::run(&command),
+        Command::Token(command) => token::run(&client, command),
         Command::Console(options) => {
             console::run(&options, root);
             Ok(Answer::good(""))

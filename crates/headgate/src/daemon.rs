@@ -6,6 +6,7 @@
 pub mod caller;
 pub mod engine;
 pub mod events;
+pub mod feed;
 pub mod health;
 pub mod journal;
 pub mod metrics;
@@ -15,6 +16,7 @@ pub mod server;
 pub mod steering;
 pub mod store;
 pub mod supervise;
+pub mod tokens;
 pub mod watchdog;
 
 use std::io;
@@ -31,8 +33,7 @@ use tokio::sync::watch;
 
 use self::engine::{Engine, EngineError, Handle, Services, Started, watch_trials};
 use self::health::{Health, Surroundings};
-use self::metrics::Metrics;
-use self::server::listeners::{self, Faults};
+use self::server::listeners;
 use self::server::{Api, ListenError};
 use self::supervise::{Network, SuperviseError, Supervisor};
 use self::watchdog::Watchdog;
@@ -173,18 +174,15 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
     let signals = Signals::new().map_err(|error| DaemonError::System("signal handler", error))?;
     let (services, trials, listen) = (engine.services(), engine.trials(), engine.listen());
     let logs = engine.logs();
+    let events = engine.events();
     let appliance = engine.is_appliance();
     let (targets, board) = (engine.targets(), engine.board());
     let supervisor = Arc::new(Mutex::new(Some(Supervisor::new(&state)?)));
     let listener = server::listen(root)?;
     let engine = Handle::spawn(engine).map_err(|error| DaemonError::System("thread", error))?;
-    let faults = Faults::default();
-    let api_services = server::Services(Arc::clone(&supervisor));
-    let metrics = Metrics::new(engine.clone(), api_services.clone());
-    let others = listeners::run(listen, server::metrics_router(metrics.clone()), faults.clone());
-    let api = Api { engine: engine.clone(), services: api_services, faults, metrics };
+    let api = Api::new(Root::new(root), engine.clone(), server::Services(Arc::clone(&supervisor)), events);
+    let others = tokio::spawn(listeners::run(listen, api.clone()));
     let server = tokio::spawn(server::serve(listener, api));
-    let others = tokio::spawn(others);
     if appliance && is_firmware_good(&started) {
         tokio::spawn(mark_good());
     }

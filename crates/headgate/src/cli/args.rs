@@ -10,7 +10,6 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-use crate::api::Compared;
 use crate::steps::Listing;
 
 /// Operate a Headgate load balancer
@@ -98,7 +97,7 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  headgate diff            from what runs to what the files say\n  headgate diff 3 4        what generation 4 changed\n  headgate diff 3 --json   from generation 3 to the files"
     )]
-    Diff(Diff),
+    Diff(super::diff::Diff),
     /// Show the health of everything, worst first; exit status 5 when degraded
     Status(Output),
     /// List, show and change farms
@@ -145,6 +144,11 @@ pub enum Command {
     /// good in three boots, the box comes back to the slot that runs now by itself. Needs root, and no daemon.
     #[command(subcommand)]
     Update(UpdateCommand),
+    /// Make, list and remove the tokens that the API over TLS takes
+    ///
+    /// A token is shown once, when it is made; only its hash is kept.
+    #[command(subcommand)]
+    Token(super::token::TokenCommand),
     /// Serve a terminal that can only look: what the appliance runs on its serial console
     Console(super::console::Options),
     /// Print the completions of a shell
@@ -200,18 +204,6 @@ fn window(text: &str) -> Result<Duration, String> {
     let window = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let allowed = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
     if allowed.contains(&window) { Ok(window) } else { Err("1s to 24h is possible".to_owned()) }
-}
-
-#[derive(Debug, Args)]
-pub struct Diff {
-    /// The earlier: N, running or files
-    #[arg(value_name = "A", default_value = "running")]
-    pub from: Compared,
-    /// The later: N, running or files
-    #[arg(value_name = "B", default_value = "files")]
-    pub to: Compared,
-    #[command(flatten)]
-    pub output: Output,
 }
 
 #[derive(Debug, Args)]

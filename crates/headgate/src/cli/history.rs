@@ -39,7 +39,7 @@ fn render(generations: &[Generation]) -> String {
     table.to_string()
 }
 
-fn time(seconds: u64) -> String {
+pub(super) fn time(seconds: u64) -> String {
     match UNIX_EPOCH.checked_add(Duration::from_secs(seconds)) {
         // Beyond the year 9999 the library has no text for it.
         Some(time) if seconds < 253_402_300_800 => humantime::format_rfc3339_seconds(time).to_string(),

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use crate::api::Scope;
+
 /// Where the names of users are. A static program has no other way to them.
 const USERS: &str = "/etc/passwd";
 /// `loginuid` of a process that nobody logged in for (include/linux/audit.h, `AUDIT_UID_UNSET`).
@@ -11,6 +13,7 @@ const NOBODY: u32 = u32::MAX;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     name: String,
+    scope: Scope,
 }
 
 impl Caller {
@@ -24,7 +27,18 @@ impl Caller {
             Some(login) => format!("{} (login {})", name(&users, uid), name(&users, login)),
             None => name(&users, uid),
         };
-        Self { name }
+        // The permissions of the socket's file have let them in.
+        Self { name, scope: Scope::Root }
+    }
+
+    /// Who came with a token.
+    pub fn token(name: &str, scope: Scope) -> Self {
+        Self { name: format!("token {name}"), scope }
+    }
+
+    /// What they may do.
+    pub fn scope(&self) -> Scope {
+        self.scope
     }
 
     /// As `history` names them.

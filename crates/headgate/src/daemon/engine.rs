@@ -4,6 +4,7 @@
 //! answer ([`Handle::call`]). One thing is done at a time, in the order in which it was asked for.
 
 mod announce;
+mod cause;
 mod change;
 mod clients;
 mod compare;
@@ -11,6 +12,7 @@ mod error;
 mod flows;
 mod handle;
 mod health;
+mod listen;
 mod load;
 mod logs;
 mod readings;
@@ -19,7 +21,6 @@ mod trial;
 mod view;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,15 +37,18 @@ use headgate_plan::status::Counting;
 use headgate_plan::step::{Outcome, Step};
 use tokio::sync::watch;
 
+use self::cause::{Cause, Reason};
 pub use self::change::Edit;
 pub use self::error::EngineError;
 pub use self::flows::protocol;
 pub use self::handle::{Busy, Handle};
 pub use self::health::{Name, Turn};
+pub use self::listen::{Listen, ListenApi};
 use self::load::{Base, Candidate};
 pub use self::steer::{Count, Counted};
 pub use self::trial::{WINDOW_MAX, watch_trials};
 use super::caller::Caller;
+use super::feed::{Event, Events};
 use super::health::Board;
 use super::metrics::Tally;
 use super::operator::{Overrides, PERSISTENT, RUNTIME};
@@ -98,6 +102,7 @@ pub struct Engine {
     listen: watch::Sender<Listen>,
     /// What was done, for the metrics.
     tally: Tally,
+    events: Events,
     /// When the trial is over, since the boot.
     trials: watch::Sender<Option<Duration>>,
     /// The backends that are down by their checks.
@@ -120,13 +125,6 @@ pub type Targets = Arc<[Target]>;
 /// The processes that should run.
 pub type Services = BTreeMap<ServiceName, Service>;
 
-/// The addresses to listen on, besides the Unix socket.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Listen {
-    /// For `GET /metrics`.
-    pub metrics: Option<SocketAddr>,
-}
-
 /// How the daemon began.
 #[derive(Debug)]
 pub struct Started {
@@ -134,44 +132,6 @@ pub struct Started {
     pub applied: bool,
     /// Why it was not the files.
     pub error: Option<EngineError>,
-}
-
-/// Why a configuration is applied; the word in `history`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The daemon begins.
-    Start,
-    /// SIGHUP.
-    Reload,
-    /// `headgate apply`.
-    Apply,
-    /// `headgate farm …`, `headgate backend …`.
-    Operator,
-    /// `headgate rollback`.
-    Rollback,
-    /// A trial that nobody confirmed.
-    Lapse,
-}
-
-/// Why a configuration is applied, and who asked for it.
-#[derive(Debug, Clone, Copy)]
-struct Cause<'a> {
-    reason: Reason,
-    /// Nobody: a signal, a start, a trial that is over.
-    by: Option<&'a Caller>,
-}
-
-impl Reason {
-    fn word(self) -> &'static str {
-        match self {
-            Reason::Start => "start",
-            Reason::Reload => "reload",
-            Reason::Apply => "apply",
-            Reason::Operator => "operator",
-            Reason::Rollback => "rollback",
-            Reason::Lapse => "lapse",
-        }
-    }
 }
 
 impl Engine {
@@ -206,6 +166,7 @@ impl Engine {
             services,
             listen: watch::Sender::new(Listen::default()),
             tally: Tally::default(),
+            events: Events::default(),
             trials: watch::Sender::new(None),
             fallen,
             targets: watch::Sender::new(Targets::default()),
@@ -219,6 +180,11 @@ impl Engine {
     /// The processes that should run, from now on.
     pub fn services(&self) -> watch::Receiver<Services> {
         self.services.subscribe()
+    }
+
+    /// Where everything that happens is told.
+    pub fn events(&self) -> Events {
+        self.events.clone()
     }
 
     /// The addresses to listen on, from now on.
@@ -242,7 +208,7 @@ impl Engine {
 
     fn start_files(&mut self) -> Started {
         let cause = Cause { reason: Reason::Start, by: None };
-        let applied = self.load_files(cause.reason).and_then(|candidate| self.run(candidate, cause));
+        let applied = self.load(cause).and_then(|candidate| self.run(candidate, cause));
         let error = match applied {
             Ok(_) => return Started { applied: true, error: None },
             Err(error) => error,
@@ -289,10 +255,22 @@ impl Engine {
     }
 
     fn files(&mut self, cause: Cause<'_>) -> Result<Applied, EngineError> {
-        let applied = self.load_files(cause.reason).and_then(|candidate| self.run(candidate, cause));
+        let applied = self.load(cause).and_then(|candidate| self.run(candidate, cause));
         applied.inspect_err(|error| {
             self.blame_files(error);
         })
+    }
+
+    /// The files; that they are refused is told.
+    fn load(&mut self, cause: Cause<'_>) -> Result<Candidate, EngineError> {
+        let loaded = self.load_files(cause.reason);
+        if let Err(error) = &loaded
+            && !matches!(error, EngineError::NotAgain)
+        {
+            self.tally.refused += 1;
+            self.events.tell(Event::refused(cause.reason.word(), cause.author(), error));
+        }
+        loaded
     }
 
     /// Unless it is no fault of the files.
@@ -335,6 +313,17 @@ impl Engine {
         // Only now is all that this took dropped, whatever came of it.
         release_memory();
         self.tally.count(&applied, begin.elapsed());
+        let (reason, author) = (cause.reason.word(), cause.author());
+        self.events.tell(match &applied {
+            Ok(applied) => Event::Applied {
+                generation: applied.generation,
+                reason,
+                author,
+                steps: applied.steps.len(),
+                trial_seconds: applied.trial.as_ref().map(|trial| trial.seconds_left),
+            },
+            Err(error) => Event::refused(reason, author, error),
+        });
         applied
     }
 
@@ -386,15 +375,15 @@ impl Engine {
         }
     }
 
-    fn record(&mut self, candidate: &Candidate, Cause { reason, by }: Cause<'_>) -> Result<(), StoreError> {
+    fn record(&mut self, candidate: &Candidate, cause: Cause<'_>) -> Result<(), StoreError> {
+        let reason = cause.reason;
         match (candidate.base, reason) {
             (Base::Files, _) => {
                 let changes = match self.store.is_running(&hash(&candidate.files)) {
                     Some(_) => Vec::new(),
                     None => self.changes(&candidate.files),
                 };
-                let author = by.map(|caller| caller.name().to_owned());
-                let origin = Origin { reason: reason.word(), author, changes };
+                let origin = Origin { reason: reason.word(), author: cause.author(), changes };
                 self.store.record(candidate.files.clone(), origin).map(|_| ())
             }
             (Base::Generation(_), Reason::Lapse) => self.store.lapse(),
@@ -445,8 +434,7 @@ impl Engine {
             }
         }
         self.services.send_replace(candidate.config.services.clone());
-        let metrics = candidate.config.metrics.as_ref().and_then(|metrics| metrics.listen);
-        let listen = Listen { metrics };
+        let listen = Listen::of(&candidate.config);
         self.listen.send_if_modified(|before| std::mem::replace(before, listen.clone()) != listen);
         self.fallen.keep(&candidate.config);
         self.targets.send_replace(plan_health::targets(&candidate.config).into());

@@ -3,11 +3,14 @@
 //! Every connection is a task of its own with deadlines, one request each; what it asks for is done by the one thread that
 //! owns the kernel. A client that stalls holds a task and a descriptor for some seconds, and nobody up.
 
+mod access;
 mod connection;
+mod handlers;
 pub mod listeners;
+mod operations;
+mod tls;
 
 use std::fs::Permissions;
-use std::future::Future;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,36 +18,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Extension, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use axum::routing::get;
+use headgate_host::Root;
+use headgate_plan::status::ServiceStatus;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 
-use self::connection::{Connections as Live, answer};
+use self::connection::{Connections, answer};
 use self::listeners::{Faults, pause_after};
-use headgate_config::types::{BackendName, FarmName};
-use headgate_plan::hardware::HardwareReport;
-use headgate_plan::status::{FarmStatus, ServiceStatus, Status};
-
+use self::operations::OPERATIONS;
 use super::caller::Caller;
-use super::engine::{Edit, Engine, EngineError, Handle, WINDOW_MAX};
-use super::metrics::{CONTENT_TYPE, Metrics};
-use super::operator::Target;
+use super::engine::Handle;
+use super::feed::Events;
+use super::metrics::Metrics;
 use super::supervise::Supervisor;
-use crate::api::{
-    ApiError, Applied, Apply, BODY_MAX, Clients, Confirmed, Connections, Diff, Difference, ErrorBody, ErrorCode,
-    FlowQuery, Flushed, Forgotten, Generation, Keep, Planned, Rollback, SOCKET,
-};
+use super::tokens::Tokens;
+use crate::api::{ApiError, BODY_MAX, ErrorBody, SOCKET};
 
 /// From the head to the last byte of the body.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 /// Connections at the same time; the socket is root's alone, so this bounds accidents, not attacks. The one that has waited
 /// longest without a request makes room for another.
 const CONNECTIONS_MAX: usize = 64;
+/// Of all listeners, at the same time.
+const STREAMS_MAX: usize = 16;
 
 /// What answers are made from.
 #[derive(Debug, Clone)]
@@ -57,6 +58,24 @@ pub struct Api {
     pub faults: Faults,
     /// The figures.
     pub metrics: Metrics,
+    /// Who may come in from elsewhere.
+    pub tokens: Tokens,
+    /// What happens.
+    pub events: Events,
+    /// Event streams at the same time.
+    streams: Arc<Semaphore>,
+    /// Where a certificate is, or is made.
+    root: Root,
+}
+
+impl Api {
+    /// Answers from these.
+    pub fn new(root: Root, engine: Handle, services: Services, events: Events) -> Self {
+        let metrics = Metrics::new(engine.clone(), services.clone());
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        let tokens = Tokens::open(root.clone());
+        Self { engine, services, faults: Faults::default(), metrics, tokens, events, streams, root }
+    }
 }
 
 /// The supervised processes; `None` once they are being stopped.
@@ -118,7 +137,7 @@ pub fn listen(root: &Path) -> Result<UnixListener, ListenError> {
 /// Serves until the task is dropped.
 pub async fn serve(listener: UnixListener, api: Api) {
     let router = router(api);
-    let mut connections = Live::new(CONNECTIONS_MAX);
+    let mut connections = Connections::new(CONNECTIONS_MAX);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -138,26 +157,24 @@ fn caller(stream: &UnixStream) -> Caller {
     }
 }
 
+/// What anybody may ask for whose scope is large enough.
 fn router(api: Api) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/v1/status", get(status))
-        .route("/v1/farms", get(farms))
-        .route("/v1/farms/{farm}", get(farm_get).put(add).patch(set).delete(remove))
-        .route("/v1/farms/{farm}/clients", get(clients).delete(forget))
-        .route("/v1/farms/{farm}/backends/{backend}", put(add).patch(set).delete(remove))
-        .route("/v1/apply", post(apply))
-        .route("/v1/confirm", post(confirm))
-        .route("/v1/plan", get(plan))
-        .route("/v1/rollback", post(rollback))
-        .route("/v1/history", get(history))
-        .route("/v1/diff", get(diff))
-        .route("/v1/hardware", get(hardware))
-        .route("/v1/connections", get(connections).delete(flush))
-        .fallback(nowhere)
-        .method_not_allowed_fallback(nowhere)
+    let mut router = Router::new();
+    for operation in OPERATIONS {
+        let scoped = (operation.route)().layer(from_fn_with_state(operation.scope, access::authorize));
+        router = router.route(operation.path, scoped);
+    }
+    router
+        .fallback(handlers::nowhere)
+        .method_not_allowed_fallback(handlers::nowhere)
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(api)
+}
+
+/// The same for who comes from elsewhere with a token.
+pub fn token_router(api: Api) -> Router {
+    let tokens = api.tokens.clone();
+    router(api).layer(from_fn_with_state(tokens, access::authenticate))
 }
 
 impl IntoResponse for ApiError {
@@ -167,177 +184,11 @@ impl IntoResponse for ApiError {
     }
 }
 
-type Answer<T> = Result<axum::Json<T>, ApiError>;
-
-/// Runs `work` where the kernel is.
-async fn on_engine<T, W>(engine: &Handle, work: W) -> Answer<T>
-where
-    T: Serialize + Send + 'static,
-    W: FnOnce(&mut Engine) -> Result<T, EngineError> + Send + 'static,
-{
-    let busy = |_| ApiError::new(ErrorCode::Busy, "the daemon is busy or going down; try again");
-    let answer = engine.call(work).await.map_err(busy)?;
-    answer.map(axum::Json).map_err(|error| error.api())
-}
-
-fn bad_request(message: impl Into<String>) -> ApiError {
-    ApiError::new(ErrorCode::BadRequest, message)
-}
-
-/// The body as JSON; an empty body is the default.
-async fn body<T: DeserializeOwned + Default>(request: Request) -> Result<T, ApiError> {
-    let read = within(BODY_DEADLINE, axum::body::to_bytes(request.into_body(), BODY_MAX)).await?;
-    let bytes: Bytes = read.map_err(|_| {
-        ApiError::new(ErrorCode::TooLarge, format!("the body is larger than {BODY_MAX} bytes, or was cut short"))
-    })?;
-    if bytes.is_empty() {
-        return Ok(T::default());
-    }
-    serde_json::from_slice(&bytes).map_err(|error| bad_request(format!("the body is not what it should be: {error}")))
-}
-
-async fn within<T>(deadline: Duration, work: impl Future<Output = T>) -> Result<T, ApiError> {
-    tokio::time::timeout(deadline, work).await.map_err(|_| bad_request("the body did not come in time"))
-}
-
-/// `?persist=true`.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Persist {
-    #[serde(default)]
-    persist: bool,
-}
-
-fn keep(request: &Request) -> Result<Keep, ApiError> {
-    let Query(query) = Query::<Persist>::try_from_uri(request.uri()).map_err(|error| bad_request(error.body_text()))?;
-    Ok(if query.persist { Keep::Persist } else { Keep::UntilReboot })
-}
-
-type Segments = axum::extract::Path<Vec<String>>;
-
-/// A name that is none cannot be that of anything.
-fn target(segments: &[String]) -> Result<Target, ApiError> {
-    let no_name = |error: headgate_config::types::Invalid| ApiError::new(ErrorCode::NotFound, error.message);
-    let farm = segments.first().map(String::as_str).unwrap_or_default();
-    let backend = segments.get(1).map(|backend| BackendName::new(backend)).transpose().map_err(no_name)?;
-    Ok(Target { farm: FarmName::new(farm).map_err(no_name)?, backend })
-}
-
-async fn nowhere(request: Request) -> ApiError {
-    ApiError::new(ErrorCode::NotFound, format!("there is no {} {}", request.method(), request.uri().path()))
-}
-
-async fn status(State(api): State<Api>) -> Answer<Status> {
-    let services: Vec<ServiceStatus> = api.services.list().iter().map(summary).collect();
-    let mut status = on_engine(&api.engine, move |engine| engine.status(&services)).await?;
-    status.warnings.extend(api.faults.list());
-    Ok(status)
-}
-
-async fn metrics(State(api): State<Api>) -> Response {
-    page(&api.metrics).await
-}
-
-async fn page(metrics: &Metrics) -> Response {
-    match metrics.page().await {
-        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
-        Err(busy) => ApiError::new(ErrorCode::Busy, busy.to_string()).into_response(),
-    }
-}
-
-/// What `[metrics] listen` answers: nothing but the figures.
-pub fn metrics_router(metrics: Metrics) -> Router {
+/// What `[metrics] listen` answers: nothing but the figures; beyond loopback to tokens only.
+fn metrics_router(metrics: Metrics) -> Router {
     Router::new()
-        .route("/metrics", get(|State(metrics): State<Metrics>| async move { page(&metrics).await }))
-        .fallback(nowhere)
-        .method_not_allowed_fallback(nowhere)
+        .route("/metrics", get(|State(metrics): State<Metrics>| async move { handlers::page(&metrics).await }))
+        .fallback(handlers::nowhere)
+        .method_not_allowed_fallback(handlers::nowhere)
         .with_state(metrics)
-}
-
-async fn farms(State(api): State<Api>) -> Answer<Vec<FarmStatus>> {
-    on_engine(&api.engine, |engine| engine.farms()).await
-}
-
-async fn farm_get(State(api): State<Api>, segments: Segments) -> Answer<FarmStatus> {
-    let target = target(&segments)?;
-    on_engine(&api.engine, move |engine| engine.farm(&target.farm)).await
-}
-
-type By = Extension<Caller>;
-
-async fn add(State(api): State<Api>, Extension(by): By, segments: Segments, request: Request) -> Answer<Applied> {
-    let (target, keep) = (target(&segments)?, keep(&request)?);
-    let edit = Edit::Add(body(request).await?);
-    on_engine(&api.engine, move |engine| engine.change(&target, &edit, keep, &by)).await
-}
-
-async fn set(State(api): State<Api>, Extension(by): By, segments: Segments, request: Request) -> Answer<Applied> {
-    let (target, keep) = (target(&segments)?, keep(&request)?);
-    let edit = Edit::Set(body(request).await?);
-    on_engine(&api.engine, move |engine| engine.change(&target, &edit, keep, &by)).await
-}
-
-async fn remove(State(api): State<Api>, Extension(by): By, segments: Segments, request: Request) -> Answer<Applied> {
-    let (target, keep) = (target(&segments)?, keep(&request)?);
-    on_engine(&api.engine, move |engine| engine.change(&target, &Edit::Remove, keep, &by)).await
-}
-
-async fn apply(State(api): State<Api>, Extension(by): By, request: Request) -> Answer<Applied> {
-    let Apply { confirm_seconds } = body(request).await?;
-    let Some(seconds) = confirm_seconds else { return on_engine(&api.engine, move |engine| engine.apply(&by)).await };
-    if !(1..=WINDOW_MAX.as_secs()).contains(&seconds) {
-        return Err(bad_request(format!("confirm-seconds must be 1 to {}", WINDOW_MAX.as_secs())));
-    }
-    on_engine(&api.engine, move |engine| engine.apply_on_trial(&by, Duration::from_secs(seconds))).await
-}
-
-async fn confirm(State(api): State<Api>, Extension(by): By) -> Answer<Confirmed> {
-    on_engine(&api.engine, move |engine| engine.confirm(&by)).await
-}
-
-async fn plan(State(api): State<Api>) -> Answer<Planned> {
-    on_engine(&api.engine, |engine| engine.plan()).await
-}
-
-async fn rollback(State(api): State<Api>, Extension(by): By, request: Request) -> Answer<Applied> {
-    let Rollback { to } = body(request).await?;
-    on_engine(&api.engine, move |engine| engine.rollback(to, &by)).await
-}
-
-async fn diff(State(api): State<Api>, request: Request) -> Answer<Vec<Difference>> {
-    let query = Query::<Diff>::try_from_uri(request.uri()).map_err(|error| bad_request(error.body_text()))?;
-    on_engine(&api.engine, move |engine| engine.diff(&query.0)).await
-}
-
-async fn history(State(api): State<Api>) -> Answer<Vec<Generation>> {
-    on_engine(&api.engine, |engine| Ok(engine.history())).await
-}
-
-async fn hardware(State(api): State<Api>) -> Answer<HardwareReport> {
-    on_engine(&api.engine, Engine::hardware).await
-}
-
-fn flow_query(request: &Request) -> Result<FlowQuery, ApiError> {
-    let query = Query::<FlowQuery>::try_from_uri(request.uri()).map_err(|error| bad_request(error.body_text()))?;
-    Ok(query.0)
-}
-
-async fn connections(State(api): State<Api>, request: Request) -> Answer<Connections> {
-    let query = flow_query(&request)?;
-    on_engine(&api.engine, move |engine| engine.connections(&query)).await
-}
-
-async fn clients(State(api): State<Api>, segments: Segments) -> Answer<Clients> {
-    let target = target(&segments)?;
-    on_engine(&api.engine, move |engine| engine.clients(&target.farm)).await
-}
-
-async fn forget(State(api): State<Api>, segments: Segments) -> Answer<Forgotten> {
-    let target = target(&segments)?;
-    on_engine(&api.engine, move |engine| engine.forget_clients(&target.farm)).await
-}
-
-async fn flush(State(api): State<Api>, request: Request) -> Answer<Flushed> {
-    let query = flow_query(&request)?;
-    on_engine(&api.engine, move |engine| engine.cut(&query)).await
 }

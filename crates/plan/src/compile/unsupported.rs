@@ -7,8 +7,7 @@ use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
 use headgate_config::model::{
-    AcceptRa, Allow, Api, DsrVia, Farm, Interface, InterfaceAddress, LogEvent, Metrics, Mode, Network, Persistence,
-    System, Word,
+    AcceptRa, Allow, DsrVia, Farm, Interface, InterfaceAddress, LogEvent, Mode, Network, Persistence, System, Word,
 };
 
 use crate::ids::{BACKENDS_MAX, FARMS_MAX};
@@ -32,12 +31,6 @@ pub(super) fn find(config: &Config) -> Vec<Unsupported> {
     uses.numbers(config);
     uses.system(&config.system);
     uses.network(&config.network);
-    if let Some(api) = &config.api {
-        uses.api(api);
-    }
-    if let Some(metrics) = &config.metrics {
-        uses.metrics(metrics);
-    }
     uses.found.sort();
     uses.found.dedup();
     uses.found
@@ -150,26 +143,6 @@ impl Uses {
         {
             let entries: Vec<String> = allow.iter().map(allow_text).collect();
             self.add(at, "allow", format!("[{}]", entries.join(", ")));
-        }
-    }
-
-    fn api(&mut self, api: &Api) {
-        let at = format_args!("api");
-        if let Some(listen) = api.listen {
-            self.add(at, ".listen", text(listen));
-        }
-        if let Some(certificate) = &api.certificate {
-            self.add(at, ".certificate", text(certificate));
-        }
-        if api.listen.is_none() && api.certificate.is_none() {
-            self.add(at, "", "{}".to_owned());
-        }
-    }
-
-    fn metrics(&mut self, metrics: &Metrics) {
-        // Anywhere else it needs a token or an allow list.
-        if let Some(listen) = metrics.listen.filter(|listen| !listen.ip().is_loopback()) {
-            self.add(format_args!("metrics"), ".listen", text(listen));
         }
     }
 }

@@ -14,6 +14,7 @@ use super::load::Base;
 use super::{Cause, Engine, EngineError, PERSISTENT, RUNTIME, Reason};
 use crate::api::{Applied, Keep, Values};
 use crate::daemon::caller::Caller;
+use crate::daemon::feed::Event;
 use crate::daemon::operator::{Overrides, Target, state_word};
 use crate::daemon::store::SourceText;
 use crate::reconcile::{cut_lost, lines};
@@ -79,10 +80,23 @@ impl Engine {
             && let Some(steering) = Steering::of(values)
             && let Some(applied) = self.steer(target, backend, steering)?
         {
+            self.tell_steered(target, backend, by);
             return Ok(applied);
         }
         let (candidate, runtime, persistent) = self.rewrite(target, edit, keep)?;
         self.write_and_run(candidate, runtime, persistent, by)
+    }
+
+    fn tell_steered(&self, target: &Target, name: &BackendName, by: &Caller) {
+        let farm = self.running.as_ref().and_then(|running| running.config.farms.get(&target.farm));
+        let Some(backend) = farm.and_then(|farm| farm.backends.get(name)) else { return };
+        self.events.tell(Event::Backend {
+            farm: target.farm.to_string(),
+            backend: name.to_string(),
+            state: state_word(backend.state),
+            weight: backend.weight,
+            author: by.name().to_owned(),
+        });
     }
 
     fn exists(&self, target: &Target) -> Result<bool, EngineError> {

@@ -12,6 +12,7 @@ use super::load::Candidate;
 use super::{Cause, Engine, EngineError, Handle, RUNTIME, Reason};
 use crate::api::{self, Applied, Confirmed};
 use crate::daemon::caller::Caller;
+use crate::daemon::feed::Event;
 use crate::daemon::operator::Overrides;
 use crate::daemon::store::{Origin, Trial, hash};
 
@@ -38,7 +39,7 @@ impl Engine {
         // What it overtakes of this comes back with the configuration before.
         let runtime = self.root.read_file(RUNTIME).unwrap_or_default();
         let cause = Cause { reason: Reason::Apply, by: Some(by) };
-        let tried = self.load_files(cause.reason).and_then(|candidate| {
+        let tried = self.load(cause).and_then(|candidate| {
             let known = self.store.is_running(&hash(&candidate.files)).is_some();
             if known && self.store.trial().is_none() && self.store.returned().is_none() {
                 let mut applied = self.run(candidate, cause)?;
@@ -113,6 +114,7 @@ impl Engine {
         self.tell_trial();
         let generation = self.store.running();
         tracing::info!(generation, by = by.name(), "confirmed");
+        self.events.tell(Event::Confirmed { generation, author: by.name().to_owned() });
         Ok(Confirmed { generation })
     }
 

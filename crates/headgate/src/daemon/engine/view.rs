@@ -10,6 +10,7 @@ use headgate_plan::step::Detail;
 
 use super::{Engine, EngineError, Reason};
 use crate::api::{Generation, Planned};
+use crate::daemon::feed::Event;
 use crate::reconcile::{Reconciled, Until, Wanted, cut_lost, planned, reconcile};
 use headgate_config::types::FarmName;
 
@@ -145,12 +146,14 @@ impl Engine {
             Ok(repaired) => {
                 tracing::info!("repaired");
                 self.tally.repairs += 1;
+                self.events.tell(Event::Drift { repaired: true, steps: looked.plan.steps.len() });
                 self.owed.add(repaired.owed);
                 self.announcements.remember(&repaired.done);
                 running.desired = Desired { state: State::default(), ..repaired.desired };
             }
             Err(error) => {
                 self.tally.repairs_failed += 1;
+                self.events.tell(Event::Drift { repaired: false, steps: looked.plan.steps.len() });
                 tracing::error!(error = %crate::explain(&error), "not repaired");
             }
         }

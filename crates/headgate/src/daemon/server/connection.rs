@@ -43,17 +43,32 @@ struct Live {
     busy: Busy,
 }
 
-/// The head of the request is there, and it may be answered.
+/// How far a connection is. Handlers find it among the extensions of the request.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Busy(Arc<AtomicBool>);
+pub(super) struct Busy {
+    /// The head of the request is there, and whoever sent it may ask for it.
+    served: Arc<AtomicBool>,
+    /// Its answer goes on until the client goes.
+    streams: Arc<AtomicBool>,
+}
 
 impl Busy {
-    fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// Is not cut any more to make room for others.
+    pub(super) fn serve(&self) {
+        self.served.store(true, Ordering::Relaxed);
     }
 
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Has no deadline any more.
+    pub(super) fn stream(&self) {
+        self.streams.store(true, Ordering::Relaxed);
+    }
+
+    fn is_served(&self) -> bool {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    fn is_streaming(&self) -> bool {
+        self.streams.load(Ordering::Relaxed)
     }
 }
 
@@ -70,7 +85,7 @@ impl Connections {
     {
         self.live.retain(|live| !live.task.is_finished());
         if self.live.len() >= self.most {
-            let Some(idle) = self.live.iter().position(|live| !live.busy.is_set()) else {
+            let Some(idle) = self.live.iter().position(|live| !live.busy.is_served()) else {
                 tracing::debug!("too many requests at once: a connection was refused");
                 return;
             };
@@ -98,11 +113,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let router = TowerToHyperService::new(router);
+    let known = busy.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        busy.set();
         if let Some(caller) = &caller {
+            known.serve();
             request.extensions_mut().insert(caller.clone());
         }
+        request.extensions_mut().insert(known.clone());
         router.call(request)
     });
     let connection = http1::Builder::new()
@@ -112,10 +129,17 @@ where
         .max_headers(HEADERS_MAX)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(WHOLE_DEADLINE, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(error = %crate::explain(&error), "a connection ended early"),
-        Err(_) => tracing::debug!("a connection was cut at its deadline"),
+    let mut connection = std::pin::pin!(connection);
+    let ended = match tokio::time::timeout(WHOLE_DEADLINE, &mut connection).await {
+        Ok(ended) => ended,
+        Err(_) if busy.is_streaming() => connection.await,
+        Err(_) => {
+            tracing::debug!("a connection was cut at its deadline");
+            return;
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = %crate::explain(&error), "a connection ended early");
     }
 }
 
@@ -129,7 +153,7 @@ mod tests {
         let alive = Arc::new(AtomicBool::new(true));
         let held = Arc::clone(&alive);
         connections.add(|busy| async move {
-            busy.set();
+            busy.serve();
             std::future::pending::<()>().await;
             drop(held);
         });
@@ -142,7 +166,7 @@ mod tests {
         assert_eq!(Arc::strong_count(&alive), 2, "the one that is served was not cut");
         // All are served: the newest is refused.
         connections.add(|busy| async move {
-            busy.set();
+            busy.serve();
             std::future::pending().await
         });
         tokio::task::yield_now().await;

@@ -6,18 +6,22 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
+use axum::middleware::from_fn_with_state;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::access::authenticate;
 use super::connection::{Connections, answer};
-use crate::daemon::engine::Listen;
+use super::tls::Tls;
+use super::{Api, metrics_router, token_router};
+use crate::daemon::engine::{Listen, ListenApi};
 
 /// An interface that comes late brings its address with it.
 const BIND_AGAIN: Duration = Duration::from_secs(5);
 /// Connections at the same time.
 const METRICS_CONNECTIONS_MAX: usize = 16;
+const API_CONNECTIONS_MAX: usize = 64;
 
 /// What is not listened on, and why; for `status`.
 #[derive(Debug, Clone, Default)]
@@ -70,28 +74,57 @@ fn follow<T: Clone + PartialEq>(
 }
 
 /// Listens on what is wanted, until the task is dropped.
-pub async fn run(mut wanted: watch::Receiver<Listen>, metrics: Router, faults: Faults) {
-    let mut metrics_task = None;
+pub async fn run(mut wanted: watch::Receiver<Listen>, api: Api) {
+    let (mut metrics_task, mut api_task) = (None, None);
     loop {
-        let listen = wanted.borrow_and_update().clone();
-        if listen.metrics.is_none() {
-            faults.set("metrics", None);
+        let Listen { metrics, api: tls } = wanted.borrow_and_update().clone();
+        if metrics.is_none() {
+            api.faults.set("metrics", None);
         }
-        follow(&mut metrics_task, listen.metrics, |address| {
-            let (router, faults) = (metrics.clone(), faults.clone());
-            tokio::spawn(async move {
-                let mut connections = Connections::new(METRICS_CONNECTIONS_MAX);
-                let each = |stream: TcpStream| {
-                    let router = router.clone();
-                    connections.add(|busy| answer(stream, router, None, busy));
-                };
-                accept("metrics", address, &faults, each).await;
-            })
-        });
+        if tls.is_none() {
+            api.faults.set("api", None);
+        }
+        follow(&mut metrics_task, metrics, |address| tokio::spawn(serve_metrics(api.clone(), address)));
+        follow(&mut api_task, tls, |listen| tokio::spawn(serve_api(api.clone(), listen)));
         if wanted.changed().await.is_err() {
             return;
         }
     }
+}
+
+async fn serve_metrics(api: Api, address: SocketAddr) {
+    let mut router = metrics_router(api.metrics.clone());
+    if !address.ip().is_loopback() {
+        router = router.layer(from_fn_with_state(api.tokens.clone(), authenticate));
+    }
+    let mut connections = Connections::new(METRICS_CONNECTIONS_MAX);
+    let each = |stream: TcpStream| {
+        let router = router.clone();
+        connections.add(|busy| answer(stream, router, None, busy));
+    };
+    accept("metrics", address, &api.faults, each).await;
+}
+
+async fn serve_api(api: Api, listen: ListenApi) {
+    let tls = loop {
+        match Tls::open(&api.root, listen.certificate.as_deref(), listen.address.ip()) {
+            Ok(tls) => break tls,
+            Err(error) => api.faults.set("api", Some(format!("api: {}", crate::explain(&error)))),
+        }
+        tokio::time::sleep(BIND_AGAIN).await;
+    };
+    tracing::info!(sha256 = tls.fingerprint, "api: this is its certificate");
+    let router = token_router(api.clone());
+    let mut connections = Connections::new(API_CONNECTIONS_MAX);
+    let each = |stream: TcpStream| {
+        let (tls, router) = (tls.clone(), router.clone());
+        connections.add(|busy| async move {
+            if let Some(stream) = tls.accept(stream).await {
+                answer(stream, router, None, busy).await;
+            }
+        });
+    };
+    accept("api", listen.address, &api.faults, each).await;
 }
 
 /// Binds, again and again if need be, and takes connections.

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use headgate_config::model::{
-    Bond, Dsr, DsrVia, FarmState, HashField, LimitAction, Limits, LogEvent, Mode, Scheduler, System, TrafficCount, Vlan,
+    Bond, Dsr, DsrVia, FarmState, HashField, LimitAction, Limits, LogEvent, Mode, Scheduler, System, Vlan,
 };
 use headgate_config::types::{Rate, Role};
 
@@ -164,29 +164,6 @@ fn the_network() {
             "not supported yet: network.interfaces.eth0.allow = [\"ping\", { service = \"ssh\", from = [\"10.0.0.0/8\"] }]",
             "not supported yet: network.vlans.v10.id = 10",
         ]
-    );
-}
-
-#[test]
-fn api_and_metrics() {
-    let api = |listen: Option<&str>| Api {
-        origin: origin(),
-        listen: listen.map(|text| text.parse().unwrap()),
-        certificate: None,
-    };
-    assert_eq!(
-        with(|config| config.api = Some(api(Some("127.0.0.1:8443")))),
-        ["not supported yet: api.listen = \"127.0.0.1:8443\""]
-    );
-    assert_eq!(with(|config| config.api = Some(api(None))), ["not supported yet: api = {}"]);
-    let metrics =
-        |listen: &str| Some(Metrics { origin: origin(), listen: listen.parse().ok(), traffic: TrafficCount::Flows });
-    assert_eq!(with(|config| config.metrics = metrics("")), [""; 0]);
-    assert_eq!(with(|config| config.metrics = metrics("127.0.0.1:9550")), [""; 0]);
-    assert_eq!(with(|config| config.metrics = metrics("[::1]:9550")), [""; 0]);
-    assert_eq!(
-        with(|config| config.metrics = metrics("0.0.0.0:9550")),
-        ["not supported yet: metrics.listen = \"0.0.0.0:9550\""]
     );
 }
 

@@ -1,0 +1,95 @@
+//! Who may do what: the token of a request, and the scope that an operation needs.
+
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::connection::Busy;
+use crate::api::{ApiError, ErrorCode, Scope, Values};
+use crate::daemon::caller::Caller;
+use crate::daemon::tokens::Tokens;
+
+/// Lets nobody in without a token. Nothing of the body has been read yet.
+pub(super) async fn authenticate(State(tokens): State<Tokens>, mut request: Request, next: Next) -> Response {
+    let Some(caller) = bearer(request.headers()).and_then(|token| tokens.caller(token)) else {
+        let error = ApiError::new(ErrorCode::Unauthorized, "a token is needed: `Authorization: Bearer TOKEN`");
+        return ([(header::WWW_AUTHENTICATE, "Bearer")], error).into_response();
+    };
+    if let Some(busy) = request.extensions().get::<Busy>() {
+        busy.serve();
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Refuses an operation to who has a smaller scope.
+pub(super) async fn authorize(
+    State(scope): State<Scope>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match require(&caller, scope) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// # Errors
+/// [`ErrorCode::Forbidden`].
+pub(super) fn require(caller: &Caller, scope: Scope) -> Result<(), ApiError> {
+    if caller.scope() >= scope {
+        return Ok(());
+    }
+    let message = format!("this needs the scope {}; {} has {}", scope.word(), caller.name(), caller.scope().word());
+    Err(ApiError::new(ErrorCode::Forbidden, message))
+}
+
+/// What a change of a farm or a backend needs: to drain, to weigh and to close until the next boot is what operators do; a
+/// check that runs a program is what root does; the rest is configuration.
+pub(super) fn scope_of(values: &Values, persist: bool) -> Scope {
+    let runs_programs = values
+        .get("health")
+        .is_some_and(|health| health.get("command").is_some() || health.get("type").is_some_and(|kind| kind == "exec"));
+    let steers = values.keys().all(|key| matches!(key.as_str(), "state" | "weight"));
+    match (runs_programs, steers && !persist) {
+        (true, _) => Scope::Root,
+        (false, true) => Scope::Operate,
+        (false, false) => Scope::Configure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_token_is_taken_from_its_header_only() {
+        let headers = |value: &str| HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
+        assert_eq!(bearer(&headers("Bearer abc")), Some("abc"));
+        assert_eq!(bearer(&headers("bearer  abc ")), Some("abc"));
+        for wrong in ["abc", "Basic abc", "Bearer", ""] {
+            assert_eq!(bearer(&headers(wrong)), None, "{wrong}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn changes_need_what_they_reach() {
+        let scope = |values: serde_json::Value, persist| scope_of(values.as_object().unwrap(), persist);
+        assert_eq!(scope(json!({"state": "drain"}), false), Scope::Operate);
+        assert_eq!(scope(json!({"state": "drain", "weight": 3}), false), Scope::Operate);
+        assert_eq!(scope(json!({"state": "drain"}), true), Scope::Configure);
+        assert_eq!(scope(json!({"address": "10.0.0.1"}), false), Scope::Configure);
+        assert_eq!(scope(json!({"health": {"type": "tcp"}}), false), Scope::Configure);
+        assert_eq!(scope(json!({"health": {"type": "exec"}}), false), Scope::Root);
+        assert_eq!(scope(json!({"health": {"command": ["/bin/sh"]}}), false), Scope::Root);
+    }
+}

@@ -1,0 +1,286 @@
+//! What each operation does: reads the request, has the engine do it, and answers.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{Extension, Query, Request, State};
+use axum::http::header;
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::Stream;
+use headgate_config::types::{BackendName, FarmName};
+use headgate_plan::hardware::HardwareReport;
+use headgate_plan::status::{FarmStatus, ServiceStatus, Status};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::connection::Busy;
+use super::{Api, BODY_DEADLINE, access, operations, summary};
+use crate::api::{
+    ApiError, Applied, Apply, BODY_MAX, Clients, Confirmed, Connections, Diff, Difference, ErrorCode, FlowQuery,
+    Flushed, Forgotten, Generation, Keep, NewToken, Planned, Removed, Rollback, Token, TokenWanted, Values,
+};
+use crate::daemon::caller::Caller;
+use crate::daemon::engine::{Edit, Engine, EngineError, Handle, WINDOW_MAX};
+use crate::daemon::feed::Event;
+use crate::daemon::metrics::{CONTENT_TYPE, Metrics};
+use crate::daemon::operator::Target;
+use crate::daemon::tokens::{TokenError, Tokens};
+
+/// Between two signs of life of an event stream in which nothing happens.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+type Answer<T> = Result<axum::Json<T>, ApiError>;
+
+/// Runs `work` where the kernel is.
+async fn on_engine<T, W>(engine: &Handle, work: W) -> Answer<T>
+where
+    T: Serialize + Send + 'static,
+    W: FnOnce(&mut Engine) -> Result<T, EngineError> + Send + 'static,
+{
+    let busy = |_| ApiError::new(ErrorCode::Busy, "the daemon is busy or going down; try again");
+    let answer = engine.call(work).await.map_err(busy)?;
+    answer.map(axum::Json).map_err(|error| error.api())
+}
+
+fn bad_request(message: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::BadRequest, message)
+}
+
+/// The body as JSON; an empty body is the default.
+async fn body<T: DeserializeOwned + Default>(request: Request) -> Result<T, ApiError> {
+    let read = within(BODY_DEADLINE, axum::body::to_bytes(request.into_body(), BODY_MAX)).await?;
+    let bytes: Bytes = read.map_err(|_| {
+        ApiError::new(ErrorCode::TooLarge, format!("the body is larger than {BODY_MAX} bytes, or was cut short"))
+    })?;
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&bytes).map_err(|error| bad_request(format!("the body is not what it should be: {error}")))
+}
+
+async fn within<T>(deadline: Duration, work: impl Future<Output = T>) -> Result<T, ApiError> {
+    tokio::time::timeout(deadline, work).await.map_err(|_| bad_request("the body did not come in time"))
+}
+
+/// `?persist=true`.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Persist {
+    #[serde(default)]
+    persist: bool,
+}
+
+fn keep(request: &Request) -> Result<Keep, ApiError> {
+    let Query(query) = Query::<Persist>::try_from_uri(request.uri()).map_err(|error| bad_request(error.body_text()))?;
+    Ok(if query.persist { Keep::Persist } else { Keep::UntilReboot })
+}
+
+type Segments = axum::extract::Path<Vec<String>>;
+
+/// A name that is none cannot be that of anything.
+fn target(segments: &[String]) -> Result<Target, ApiError> {
+    let no_name = |error: headgate_config::types::Invalid| ApiError::new(ErrorCode::NotFound, error.message);
+    let farm = segments.first().map(String::as_str).unwrap_or_default();
+    let backend = segments.get(1).map(|backend| BackendName::new(backend)).transpose().map_err(no_name)?;
+    Ok(Target { farm: FarmName::new(farm).map_err(no_name)?, backend })
+}
+
+pub(super) async fn nowhere(request: Request) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("there is no {} {}", request.method(), request.uri().path()))
+}
+
+pub(super) async fn status(State(api): State<Api>) -> Answer<Status> {
+    let services: Vec<ServiceStatus> = api.services.list().iter().map(summary).collect();
+    let mut status = on_engine(&api.engine, move |engine| engine.status(&services)).await?;
+    status.warnings.extend(api.faults.list());
+    Ok(status)
+}
+
+pub(super) async fn metrics(State(api): State<Api>) -> Response {
+    page(&api.metrics).await
+}
+
+pub(super) async fn page(metrics: &Metrics) -> Response {
+    match metrics.page().await {
+        Ok(page) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response(),
+        Err(busy) => ApiError::new(ErrorCode::Busy, busy.to_string()).into_response(),
+    }
+}
+
+pub(super) async fn farms(State(api): State<Api>) -> Answer<Vec<FarmStatus>> {
+    on_engine(&api.engine, |engine| engine.farms()).await
+}
+
+pub(super) async fn farm_get(State(api): State<Api>, segments: Segments) -> Answer<FarmStatus> {
+    let target = target(&segments)?;
+    on_engine(&api.engine, move |engine| engine.farm(&target.farm)).await
+}
+
+type By = Extension<Caller>;
+
+pub(super) async fn add(
+    State(api): State<Api>,
+    Extension(by): By,
+    segments: Segments,
+    request: Request,
+) -> Answer<Applied> {
+    let (target, keep) = (target(&segments)?, keep(&request)?);
+    let values: Values = body(request).await?;
+    access::require(&by, access::scope_of(&values, true))?;
+    let edit = Edit::Add(values);
+    on_engine(&api.engine, move |engine| engine.change(&target, &edit, keep, &by)).await
+}
+
+pub(super) async fn set(
+    State(api): State<Api>,
+    Extension(by): By,
+    segments: Segments,
+    request: Request,
+) -> Answer<Applied> {
+    let (target, keep) = (target(&segments)?, keep(&request)?);
+    let values: Values = body(request).await?;
+    access::require(&by, access::scope_of(&values, keep == Keep::Persist))?;
+    let edit = Edit::Set(values);
+    on_engine(&api.engine, move |engine| engine.change(&target, &edit, keep, &by)).await
+}
+
+pub(super) async fn remove(
+    State(api): State<Api>,
+    Extension(by): By,
+    segments: Segments,
+    request: Request,
+) -> Answer<Applied> {
+    let (target, keep) = (target(&segments)?, keep(&request)?);
+    on_engine(&api.engine, move |engine| engine.change(&target, &Edit::Remove, keep, &by)).await
+}
+
+pub(super) async fn apply(State(api): State<Api>, Extension(by): By, request: Request) -> Answer<Applied> {
+    let Apply { confirm_seconds } = body(request).await?;
+    let Some(seconds) = confirm_seconds else { return on_engine(&api.engine, move |engine| engine.apply(&by)).await };
+    if !(1..=WINDOW_MAX.as_secs()).contains(&seconds) {
+        return Err(bad_request(format!("confirm-seconds must be 1 to {}", WINDOW_MAX.as_secs())));
+    }
+    on_engine(&api.engine, move |engine| engine.apply_on_trial(&by, Duration::from_secs(seconds))).await
+}
+
+pub(super) async fn confirm(State(api): State<Api>, Extension(by): By) -> Answer<Confirmed> {
+    on_engine(&api.engine, move |engine| engine.confirm(&by)).await
+}
+
+pub(super) async fn plan(State(api): State<Api>) -> Answer<Planned> {
+    on_engine(&api.engine, |engine| engine.plan()).await
+}
+
+pub(super) async fn rollback(State(api): State<Api>, Extension(by): By, request: Request) -> Answer<Applied> {
+    let Rollback { to } = body(request).await?;
+    on_engine(&api.engine, move |engine| engine.rollback(to, &by)).await
+}
+
+pub(super) async fn diff(State(api): State<Api>, request: Request) -> Answer<Vec<Difference>> {
+    let query = Query::<Diff>::try_from_uri(request.uri()).map_err(|error| bad_request(error.body_text()))?;
+    on_engine(&api.engine, move |engine| engine.diff(&query.0)).await
+}
+
+pub(super) async fn history(State(api): State<Api>) -> Answer<Vec<Generation>> {
+    on_engine(&api.engine, |engine| Ok(engine.history())).await
+}
+
+pub(super) async fn hardware(State(api): State<Api>) -> Answer<HardwareReport> {
+    on_engine(&api.engine, Engine::hardware).await
+}
+
+fn flow_query(request: &Request) -> Result<FlowQuery, ApiError> {
+    let query = Query::<FlowQuery>::try_from_uri(request.uri()).map_err(|error| bad_request(error.body_text()))?;
+    Ok(query.0)
+}
+
+pub(super) async fn connections(State(api): State<Api>, request: Request) -> Answer<Connections> {
+    let query = flow_query(&request)?;
+    on_engine(&api.engine, move |engine| engine.connections(&query)).await
+}
+
+pub(super) async fn clients(State(api): State<Api>, segments: Segments) -> Answer<Clients> {
+    let target = target(&segments)?;
+    on_engine(&api.engine, move |engine| engine.clients(&target.farm)).await
+}
+
+pub(super) async fn forget(State(api): State<Api>, segments: Segments) -> Answer<Forgotten> {
+    let target = target(&segments)?;
+    on_engine(&api.engine, move |engine| engine.forget_clients(&target.farm)).await
+}
+
+pub(super) async fn flush(State(api): State<Api>, request: Request) -> Answer<Flushed> {
+    let query = flow_query(&request)?;
+    on_engine(&api.engine, move |engine| engine.cut(&query)).await
+}
+
+pub(super) async fn openapi() -> axum::Json<serde_json::Value> {
+    axum::Json(operations::openapi())
+}
+
+/// Runs until the client goes. One that does not read misses events, and is told how many.
+pub(super) async fn events(State(api): State<Api>, Extension(busy): Extension<Busy>) -> Result<Response, ApiError> {
+    let slot = api.streams.clone().try_acquire_owned();
+    let slot = slot.map_err(|_| ApiError::new(ErrorCode::Busy, "too many event streams at once"))?;
+    busy.stream();
+    let listener = api.events.listen();
+    let stream = futures_util::stream::unfold((listener, slot), |(mut listener, slot)| async move {
+        let event = match listener.recv().await {
+            Ok(event) => event_of(&event),
+            Err(RecvError::Lagged(missed)) => sse::Event::default().event("missed").data(missed.to_string()),
+            Err(RecvError::Closed) => return None,
+        };
+        Some((Ok::<_, Infallible>(event), (listener, slot)))
+    });
+    Ok(stream_of(stream))
+}
+
+fn stream_of(stream: impl Stream<Item = Result<sse::Event, Infallible>> + Send + 'static) -> Response {
+    Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+}
+
+fn event_of(event: &Event) -> sse::Event {
+    let json = serde_json::to_string(event).unwrap_or_default();
+    sse::Event::default().event(event.name()).data(json)
+}
+
+/// Runs `work` where a full disk holds up nobody else.
+async fn on_tokens<T, W>(tokens: &Tokens, work: W) -> Answer<T>
+where
+    T: Send + 'static,
+    W: FnOnce(&Tokens) -> Result<T, TokenError> + Send + 'static,
+{
+    let tokens = tokens.clone();
+    let done = tokio::task::spawn_blocking(move || work(&tokens)).await;
+    let done = done.map_err(|_| ApiError::new(ErrorCode::Busy, "the daemon is going down"))?;
+    done.map(axum::Json).map_err(|error| {
+        let code = match error {
+            TokenError::Name => ErrorCode::BadRequest,
+            TokenError::Exists(_) | TokenError::TooMany => ErrorCode::Conflict,
+            TokenError::NotFound(_) => ErrorCode::NotFound,
+            TokenError::File(_) | TokenError::Encode(_) | TokenError::Random(_) => ErrorCode::StorageFailed,
+        };
+        ApiError::new(code, crate::explain(&error))
+    })
+}
+
+pub(super) async fn tokens(State(api): State<Api>) -> Answer<Vec<Token>> {
+    on_tokens(&api.tokens, |tokens| Ok(tokens.list())).await
+}
+
+pub(super) async fn token_add(State(api): State<Api>, Extension(by): By, request: Request) -> Answer<NewToken> {
+    let wanted: Option<TokenWanted> = body(request).await?;
+    let TokenWanted { name, scope } = wanted.ok_or_else(|| bad_request("name and scope of the token are missing"))?;
+    tracing::info!(token = name, scope = scope.word(), by = by.name(), "a token is made");
+    on_tokens(&api.tokens, move |tokens| tokens.add(&name, scope)).await
+}
+
+pub(super) async fn token_remove(State(api): State<Api>, Extension(by): By, segments: Segments) -> Answer<Removed> {
+    let name = segments.first().cloned().unwrap_or_default();
+    tracing::info!(token = name, by = by.name(), "a token is removed");
+    on_tokens(&api.tokens, move |tokens| tokens.remove(&name).map(|()| Removed { name })).await
+}
