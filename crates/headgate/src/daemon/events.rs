@@ -16,9 +16,11 @@ use super::engine::{Engine, Handle};
 
 /// Changes come in groups: an interface that is set up gets its addresses, and they their routes.
 const SETTLE: Duration = Duration::from_millis(100);
-/// A look is followed by a pause of this many times its length: an interface that flaps, or a routing daemon that writes a
-/// whole table, takes at most a tenth of one CPU.
+/// A look is followed by a pause of this many times its length: a routing daemon that writes a whole table takes at most a
+/// tenth of one CPU.
 const PAUSE: u32 = 10;
+/// The same behind a change of interfaces, which is rare and seldom comes alone.
+const PAUSE_AFTER_LINKS: u32 = 1;
 
 /// Has the engine look whenever something changes, until the runtime goes down.
 pub async fn run(engine: Handle) {
@@ -37,7 +39,8 @@ pub async fn run(engine: Handle) {
         let begin = Instant::now();
         // Who is busy with something else looks at the machine anyhow.
         let _ = engine.call(Engine::watch).await;
-        tokio::time::sleep(begin.elapsed() * PAUSE).await;
+        let pause = if changed.contains(&Subject::Links) { PAUSE_AFTER_LINKS } else { PAUSE };
+        tokio::time::sleep(begin.elapsed() * pause).await;
     }
 }
 
