@@ -94,3 +94,48 @@ fn packets_and_bytes_are_counted_only_for_who_asks() {
     let text = lab.headgate_ok(&["farm", "show", "web"]).unwrap();
     assert!(text.contains("BYTES"), "{text}");
 }
+
+/// Round robin over two backends: half of an even number each. The third keeps the client's port, so its answers are found by
+/// a range.
+#[test]
+fn stateless_farms_count_both_ways_only_for_who_asks() {
+    let mut lab = Lab::new("count-stateless").unwrap();
+    let _servers = servers(&lab);
+    let farm = |extra| {
+        format!(
+            "[farms.web]\nmode = \"stateless\"\nlisten = [\"172.16.1.1:80/udp\", \"[2001:db8:1::1]:8000-8100/udp\"]\n\
+             backends.b11.address = \"172.16.2.11:8080\"\nbackends.b12.address = \"172.16.2.12:8080\"\n\
+             backends.c11.address = \"2001:db8:2::11\"\n{extra}"
+        )
+    };
+    lab.configure(&farm("")).unwrap();
+    lab.start().unwrap();
+    ask_udp(&lab.client, at(V4)).unwrap().unwrap();
+    assert_eq!(shown(&lab)["traffic"], Value::Null);
+    let table = lab.nft("list table inet headgate").unwrap();
+    assert!(!table.contains("traffic") && !table.contains("senders"), "a lookup for each packet:\n{table}");
+
+    lab.configure(&farm("[metrics]\ntraffic = \"bytes\"")).unwrap();
+    lab.headgate_ok(&["apply"]).unwrap();
+    let ask = |lab: &Lab| {
+        for _ in 0..4 {
+            ask_udp(&lab.client, at(V4)).unwrap().unwrap();
+        }
+        ask_udp(&lab.client, at("[2001:db8:1::1]:8080")).unwrap().unwrap();
+    };
+    ask(&lab);
+    // The box by itself, as health checks do: nobody asked the farm.
+    ask_udp(&lab.gate, backend(11, 8080)).unwrap().unwrap();
+    lab.crash().unwrap();
+    ask(&lab);
+    lab.start().unwrap();
+
+    let four = (12 + 28) + ("b 8080 172.16.1.10\n".len() + 28);
+    let six = (12 + 48) + ("b 8080 2001:db8:1::10\n".len() + 48);
+    let farm = shown(&lab);
+    for (backend, (packets, bytes)) in [(8, 4 * four), (8, 4 * four), (4, 2 * six)].into_iter().enumerate() {
+        let traffic = &farm["backends"][backend]["traffic"];
+        assert_eq!((&traffic["packets"], &traffic["bytes"]), (&packets.into(), &bytes.into()), "{farm}");
+    }
+    assert_eq!((&farm["traffic"]["packets"], &farm["traffic"]["bytes"]), (&20.into(), &(8 * four + 2 * six).into()));
+}

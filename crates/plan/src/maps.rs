@@ -130,6 +130,8 @@ pub enum Map {
     RewritePorts,
     /// What a backend of a `stateless` farm sends from → number of the listener that it answers for.
     Answers(IpVersion, Reach),
+    /// The same → mark of the backend. Only for who counts packets.
+    Senders(IpVersion, Reach),
     /// Number of a listener → its address.
     Virtual(IpVersion),
     /// Number of a listener → its port.
@@ -160,7 +162,7 @@ pub enum Map {
     Overflow,
     /// ct marks of backends of farms that refuse in silence.
     Silent,
-    /// ct marks whose packets and bytes are counted.
+    /// Marks of backends whose packets and bytes are counted: the ct mark, or for `stateless` farms the packet's.
     Traffic,
 }
 
@@ -202,6 +204,7 @@ impl Map {
             | Self::Rewrites(_)
             | Self::RewritePorts
             | Self::Answers(..)
+            | Self::Senders(..)
             | Self::Virtual(_)
             | Self::VirtualPorts
             | Self::Offloaded
@@ -251,6 +254,15 @@ impl Map {
                 };
                 format!("{stem}{}", digit(version)).into()
             }
+            Self::Senders(version, reach) => {
+                let stem = match reach {
+                    Reach::Port => "senders",
+                    Reach::Range => "sender-ranges",
+                    Reach::AllPorts => "sender-wildcards",
+                    Reach::AllProtocols => "sender-protocols",
+                };
+                format!("{stem}{}", digit(version)).into()
+            }
             Self::Virtual(version) => format!("virtual{}", digit(version)).into(),
             Self::VirtualPorts => "virtual-ports".into(),
             Self::Nexthops(_, version) => format!("nexthops{}", digit(version)).into(),
@@ -268,11 +280,13 @@ impl Map {
     pub fn key(self) -> Vec<Datatype> {
         use Datatype::{InetProto, InetService, Mark};
         match self {
-            Self::Listeners(_, version, reach) | Self::Answers(version, reach) => match reach {
-                Reach::Port | Reach::Range => vec![address(version), InetProto, InetService],
-                Reach::AllPorts => vec![address(version), InetProto],
-                Reach::AllProtocols => vec![address(version)],
-            },
+            Self::Listeners(_, version, reach) | Self::Answers(version, reach) | Self::Senders(version, reach) => {
+                match reach {
+                    Reach::Port | Reach::Range => vec![address(version), InetProto, InetService],
+                    Reach::AllPorts => vec![address(version), InetProto],
+                    Reach::AllProtocols => vec![address(version)],
+                }
+            }
             Self::Anywhere(_, Reach::Port | Reach::Range) => vec![InetProto, InetService],
             Self::Anywhere(_, Reach::AllPorts | Reach::AllProtocols) => vec![InetProto],
             Self::Bindings(_, version) => vec![address(version), address(version), InetService, InetService, InetProto],
@@ -286,9 +300,10 @@ impl Map {
             Self::Listeners(..) | Self::Anywhere(..) | Self::Pooled | Self::Chosen | Self::Logged => {
                 Some(SetData::Verdict)
             }
-            Self::Slots(_) | Self::Bindings(..) | Self::Answers(..) | Self::Marks | Self::Overflow => {
+            Self::Slots(_) | Self::Bindings(..) | Self::Marks | Self::Overflow => {
                 Some(SetData::Value(vec![Datatype::Mark]))
             }
+            Self::Answers(..) | Self::Senders(..) => Some(SetData::Value(vec![Datatype::Mark])),
             Self::Down(_)
             | Self::Cut(_)
             | Self::Offloaded
@@ -321,7 +336,7 @@ impl Map {
     /// Its keys are ranges.
     pub fn is_interval(self) -> bool {
         match self {
-            Self::Listeners(_, _, reach) | Self::Answers(_, reach) => reach == Reach::Range,
+            Self::Listeners(_, _, reach) | Self::Answers(_, reach) | Self::Senders(_, reach) => reach == Reach::Range,
             Self::Anywhere(_, reach) => matches!(reach, Reach::Range | Reach::AllProtocols),
             _ => false,
         }

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use headgate_config::model::{Backend, Farm};
+use headgate_config::model::{Backend, Farm, TrafficCount};
 use headgate_config::types::{Endpoint, Listen, Ports};
 use headgate_nft::{Bytes, Chain, Data, Element, Field, Operator, Rule, Statement, Target, Value, Verdict};
 
@@ -57,6 +57,9 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     if schedule::is_out(farm, backend, ground.ids) {
         contents.add(Map::Down(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
     }
+    if ground.traffic == TrafficCount::Bytes {
+        contents.add(Map::Traffic, key(), Element { comment: comment.clone(), ..Element::default() });
+    }
     let data = Some(Data::Value(address_bytes(address)));
     contents.add(Map::Rewrites(IpVersion::of(address)), key(), Element { data, comment, ..Element::default() });
     if let Some(port) = port {
@@ -76,9 +79,13 @@ fn add_answers(contents: &mut Contents, farm: &Farm, version: IpVersion, ground:
         // The farm's id must be known again while its chain refuses and names no slot.
         let comment = Some(farm.name.as_str().into());
         contents.add(Map::Virtual(version), identity(), Element { data: address, comment, ..Element::default() });
-        for Endpoint { address, port } in backends().map(|backend| backend.address) {
+        for backend in backends() {
+            let Endpoint { address, port } = backend.address;
             let ports = port.map_or(listen.ports, Ports::One);
             let (reach, key) = listener(&Listen { address, ports, ..*listen });
+            if let (TrafficCount::Bytes, Some(mark)) = (ground.traffic, ground.ids.mark(&farm.name, &backend.name)) {
+                contents.add(Map::Senders(version, reach), key.clone(), yields(mark_bytes(mark)));
+            }
             contents.add(Map::Answers(version, reach), key, yields(mark_bytes(number)));
         }
         let translates = backends().any(|backend| backend.address.port.is_some());
@@ -98,6 +105,9 @@ pub(super) fn chains(contents: &Contents) -> Vec<(Arc<str>, Chain)> {
     for (version, reach) in versions.iter().flat_map(|&version| Reach::ALL.map(|reach| (version, reach))) {
         if contents.uses(Map::Answers(version, reach)) {
             dispatch.push(untrack(version, reach));
+            if contents.uses(Map::Senders(version, reach)) {
+                postrouting.push(count_answer(version, reach));
+            }
             postrouting.push(answer(version, reach));
         }
     }
@@ -131,11 +141,15 @@ fn unmark() -> Statement {
     set(Target::Mark, Value::Constant(mark_bytes(0)))
 }
 
-/// What a packet's source says about the listener that it answers for.
-fn whose(version: IpVersion, reach: Reach) -> Statement {
+/// What a packet's source says: by [`Map::Answers`] the listener that it answers for, by [`Map::Senders`] the backend.
+fn by_source(map: Map, version: IpVersion, reach: Reach) -> Statement {
     let (source, _) = address_fields(version);
-    let map = Map::Answers(version, reach).name();
-    set(Target::Mark, Value::Map { key: Box::new(key(reach, source, Field::Sport)), map })
+    set(Target::Mark, Value::Map { key: Box::new(key(reach, source, Field::Sport)), map: map.name() })
+}
+
+/// The element counts what looks it up.
+fn count() -> Statement {
+    Statement::InSet { value: Value::Field(Field::Mark), set: Map::Traffic.name(), invert: false }
 }
 
 /// An answer on its way through the box is not tracked. One to the box itself is: the box asked the backend by its own
@@ -150,12 +164,21 @@ fn untrack(version: IpVersion, reach: Reach) -> Rule {
     };
     let accept = Statement::Verdict(Verdict::Accept);
     // The route is asked for behind the lookup: only what comes from a backend pays for it.
-    rule([is(Field::Nfproto, nfproto(version)), whose(version, reach), unmark(), through, Statement::Notrack, accept])
+    let whose = by_source(Map::Answers(version, reach), version, reach);
+    rule([is(Field::Nfproto, nfproto(version)), whose, unmark(), through, Statement::Notrack, accept])
+}
+
+/// A rule of its own: an answer that is not counted still goes its way. Here and not in prerouting, where answers to the box
+/// itself, which nobody asked the farm for, come by as well.
+fn count_answer(version: IpVersion, reach: Reach) -> Rule {
+    let sender = by_source(Map::Senders(version, reach), version, reach);
+    rule([is(Field::Nfproto, nfproto(version)), in_state(UNTRACKED), sender, count()])
 }
 
 fn answer(version: IpVersion, reach: Reach) -> Rule {
+    let whose = by_source(Map::Answers(version, reach), version, reach);
     let goto = Statement::Verdict(Verdict::Goto(names::answer_chain(version)));
-    rule([is(Field::Nfproto, nfproto(version)), in_state(UNTRACKED), whose(version, reach), goto])
+    rule([is(Field::Nfproto, nfproto(version)), in_state(UNTRACKED), whose, goto])
 }
 
 /// The destination becomes the backend's.
@@ -167,6 +190,9 @@ fn rewrite(version: IpVersion, contents: &Contents) -> Vec<Rule> {
     let ports = [(TCP, Target::TcpDport), (UDP, Target::UdpDport), (SCTP, Target::SctpDport)];
     let to = Rewrite { version, address, ports, addresses: Map::Rewrites(version), port: Map::RewritePorts };
     let mut rules = vec![rule([Statement::Notrack, set(Target::Mark, by_packet_mark(Map::Slots(Place::Inet)))])];
+    if contents.uses(Map::Traffic) {
+        rules.push(rule([count()]));
+    }
     rules.extend(to.rules(contents));
     rules
 }
