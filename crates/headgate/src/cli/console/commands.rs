@@ -192,7 +192,7 @@ mod tests {
             ("connections web b1", run(&["connections", "web", "b1"])),
             ("config show --origins", run(&["config", "show", "--origins"])),
             ("check", run(&["check"])),
-            ("11", run(&["--version"])),
+            ("12", run(&["--version"])),
         ];
         for (line, want) in table {
             assert_eq!(read(line), want, "{line:?}");
@@ -242,7 +242,7 @@ mod tests {
             "completions bash",
             "man /tmp",
             "0",
-            "12",
+            "13",
             "99999999999999999999",
             "-1",
             "3",
