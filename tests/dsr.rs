@@ -1,158 +1,15 @@
-//! Real packets through `dsr` farms. Every backend is a namespace of its own, since all of them carry the virtual address,
-//! and answers the client past the box:
-//!
-//! ```text
-//!   client ── service  box  backend ── switch ──┬── b11
-//!      └──────────── eth1 ─────────────┘        ├── b12
-//!                                               └── b13
-//! ```
+//! Real packets through `dsr` farms.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::io::ErrorKind;
+use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use headgate_image::netns::{Namespace, veth};
-use headgate_tests::lab::{BACKENDS, Lab};
+use headgate_image::netns::veth;
+use headgate_tests::lab::BACKENDS;
 use headgate_tests::server::{Connection, Server, Talk, ask_udp};
-
-type Counts = BTreeMap<String, usize>;
-
-const VIP: &str = "172.16.1.1:80";
-const VIP_6: &str = "[2001:db8:1::1]:80";
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().unwrap()
-}
-
-/// The lab, with each backend in a namespace.
-struct Wire {
-    // Servers end before their namespaces.
-    _servers: Vec<Server>,
-    backends: Vec<Namespace>,
-    lab: Lab,
-}
-
-impl Wire {
-    fn new(label: &str) -> Self {
-        let lab = Lab::new(label).unwrap();
-        let switch = &lab.backends;
-        switch.ip(&["address", "flush", "dev", "eth0"]).unwrap();
-        switch.ip(&["link", "add", "name", "br0", "type", "bridge"]).unwrap();
-        switch.ip(&["link", "set", "br0", "up"]).unwrap();
-        switch.ip(&["link", "set", "eth0", "master", "br0"]).unwrap();
-        veth((&lab.client, "eth1"), (switch, "client")).unwrap();
-        switch.ip(&["link", "set", "client", "master", "br0"]).unwrap();
-        for address in ["172.16.2.254/24", "2001:db8:2::fe/64"] {
-            lab.client.ip(&["address", "add", address, "dev", "eth1", "nodad"]).unwrap();
-        }
-        // The client sends everything but its own subnets to the box; it takes answers from wherever they come.
-        for interface in ["all", "eth0", "eth1"] {
-            lab.client.run(&format!("sysctl -qw net.ipv4.conf.{interface}.rp_filter=0")).unwrap();
-        }
-        let backends = BACKENDS.map(|number| Self::backend(label, switch, number)).into();
-        let mut wire = Self { _servers: Vec::new(), backends, lab };
-        wire.set_up();
-        wire._servers = wire.serve();
-        // Without a link-local address an interface asks for no neighbour, and that takes a second.
-        let spaces = || [&wire.lab.gate, &wire.lab.client].into_iter().chain(&wire.backends);
-        while spaces().any(|space| !space.ip(&["-6", "address", "show", "tentative"]).unwrap().is_empty()) {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        wire
-    }
-
-    fn backend(label: &str, switch: &Namespace, number: u8) -> Namespace {
-        let space = Namespace::create(&format!("{label}-{number}")).unwrap();
-        let port = format!("b{number}");
-        veth((&space, "eth0"), (switch, &port)).unwrap();
-        switch.ip(&["link", "set", &port, "master", "br0"]).unwrap();
-        for address in [format!("172.16.2.{number}/24"), format!("2001:db8:2::{number}/64")] {
-            space.ip(&["address", "add", &address, "dev", "eth0", "nodad"]).unwrap();
-        }
-        space.ip(&["route", "add", "default", "via", "172.16.2.254"]).unwrap();
-        space.ip(&["-6", "route", "add", "default", "via", "2001:db8:2::fe"]).unwrap();
-        space
-    }
-
-    /// Runs on each backend what `headgate farm backend-setup` prints for its two addresses.
-    fn set_up(&self) {
-        self.lab.configure(&farm("")).unwrap();
-        let printed = self.lab.headgate_ok(&["farm", "backend-setup", "web", "--json"]).unwrap();
-        let setups: Vec<serde_json::Value> = serde_json::from_str(&printed).unwrap();
-        for (space, number) in self.backends.iter().zip(BACKENDS) {
-            let names = [format!("b{number}"), format!("c{number}")];
-            let own = setups.iter().filter(|setup| names.iter().any(|name| setup["backend"] == **name));
-            let commands: Vec<&str> = own
-                .flat_map(|setup| setup["commands"].as_array().unwrap())
-                .map(|line| line.as_str().unwrap())
-                .collect();
-            assert_eq!(commands.len(), 4, "{printed}");
-            for command in commands {
-                space.run(command).unwrap();
-            }
-        }
-    }
-
-    /// A server on the virtual addresses of every backend, named b11, b12, b13.
-    fn serve(&self) -> Vec<Server> {
-        let each = self.backends.iter().zip(BACKENDS);
-        each.flat_map(|(space, number)| [(space, number, VIP), (space, number, VIP_6)])
-            .map(|(space, number, vip)| Server::start(space, &format!("b{number}"), at(vip)).unwrap())
-            .collect()
-    }
-
-    fn connect(&self, to: &str, times: usize) -> Vec<Connection> {
-        let open = || Connection::open(&self.lab.client, at(to)).unwrap().unwrap_or_else(|e| panic!("{to}: {e}"));
-        (0..times).map(|_| open()).collect()
-    }
-
-    fn bindings(&self, map: &str) -> usize {
-        let listed = self.lab.nft(&format!("list map netdev headgate {map}")).unwrap();
-        listed.matches("expires").count()
-    }
-}
-
-/// Names of servers and how many connections each has; all of them see the client itself.
-fn counts(connections: &[Connection]) -> Counts {
-    let mut counts = Counts::new();
-    for connection in connections {
-        let client: [IpAddr; 2] = ["172.16.1.10".parse().unwrap(), "2001:db8:1::10".parse().unwrap()];
-        assert!(client.contains(&connection.answer.client), "{:?}", connection.answer);
-        *counts.entry(connection.answer.server.clone()).or_default() += 1;
-    }
-    counts
-}
-
-fn alive(what: &str, connections: &mut [Connection]) {
-    for connection in connections {
-        connection.echo("still here").unwrap_or_else(|e| panic!("{what}: {:?}: {e}", connection.answer));
-    }
-}
-
-fn shares<const N: usize>(pairs: [(&str, usize); N]) -> Counts {
-    pairs.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
-}
-
-const ALL: &str = r#"["172.16.1.1:80", "172.16.1.1:80/udp", "[2001:db8:1::1]:80", "[2001:db8:1::1]:80/udp"]"#;
-
-/// A farm of all three backends, in both families.
-fn farm(extra: &str) -> String {
-    let mut text = format!("[farms.web]\nmode = \"dsr\"\nlisten = {ALL}\n{extra}\n");
-    for number in BACKENDS {
-        text += &format!("[farms.web.backends.b{number}]\naddress = \"172.16.2.{number}\"\n");
-        text += &format!("[farms.web.backends.c{number}]\naddress = \"2001:db8:2::{number}\"\n");
-    }
-    text
-}
-
-/// The farm with a state for b12 and c12.
-fn farm_with(extra: &str, state: &str) -> String {
-    let text = farm(extra);
-    let text = text.replace("\"172.16.2.12\"", &format!("\"172.16.2.12\"\nstate = \"{state}\""));
-    text.replace("\"2001:db8:2::12\"", &format!("\"2001:db8:2::12\"\nstate = \"{state}\""))
-}
+use headgate_tests::wire::{Counts, VIP, VIP_6, Wire, alive, at, counts, farm, farm_with, shares, upload};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 #[test]
 fn every_flow_stays_with_the_backend_that_it_began_with() {
@@ -173,9 +30,82 @@ fn every_flow_stays_with_the_backend_that_it_began_with() {
         }
         assert_eq!(talks, shares([("b11", 3), ("b12", 3), ("b13", 3)]), "{to}");
     }
-    // Nothing of this is tracked, and the map knows each flow.
+    // Nothing of this is tracked, and the maps know each flow, and that the connections have ended.
     assert_eq!(wire.lab.gate.run("conntrack -C").unwrap().trim(), "0");
-    assert_eq!((wire.bindings("bindings4"), wire.bindings("bindings6")), (69, 69));
+    assert_eq!((wire.bindings("bindings4"), wire.bindings("bindings6")), (9, 9));
+    assert_eq!((wire.bindings("closing4"), wire.bindings("closing6")), (60, 60));
+    // Each was counted once, at its beginning.
+    let listed = wire.lab.nft("list set netdev headgate begun").unwrap();
+    assert_eq!(listed.matches("counter packets 23 ").count(), 6, "{listed}");
+}
+
+#[test]
+fn a_connection_whose_end_is_near_goes_on_until_it_is_quiet() {
+    let wire = Wire::new("half");
+    wire.lab.once(&farm("")).unwrap();
+    let mut connections = wire.connect(VIP, 6);
+    alive("begin", &mut connections);
+    // Somebody forges resets: the flows are taken for closing, and stay where they are.
+    for connection in &connections {
+        let [high, low] = connection.local().unwrap().port().to_be_bytes();
+        // Header length 5 words, RST. The checksum is wrong, which only the backend would see.
+        let reset = [high, low, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 4, 0, 0, 0, 0, 0, 0];
+        let socket = wire.lab.client.within(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)));
+        socket.unwrap().unwrap().send_to(&reset, &at(VIP).into()).unwrap();
+    }
+    assert_eq!(wire.bindings("closing4"), 6);
+    for _ in 0..3 {
+        alive("forged resets", &mut connections);
+    }
+    assert_eq!((wire.bindings("bindings4"), wire.bindings("closing4")), (0, 6));
+}
+
+#[test]
+fn the_time_to_live_is_one_less_behind_the_box() {
+    let wire = Wire::new("ttl");
+    wire.lab.once(&farm("")).unwrap();
+    for to in [VIP, VIP_6] {
+        let ask = |hops: u32| {
+            let socket = wire.lab.client.within(|| {
+                let socket = UdpSocket::bind(if at(to).is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+                socket.connect(at(to)).map(|()| socket)
+            });
+            let socket = socket.unwrap().unwrap();
+            match at(to).is_ipv4() {
+                true => socket.set_ttl(hops).unwrap(),
+                false => SockRef::from(&socket).set_unicast_hops_v6(hops).unwrap(),
+            }
+            socket.set_read_timeout(Some(Duration::from_secs(if hops == 1 { 1 } else { 10 }))).unwrap();
+            socket.send(b"who\n").unwrap();
+            socket.recv(&mut [0; 256])
+        };
+        // Without the box there is one wire to the backend: a packet that may cross one more comes through, another does not.
+        assert!(ask(2).is_ok(), "{to}");
+        assert!(ask(1).is_err(), "{to}: sent on with a time to live of 0");
+    }
+}
+
+#[test]
+fn a_silent_change_of_a_neighbour_is_found_when_its_time_is_over() {
+    let wire = Wire::new("silent");
+    wire.lab.once(&farm("")).unwrap();
+    let talks: Vec<Talk> = (0..3).map(|_| Talk::open(&wire.lab.client, at(VIP)).unwrap()).collect();
+    wire.lab.gate.ip(&["neigh", "flush", "dev", "backend"]).unwrap();
+    let served: Vec<String> = talks.iter().map(|talk| talk.ask().unwrap().server).collect();
+    let at_b12 = &talks[served.iter().position(|server| server == "b12").unwrap()];
+    wire.backends[1].ip(&["link", "set", "eth0", "address", "02:00:00:00:12:13"]).unwrap();
+    // 15 s at least until the kernel doubts what it knows.
+    assert!(at_b12.ask().is_err(), "who has told?");
+    for (server, talk) in served.iter().zip(&talks).filter(|(server, _)| *server != "b12") {
+        assert_eq!(talk.ask().unwrap().server, **server, "others are not concerned");
+    }
+    for setting in ["base_reachable_time_ms=1000", "delay_first_probe_time=1", "ucast_solicit=1"] {
+        wire.lab.gate.run(&format!("sysctl -qw net.ipv4.neigh.backend.{setting}")).unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !at_b12.ask().is_ok_and(|answer| answer.server == "b12") {
+        assert!(Instant::now() < deadline, "{}", wire.lab.gate.ip(&["neigh"]).unwrap());
+    }
 }
 
 #[test]
@@ -341,7 +271,7 @@ fn who_finds_the_map_full_goes_by_a_hash_and_stays_too() {
     }
     assert_eq!(wire.bindings("bindings4"), 8);
     assert_eq!(counts(&connections).len(), 3);
-    upload(&wire, VIP, 20_000_000);
+    upload(&wire, "", VIP, 20_000_000);
     assert_eq!(ask_udp(&wire.lab.client, at(VIP)).unwrap().unwrap().client, "172.16.1.10".parse::<IpAddr>().unwrap());
 }
 
@@ -402,8 +332,8 @@ fn neighbours_are_the_kernels_business() {
     changed.run("sysctl -qw net.ipv4.conf.eth0.arp_notify=1").unwrap();
     changed.ip(&["link", "set", "eth0", "address", "02:00:00:00:12:12"]).unwrap();
     alive("another MAC address", &mut connections);
-    upload(&wire, VIP, 50_000_000);
-    upload(&wire, VIP_6, 50_000_000);
+    upload(&wire, "", VIP, 50_000_000);
+    upload(&wire, "", VIP_6, 50_000_000);
 }
 
 /// A device that comes back is another one: its index is new, and the kernel has taken the old one out of the chain.
@@ -469,65 +399,4 @@ fn one_arm_is_enough() {
     alive("one arm", &mut connections);
     let servers: Vec<&str> = connections.iter().map(|connection| connection.answer.server.as_str()).collect();
     assert_eq!(servers.iter().filter(|server| **server == "b11").count(), 6, "{servers:?}");
-}
-
-/// Sends so many bytes to a backend by way of the box, in segments as large as the kernel makes them; what arrived must be
-/// what was sent.
-fn upload(wire: &Wire, to: &str, bytes: usize) {
-    let to = SocketAddr::new(at(to).ip(), 80);
-    let port = to.port() + 1;
-    let farm = farm("").replace(":80", ":81").replace("[farms.web", "[farms.upload");
-    wire.lab.once(&[self::farm(""), farm].concat()).unwrap();
-    let sinks: Vec<_> = wire
-        .backends
-        .iter()
-        .map(|space| {
-            let listener = space.within(|| TcpListener::bind((to.ip(), port))).unwrap().unwrap();
-            listener.set_nonblocking(true).unwrap();
-            std::thread::spawn(move || sink(&listener))
-        })
-        .collect();
-    let mut stream = wire.lab.client.within(|| TcpStream::connect((to.ip(), port))).unwrap().unwrap();
-    let block: Vec<u8> = (0..65_536_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let (mut sent, mut digest) = (0, DIGEST);
-    while sent < bytes {
-        stream.write_all(&block).unwrap();
-        digest = digested(digest, &block);
-        sent += block.len();
-    }
-    stream.shutdown(std::net::Shutdown::Write).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let mut answer = [0; 8];
-    stream.read_exact(&mut answer).unwrap();
-    assert_eq!(u64::from_le_bytes(answer), digest, "what arrived is not what was sent");
-    assert_eq!(sinks.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>(), 1);
-}
-
-const DIGEST: u64 = 0xcbf2_9ce4_8422_2325;
-
-/// FNV-1a.
-fn digested(digest: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(digest, |digest, byte| (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// Takes one connection to its end, or gives up after ten seconds; how many it took.
-fn sink(listener: &TcpListener) -> usize {
-    let deadline = Instant::now() + Duration::from_secs(3);
-    let mut stream = loop {
-        match listener.accept() {
-            Ok((stream, _)) => break stream,
-            Err(_) if Instant::now() > deadline => return 0,
-            Err(_) => std::thread::sleep(Duration::from_millis(2)),
-        }
-    };
-    stream.set_nonblocking(false).unwrap();
-    let (mut digest, mut buffer) = (DIGEST, vec![0; 1 << 16]);
-    loop {
-        match stream.read(&mut buffer).unwrap() {
-            0 => break,
-            length => digest = digested(digest, &buffer[..length]),
-        }
-    }
-    stream.write_all(&digest.to_le_bytes()).unwrap();
-    1
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use headgate_image::netns::Namespace;
 use headgate_tests::lab::Lab;
-use headgate_tests::listing::{settled, without_long_keys};
+use headgate_tests::listing::{settled, without_long_keys, without_tunnels};
 
 const WEB: &str = "\
 [farms.web]
@@ -55,7 +55,7 @@ fn listed(space: &Namespace) -> String {
 fn explained(lab: &Lab, other: &Namespace, farm: &str) -> (String, BTreeMap<String, i64>) {
     let explained = lab.headgate_ok(&["explain", farm]).unwrap();
     let file = lab.root().join("explained.nft");
-    std::fs::write(&file, format!("flush ruleset\n{}", without_long_keys(&explained))).unwrap();
+    std::fs::write(&file, format!("flush ruleset\n{}", without_long_keys(&without_tunnels(&explained)))).unwrap();
     other.run(&format!("nft -f {}", file.display())).unwrap_or_else(|error| panic!("{error:#}\n{explained}"));
     let mut differing = words(&listed(other));
     for (word, count) in words(&without_long_keys(&settled(&listed(&lab.gate)))) {

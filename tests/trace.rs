@@ -125,6 +125,34 @@ fn stateless_is_told_without_connection_tracking() {
 }
 
 #[test]
+fn dsr_is_told_from_ingress() {
+    let lab = Lab::new("trace-w").unwrap();
+    let farm = format!(
+        "[farms.web]\nmode = \"dsr\"\nlisten = [\"{V4}\", \"{V6}\"]\n\
+         backends.b.address = \"172.16.2.11\"\nbackends.b6.address = \"2001:db8:2::11\"\n"
+    );
+    lab.once(&farm).unwrap();
+    let following = Following::begin(&lab, &["--count", "2", "--seconds", "20"]);
+    // Nobody answers: the backend does not have the virtual address here.
+    knock(&lab, V4);
+    knock(&lab, V6);
+    let told: Vec<String> = following.end().iter().map(|line| stable(line)).collect();
+    assert_eq!(
+        told,
+        [
+            "client 172.16.1.10:PORT → 172.16.1.1:80/tcp → farm web → scheduler chose b → \
+             sent on as it is to 172.16.2.11 → out backend",
+            "client [2001:db8:1::10]:PORT → [2001:db8:1::1]:80/tcp → farm web → scheduler chose b6 → \
+             sent on as it is to 2001:db8:2::11 → out backend",
+        ]
+    );
+    let explained = lab.headgate_ok(&["explain", "web"]).unwrap();
+    for expected in ["netdev headgate, chain ingress", "goto flow4-web  # ", "headgate.toml:4:22 address"] {
+        assert!(explained.contains(expected), "{expected} is not in\n{explained}");
+    }
+}
+
+#[test]
 fn a_refusal_names_its_limit() {
     let (lab, _servers) = lab("trace-r", "[farms.web.limits]\nnew-connections = \"1/hour\"\naction = \"reject\"");
     let following = Following::begin(&lab, &["--count", "4", "--seconds", "10"]);

@@ -112,7 +112,7 @@ impl Lab {
         ensure!(self.daemon.is_none(), "the daemon runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.log())?;
         self.daemon = Some(self.program("headgated").stdout(log.try_clone()?).stderr(log).spawn()?);
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             // 4: the daemon cannot be reached. Everything else is an answer.
             let output = self.headgate(&["status"])?;

@@ -10,3 +10,4 @@ pub mod listing;
 pub mod packets;
 pub mod server;
 pub mod tracer;
+pub mod wire;

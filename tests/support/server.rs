@@ -130,6 +130,11 @@ impl Connection {
         })
     }
 
+    /// The client's end.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.stream.get_ref().local_addr()
+    }
+
     /// Sends a line and reads it back: an error means that the connection is broken.
     pub fn echo(&mut self, text: &str) -> io::Result<()> {
         self.stream.get_mut().write_all(format!("{text}\n").as_bytes())?;

@@ -205,7 +205,7 @@ pub enum Keep {
 /// One step that was carried out, or is going to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepLine {
-    /// `knob`, `link`, `add-address`, `add-route`, `ruleset`, `remove-route` or `remove-address`.
+    /// `knob`, `link`, `add-tunnel`, `add-address`, `add-route`, `ruleset`, `remove-route`, `remove-address` or `remove-tunnel`.
     pub kind: String,
     /// As `headgate plan` prints it.
     pub step: String,

@@ -15,6 +15,7 @@ use headgate_plan::health::Failed;
 use headgate_plan::ids::Ids;
 use headgate_plan::state::State;
 use headgate_plan::step::{Detail, Outcome, Plan, Step};
+use headgate_plan::tunnel;
 
 use crate::api::StepLine;
 use crate::owed::Owed;
@@ -101,6 +102,7 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         let helpers = wanted.config.farms.values().filter_map(|farm| farm.helper).collect();
         so_far.facts.lacking_helpers = host.lacking_helpers(&helpers)?;
         so_far.facts.lacking_features = host.lacking_features(&Feature::wanted(wanted.config))?;
+        so_far.facts.lacking_tunnels = host.lacking_tunnels(&tunnel::wanted(wanted.config))?;
         so_far.desired =
             compile(wanted.config, wanted.profiles, &so_far.facts, &known).map_err(ReconcileError::Unsupported)?;
         so_far.observed = host.observe_beside(ruleset, &so_far.desired.state)?;

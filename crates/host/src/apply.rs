@@ -20,7 +20,7 @@ use crate::link::{self, Interface};
 use crate::netlink::{Refusal, Request};
 use crate::route::Beside;
 use crate::wakeup::WakeUp;
-use crate::{Host, HostError, address, knob, route};
+use crate::{Host, HostError, address, knob, route, tunnel};
 
 /// What became of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -93,9 +93,9 @@ fn turn(step: &Step) -> Option<knob::Turn<'_>> {
 fn phase(step: &Step) -> Phase {
     match step {
         Step::Knob { .. } | Step::LinkUp { .. } | Step::LinkMtu { .. } => Phase::Prepare,
-        Step::AddAddress(_) | Step::AddRoute(_) => Phase::Add,
+        Step::AddTunnel(_) | Step::AddAddress(_) | Step::AddRoute(_) => Phase::Add,
         Step::Ruleset(_) => Phase::Ruleset,
-        Step::RemoveRoute(_) | Step::RemoveAddress(_) => Phase::Remove,
+        Step::RemoveRoute(_) | Step::RemoveAddress(_) | Step::RemoveTunnel(_) => Phase::Remove,
     }
 }
 
@@ -210,7 +210,7 @@ impl Host {
         gone.filter_map(|(step, _)| step.inverse()).collect()
     }
 
-    /// Added addresses and routes, in one go. `rest` is what follows: a route that it removes may be replaced.
+    /// Added tunnels, addresses and routes, in one go. `rest` is what follows: a route that it removes may be replaced.
     fn change(&mut self, steps: &[Step], rest: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Outcome> {
         if let Some(reason) = too_old(self.kernel, steps) {
             return vec![Outcome::Refused(reason); steps.len()];
@@ -223,6 +223,7 @@ impl Host {
             })
             .collect();
         self.send(steps, |step| match step {
+            Step::AddTunnel(device) => Ok(tunnel::add(*device)),
             Step::AddAddress(Address { link, net }) => Ok(address::add(index(interfaces, link)?, *net)),
             Step::AddRoute(route) => {
                 let beside =
@@ -233,12 +234,13 @@ impl Host {
         })
     }
 
-    /// Removed routes and addresses.
+    /// Removed routes, addresses and tunnels.
     fn remove(&mut self, steps: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Outcome> {
         let promotion = self.promote_secondaries(steps);
         let outcomes = self.send(steps, |step| match step {
             Step::RemoveRoute(route) => Ok(route::remove(route, route_index(interfaces, route)?)),
             Step::RemoveAddress(Address { link, net }) => Ok(address::remove(index(interfaces, link)?, *net)),
+            Step::RemoveTunnel(device) => Ok(tunnel::remove(*device)),
             _ => Err("not a removal".to_owned()),
         });
         for path in promotion {
@@ -455,6 +457,7 @@ fn settle(step: &Step, result: Result<(), Refusal>) -> Outcome {
         }
         // Routes go with the address that was their source or with their interface.
         (Step::RemoveRoute(_), Errno::ESRCH | Errno::ENODEV) => Outcome::Kept,
+        (Step::RemoveTunnel(_), Errno::ENODEV) => Outcome::Kept,
         (Step::RemoveAddress(_), Errno::EADDRNOTAVAIL | Errno::ENODEV) => Outcome::Kept,
         (_, Errno::EPERM) => Outcome::Refused("CAP_NET_ADMIN is missing".to_owned()),
         _ => Outcome::Refused(refusal.to_string()),

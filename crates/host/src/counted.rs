@@ -32,7 +32,8 @@ impl Host {
     /// [`HostError::Dump`].
     pub fn new_flows(&mut self) -> Result<BTreeMap<u32, u64>, HostError> {
         let mut flows = BTreeMap::new();
-        for map in IpVersion::ALL.into_iter().flat_map(|version| [Map::Targets(version), Map::Hosts(version)]) {
+        let translated = IpVersion::ALL.into_iter().flat_map(|version| [Map::Targets(version), Map::Hosts(version)]);
+        for map in translated.chain(Place::INGRESS.map(Map::Begun)) {
             flows.extend(self.marks(map)?.into_iter().map(|(mark, counts)| (mark, counts.packets)));
         }
         Ok(flows)

@@ -77,6 +77,7 @@ fn fact(interface: &Interface, device: Link) -> Link {
         up: interface.up,
         loopback: interface.loopback,
         mtu: interface.mtu,
+        external: interface.external.clone(),
         ..device
     }
 }

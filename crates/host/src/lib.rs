@@ -35,6 +35,7 @@ pub mod recorded;
 pub mod root;
 mod route;
 pub mod topology;
+mod tunnel;
 mod wakeup;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,7 @@ use std::io;
 use headgate_nft::{Batch, Change, Socket};
 use headgate_plan::features::Feature;
 use headgate_plan::helpers::Helper;
+use headgate_plan::tunnel::Device;
 
 pub use apply::{Failure, Report};
 pub use lock::Lock;
@@ -59,6 +61,8 @@ pub struct Host {
     generation: Option<u32>,
     /// Connection tracking helpers that have been found to be there.
     helpers: BTreeSet<Helper>,
+    /// Tunnel devices whose kind has been found to be there.
+    tunnels: BTreeSet<Device>,
     /// Major and minor number of the kernel's release.
     kernel: (u32, u32),
     /// Whether the kernel has flowtables, once it was asked.
@@ -124,6 +128,7 @@ impl Host {
             nft,
             generation: None,
             helpers: BTreeSet::new(),
+            tunnels: BTreeSet::new(),
             kernel,
             flowtable: None,
             features: BTreeMap::new(),

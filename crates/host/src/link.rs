@@ -8,6 +8,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 
 use crate::netlink::{Netlink, Request};
+use crate::tunnel;
 
 /// `IFLA_EXT_MASK` with `RTEXT_FILTER_SKIP_STATS`: the statistics are most of a link's message and nobody reads them.
 const IFLA_EXT_MASK: u16 = 29;
@@ -32,6 +33,8 @@ pub(crate) struct Interface {
     pub(crate) arp: bool,
     /// Bytes.
     pub(crate) mtu: u32,
+    /// Its kind, when it takes the addresses of its tunnels from packets.
+    pub(crate) external: Option<String>,
 }
 
 impl Interface {
@@ -68,12 +71,14 @@ pub(crate) fn decode(message: LinkMessage) -> Option<Interface> {
         loopback: flags.contains(LinkFlags::Loopback),
         arp: !flags.contains(LinkFlags::Noarp),
         mtu: 0,
+        external: None,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => interface.name = name,
             LinkAttribute::Address(octets) if ethernet => interface.mac = octets.try_into().ok(),
             LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
+            LinkAttribute::LinkInfo(info) => interface.external = tunnel::external_kind(&info),
             _ => {}
         }
     }

@@ -8,11 +8,12 @@ use headgate_plan::knob::CPU_WAKE_UP;
 use headgate_plan::maps;
 use headgate_plan::state::{Address, LinkState, State};
 use headgate_plan::step::{Outcome, Plan, Step};
+use headgate_plan::tunnel::Device;
 
 use crate::{Host, HostError, Report, address, knob, link, route};
 
 impl Host {
-    /// Reads what there is of ours: our tables, the addresses and routes that carry our protocol number, and of
+    /// Reads what there is of ours: our tables and tunnels, the addresses and routes that carry our protocol number, and of
     /// interfaces and knobs those that `wanted` names.
     ///
     /// # Errors
@@ -47,10 +48,15 @@ impl Host {
             let found = interfaces.get(name)?;
             Some((name.clone(), LinkState { up: found.up, mtu: Some(found.mtu) }))
         });
+        let tunnels = Device::ALL.into_iter().filter_map(|device| {
+            let found = interfaces.get(device.name()).filter(|found| device.is(&found.name, found.index))?;
+            Some((device, LinkState { up: found.up, mtu: None }))
+        });
         let ours = addresses.iter().filter(|found| found.ours);
         Ok(State {
             ruleset,
             links: links.collect(),
+            tunnels: tunnels.collect(),
             addresses: ours
                 .filter_map(|found| Some(Address { link: (*names.get(&found.index)?).to_owned(), net: found.net }))
                 .collect(),
@@ -83,7 +89,7 @@ impl Host {
         Ok(knob::restore(&self.root, &wanted.knobs)?)
     }
 
-    /// Removes everything of ours: tables, the guard's included, routes and addresses; and gives every knob back what it
+    /// Removes everything of ours: tables, the guard's included, routes, addresses and tunnels; and gives every knob back what it
     /// had.
     ///
     /// # Errors
@@ -97,6 +103,7 @@ impl Host {
         }
         steps.extend(found.routes.into_iter().map(Step::RemoveRoute));
         steps.extend(found.addresses.into_iter().map(Step::RemoveAddress));
+        steps.extend(found.tunnels.into_keys().map(Step::RemoveTunnel));
         let mut report = self.apply(Plan { steps });
         report.restored = self.restore_knobs(&State::default())?;
         Ok(report)

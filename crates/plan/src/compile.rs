@@ -54,7 +54,8 @@ use crate::flows::Lost;
 use crate::ids::Ids;
 use crate::maps::{Door, Map};
 use crate::names::IpVersion;
-use crate::state::{Fit, Knob, KnobValue, State};
+use crate::state::{Fit, Knob, KnobValue, LinkState, State};
+use crate::tunnel;
 
 /// What is wanted of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -137,9 +138,12 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
     // no reason to want another map.
     ids.remember_sizes(&ruleset);
     let knobs: Vec<Knob> = host_name(config).into_iter().chain(tuned.knobs).collect();
+    let mut tunnels = tunnel::wanted(config);
+    tunnels.retain(|device| context.routing.has_tunnel(*device));
     let state = State {
         ruleset,
         links: layout.links,
+        tunnels: tunnels.into_iter().map(|device| (device, LinkState { up: true, mtu: None })).collect(),
         addresses,
         routes: layout.routes.into_iter().collect(),
         knobs: knobs.iter().map(|knob| (knob.path.clone(), knob.want.clone())).collect(),

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::features::Feature;
+use crate::tunnel::Device;
 
 /// The facts of one machine, seen from one network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -42,6 +43,8 @@ pub struct Facts {
     pub lacking_helpers: BTreeSet<String>,
     /// Features that are wanted and that the kernel does not have.
     pub lacking_features: BTreeSet<Feature>,
+    /// Tunnel devices that are wanted and that the kernel, or nftables in it, does not have.
+    pub lacking_tunnels: BTreeSet<Device>,
 }
 
 /// A physical core.
@@ -72,6 +75,8 @@ pub struct Link {
     pub driver: Option<String>,
     /// PCI address of the device behind it.
     pub pci: Option<String>,
+    /// Its kind (`ipip`, `gre`…), when it takes the addresses of its tunnels from packets: a kernel has one of each at most.
+    pub external: Option<String>,
     /// Every address on it.
     pub addresses: Vec<LinkAddress>,
     /// Queues and interrupts, when a device is behind it.

@@ -79,6 +79,7 @@ impl Follow<'_> {
         ];
         let mut tables = vec![(Place::Inet, chains.map(|(name, chain)| (name.into(), chain)).into())];
         if !self.devices.is_empty() {
+            // The mark of a trace is the packet's: one table marks for all places at ingress.
             let ingress = chain(base(Hook::Ingress, BEGIN_INGRESS, self.devices.clone()), self.rules(Place::Netdev));
             tables.push((Place::Netdev, [(MARK.into(), chain(None, self.mark())), ("arrived".into(), ingress)].into()));
         }
@@ -160,7 +161,9 @@ fn of_version(place: Place, version: IpVersion) -> Statement {
     };
     match place {
         Place::Inet => compare(Value::Field(Field::Nfproto), Operator::Equal, &[nfproto]),
-        Place::Netdev => compare(Value::Field(Field::Protocol), Operator::Equal, &ethertype.to_be_bytes()),
+        Place::Netdev | Place::Tunnels => {
+            compare(Value::Field(Field::Protocol), Operator::Equal, &ethertype.to_be_bytes())
+        }
     }
 }
 

@@ -33,6 +33,7 @@ pub mod status;
 pub mod steering;
 pub mod step;
 pub mod story;
+pub mod tunnel;
 
 #[cfg(test)]
 mod samples;

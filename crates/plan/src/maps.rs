@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headgate_nft::{Datatype, Family, SetData, TableId};
+use headgate_nft::{Datatype, Family, ObjectKind, SetData, TableId};
 
 use crate::names::{self, IpVersion};
 
@@ -16,24 +16,30 @@ pub enum Place {
     Inet,
     /// `netdev headgate`: what is forwarded before both.
     Netdev,
+    /// `netdev headgate-tunnels`: the same through tunnels. Apart, since nft(8) before 1.1.4 aborts when it lists a table
+    /// with tunnel objects.
+    Tunnels,
 }
 
 impl Place {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Inet, Self::Netdev];
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Inet, Self::Netdev, Self::Tunnels];
+    /// Where packets are taken at ingress of interfaces.
+    pub const INGRESS: [Self; 2] = [Self::Netdev, Self::Tunnels];
 
     /// What names the table.
     pub fn table(self) -> TableId {
         match self {
             Self::Inet => TableId::inet(names::TABLE),
             Self::Netdev => TableId { family: Family::Netdev, name: names::TABLE.into() },
+            Self::Tunnels => TableId { family: Family::Netdev, name: names::TUNNELS_TABLE.into() },
         }
     }
 }
 
 /// All our tables. They are dumped by name, so that a ruleset of others costs nothing.
-pub fn tables() -> [TableId; 3] {
-    [Place::Inet.table(), Place::Netdev.table(), TableId::inet(names::GUARD_TABLE)]
+pub fn tables() -> [TableId; 4] {
+    [Place::Inet.table(), Place::Netdev.table(), Place::Tunnels.table(), TableId::inet(names::GUARD_TABLE)]
 }
 
 /// A place on a packet's way where it is asked which farm it is for. Each has listeners' maps of its own, so that a packet
@@ -46,6 +52,8 @@ pub enum Door {
     Syn,
     /// Every packet that comes in by an interface, before the network layer: `dsr`.
     Wire,
+    /// The same for `dsr` through tunnels.
+    Tunnel,
     /// Every incoming packet, before connection tracking: `stateless`.
     Raw,
     /// TCP resets, before connection tracking.
@@ -60,13 +68,23 @@ pub enum Door {
 
 impl Door {
     /// All, in the order in which a packet comes to them.
-    pub const ALL: [Self; 8] =
-        [Self::Wire, Self::Syn, Self::Resets, Self::Raw, Self::Inspect, Self::Queue, Self::Nat, Self::Input];
+    pub const ALL: [Self; 9] = [
+        Self::Wire,
+        Self::Tunnel,
+        Self::Syn,
+        Self::Resets,
+        Self::Raw,
+        Self::Inspect,
+        Self::Queue,
+        Self::Nat,
+        Self::Input,
+    ];
 
     /// The table that it is in.
     pub fn place(self) -> Place {
         match self {
             Self::Wire => Place::Netdev,
+            Self::Tunnel => Place::Tunnels,
             Self::Syn | Self::Resets | Self::Raw | Self::Inspect | Self::Queue | Self::Nat | Self::Input => Place::Inet,
         }
     }
@@ -80,7 +98,7 @@ impl Door {
             Self::Queue => "queue-",
             Self::Raw => "raw-",
             Self::Inspect => "inspect-",
-            Self::Wire | Self::Nat => "",
+            Self::Wire | Self::Tunnel | Self::Nat => "",
         }
     }
 }
@@ -146,10 +164,18 @@ pub enum Map {
     Marks,
     /// Mark → address of a `dsr` backend.
     Nexthops(Place, IpVersion),
+    /// Mark → tunnel object of a `dsr` backend.
+    Tunnels(IpVersion),
     /// Mark → index of the interface towards a `dsr` backend.
     Egress(Place),
     /// Client, virtual address, ports, protocol → mark: the flows of `dsr` farms. Filled by the packets themselves.
     Bindings(Place, IpVersion),
+    /// Marks of `dsr` backends; counts their new flows.
+    Begun(Place),
+    /// The same as bindings for flows whose time was started again a moment ago, and is not again yet.
+    Recent(Place, IpVersion),
+    /// The same for flows whose end was seen.
+    Closing(Place, IpVersion),
     /// ct marks whose established flows go by the flowtable.
     Offloaded,
     /// ct marks of backends that may be sent flows, each with as many tokens; the supervisor's, so never compared.
@@ -168,7 +194,7 @@ pub enum Map {
 
 impl Map {
     /// Those with an element for each backend, whose comment says whose it is.
-    pub const BACKENDS: [Self; 8] = [
+    pub const BACKENDS: [Self; 10] = [
         Self::Targets(IpVersion::V4),
         Self::Targets(IpVersion::V6),
         Self::Hosts(IpVersion::V4),
@@ -177,6 +203,8 @@ impl Map {
         Self::Rewrites(IpVersion::V6),
         Self::Nexthops(Place::Netdev, IpVersion::V4),
         Self::Nexthops(Place::Netdev, IpVersion::V6),
+        Self::Tunnels(IpVersion::V4),
+        Self::Tunnels(IpVersion::V6),
     ];
 
     /// Those that a table of ours has even while they are empty: what fills and empties them must not be more than elements.
@@ -184,6 +212,7 @@ impl Map {
         match place {
             Place::Inet => &[Self::Slots(Place::Inet), Self::Down(Place::Inet)],
             Place::Netdev => &[Self::Slots(Place::Netdev), Self::Down(Place::Netdev)],
+            Place::Tunnels => &[Self::Slots(Place::Tunnels), Self::Down(Place::Tunnels)],
         }
     }
 
@@ -192,8 +221,11 @@ impl Map {
         match self {
             Self::Listeners(door, ..) => door.place(),
             Self::Anywhere(..) => Door::Input.place(),
-            Self::Slots(place) | Self::Down(place) | Self::Cut(place) | Self::Egress(place) => place,
+            Self::Slots(place) | Self::Down(place) | Self::Cut(place) => place,
+            Self::Egress(place) | Self::Begun(place) => place,
             Self::Nexthops(place, _) | Self::Bindings(place, _) => place,
+            Self::Recent(place, _) | Self::Closing(place, _) => place,
+            Self::Tunnels(_) => Place::Tunnels,
             Self::Targets(_)
             | Self::Hosts(_)
             | Self::Sources(_)
@@ -266,8 +298,12 @@ impl Map {
             Self::Virtual(version) => format!("virtual{}", digit(version)).into(),
             Self::VirtualPorts => "virtual-ports".into(),
             Self::Nexthops(_, version) => format!("nexthops{}", digit(version)).into(),
+            Self::Tunnels(version) => format!("tunnels{}", digit(version)).into(),
             Self::Egress(_) => "egress".into(),
             Self::Bindings(_, version) => format!("bindings{}", digit(version)).into(),
+            Self::Begun(_) => "begun".into(),
+            Self::Recent(_, version) => format!("recent{}", digit(version)).into(),
+            Self::Closing(_, version) => format!("closing{}", digit(version)).into(),
             Self::Caps => "caps".into(),
             Self::Capped => "capped".into(),
             Self::Admitted => "admitted".into(),
@@ -289,7 +325,9 @@ impl Map {
             }
             Self::Anywhere(_, Reach::Port | Reach::Range) => vec![InetProto, InetService],
             Self::Anywhere(_, Reach::AllPorts | Reach::AllProtocols) => vec![InetProto],
-            Self::Bindings(_, version) => vec![address(version), address(version), InetService, InetService, InetProto],
+            Self::Bindings(_, version) | Self::Recent(_, version) | Self::Closing(_, version) => {
+                vec![address(version), address(version), InetService, InetService, InetProto]
+            }
             _ => vec![Mark],
         }
     }
@@ -300,12 +338,12 @@ impl Map {
             Self::Listeners(..) | Self::Anywhere(..) | Self::Pooled | Self::Chosen | Self::Logged => {
                 Some(SetData::Verdict)
             }
-            Self::Slots(_) | Self::Bindings(..) | Self::Marks | Self::Overflow => {
-                Some(SetData::Value(vec![Datatype::Mark]))
-            }
+            Self::Bindings(..) | Self::Recent(..) | Self::Closing(..) => Some(SetData::Value(vec![Datatype::Mark])),
+            Self::Slots(_) | Self::Marks | Self::Overflow => Some(SetData::Value(vec![Datatype::Mark])),
             Self::Answers(..) | Self::Senders(..) => Some(SetData::Value(vec![Datatype::Mark])),
             Self::Down(_)
             | Self::Cut(_)
+            | Self::Begun(_)
             | Self::Offloaded
             | Self::Caps
             | Self::Capped
@@ -314,6 +352,7 @@ impl Map {
             | Self::Traffic => None,
             Self::Egress(_) => Some(SetData::Value(vec![Datatype::IfIndex])),
             Self::Nexthops(_, version) => Some(SetData::Value(vec![address(version)])),
+            Self::Tunnels(_) => Some(SetData::Objects(ObjectKind::Tunnel)),
             Self::Targets(version) => Some(SetData::Value(vec![address(version), Datatype::InetService])),
             Self::Hosts(version) | Self::Sources(version) | Self::Rewrites(version) | Self::Virtual(version) => {
                 Some(SetData::Value(vec![address(version)]))
@@ -324,13 +363,19 @@ impl Map {
 
     /// The packets fill it: the time after which an element goes that was made without one, and the most elements.
     pub fn learns(self) -> Option<(Duration, u32)> {
-        matches!(self, Self::Bindings(..)).then_some((names::BINDING_IDLE, names::BINDINGS_MAX))
+        let idle = match self {
+            Self::Bindings(..) => names::BINDING_IDLE,
+            Self::Recent(..) => names::BINDING_RECENT,
+            Self::Closing(..) => names::BINDING_ENDED,
+            _ => return None,
+        };
+        Some((idle, names::BINDINGS_MAX))
     }
 
     /// Every element counts its lookups: those of a translation are the new flows of a backend, since only the first packet
     /// of a flow asks for it.
     pub fn is_counted(self) -> bool {
-        matches!(self, Self::Targets(_) | Self::Hosts(_) | Self::Traffic | Self::Admitted)
+        matches!(self, Self::Targets(_) | Self::Hosts(_) | Self::Traffic | Self::Admitted | Self::Begun(_))
     }
 
     /// Its keys are ranges.

@@ -14,6 +14,8 @@ pub const ROUTE_PROTOCOL: u8 = 0x48;
 
 /// Our table: services, slots, backends.
 pub const TABLE: &str = "headgate";
+/// The table of `dsr` farms whose packets go through tunnels.
+pub const TUNNELS_TABLE: &str = "headgate-tunnels";
 /// The permanent table whose ct rule keeps connection tracking hooked while [`TABLE`] is replaced: without any ct
 /// expression left, the kernel unregisters its hooks and live translated connections are reset.
 pub const GUARD_TABLE: &str = "headgate-guard";
@@ -42,16 +44,19 @@ pub const SLOT_V6: u32 = 0x8000;
 /// Most slots of one farm in one family: they share 16 bits with [`SLOT_V6`].
 pub const SLOTS_MAX: usize = 0x8000;
 
-/// Most flows of all `dsr` farms that are remembered, in each family. The memory is taken as flows come: 96 bytes each for
-/// IPv4 and 128 for IPv6 (Linux 6.18), and 8 to 16 of the hash table. A flow that finds no room goes by a hash.
+/// Most flows of all `dsr` farms that are remembered, in each family and map. The memory is taken as flows come: 96 bytes each
+/// for IPv4 and 128 for IPv6 (Linux 6.18), and 8 to 16 of the hash table. A flow that finds no room goes by a hash.
 pub const BINDINGS_MAX: u32 = 1 << 20;
+/// How long a packet of a flow starts its time again for those that follow. Flows stay so much longer than promised, since
+/// the last packet may have come at the end of it.
+pub const BINDING_RECENT: Duration = Duration::from_secs(60);
 /// A `dsr` flow that has only begun: a SYN, one datagram.
 pub const BINDING_BEGUN: Duration = Duration::from_secs(30);
-/// A `dsr` flow of TCP.
+/// A `dsr` flow of TCP, since its last packet at least.
 pub const BINDING_ESTABLISHED: Duration = Duration::from_secs(3600);
-/// A `dsr` flow of TCP behind its FIN or RST.
-pub const BINDING_ENDED: Duration = Duration::from_secs(5);
-/// A `dsr` flow of anything else, since its last packet.
+/// A `dsr` flow of TCP behind its FIN or RST, since its last packet: the client may go on reading for long.
+pub const BINDING_ENDED: Duration = Duration::from_secs(60);
+/// A `dsr` flow of anything else, since its last packet at least.
 pub const BINDING_IDLE: Duration = Duration::from_secs(120);
 
 /// What comes in by an interface, before the network layer.
@@ -60,6 +65,8 @@ pub const INGRESS: &str = "ingress";
 pub const SYN: &str = "syn";
 /// The chain that keeps connection tracking from what comes to it.
 pub const UNTRACK: &str = "untrack";
+/// What comes in by our tunnel devices, which nobody is to send to.
+pub const TUNNEL_INGRESS: &str = "tunnel-ingress";
 /// What comes in, before connection tracking sees it.
 pub const RAW: &str = "raw";
 /// The chain that finds the farm of a packet at [`RAW`].
@@ -100,7 +107,7 @@ pub const MARK_OUTPUT: &str = "mark-output";
 /// takes what is already translated for untranslated.
 pub fn base_chain(name: &str) -> Option<BaseChain> {
     let (kind, hook, priority) = match name {
-        INGRESS => (ChainKind::Filter, Hook::Ingress, 0),
+        INGRESS | TUNNEL_INGRESS => (ChainKind::Filter, Hook::Ingress, 0),
         SYN | RESETS | RAW => (ChainKind::Filter, Hook::Prerouting, -300),
         INSPECT => (ChainKind::Filter, Hook::Prerouting, -150),
         // Behind everything that drops, before the translation.
@@ -185,10 +192,14 @@ pub fn hash_chain(version: IpVersion, farm: &FarmName) -> Arc<str> {
 pub enum Passage {
     /// Looks the flow up.
     Known,
+    /// Sends on what needs no thought.
+    Fast,
     /// Keeps a flow that is known.
     Refresh,
     /// Remembers a flow that begins.
     Bind,
+    /// Counts and sends its first packet.
+    Begin,
     /// Turns a slot into a backend's mark.
     Settle,
     /// Sends the packet to the backend whose mark it has.
@@ -200,8 +211,10 @@ impl Passage {
     pub fn chain(self, version: IpVersion) -> Arc<str> {
         let stem = match self {
             Self::Known => "known",
+            Self::Fast => "fast",
             Self::Refresh => "refresh",
             Self::Bind => "bind",
+            Self::Begin => "begin",
             Self::Settle => "settle",
             Self::Send => "send",
         };

@@ -116,7 +116,7 @@ fn element_paths(farm: &Farm, ids: &Ids, (set, key, element): (&str, &Key, &Elem
         "sources" | "pooled" => vec![backend_key("source-address"), farm_key("source-addresses")],
         "down" => vec![backend_key("state")],
         "marks" => vec![backend_key("mark"), farm_key("mark")],
-        "egress" => vec![farm_key("dsr")],
+        "egress" | "tunnels" => vec![farm_key("dsr")],
         "offloaded" => vec![farm_key("offload")],
         "caps" | "capped" | "admitted" | "overflow" => vec![backend_key("max-connections")],
         "silent" => vec![farm_key("on-empty")],

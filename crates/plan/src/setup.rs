@@ -1,7 +1,7 @@
 //! What a backend needs on its side: the commands that make it answer for a farm.
 //!
-//! They are commands of iproute2 and procps, one a line and each of them safe to repeat but for `ip address add`, so that
-//! they can be read, run and put into whatever keeps a backend's configuration.
+//! They are commands of iproute2 and procps, one a line for a shell and each of them safe to repeat but for `ip address add`
+//! and `ip link add`, so that they can be read, run and put into whatever keeps a backend's configuration.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use headgate_config::model::{Farm, Mode};
 use headgate_config::types::BackendName;
 use serde::Serialize;
+
+use crate::tunnel::{self, Device, GRE_KEY};
 
 /// One backend's part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,11 +37,19 @@ pub fn of(farm: &Farm) -> Vec<Setup> {
                  another way are not translated back.",
                 Vec::new(),
             ),
-            Mode::Dsr => (
-                "It carries the virtual address without telling its neighbours, listens there, and answers the clients \
-                 itself.",
-                direct(farm, address.is_ipv4()),
-            ),
+            Mode::Dsr => match Device::to(tunnel::via(farm), address) {
+                None => (
+                    "It carries the virtual address without telling its neighbours, listens there, and answers the \
+                     clients itself.",
+                    direct(farm, address.is_ipv4()),
+                ),
+                Some(device) => (
+                    "It takes packets out of the tunnel, carries the virtual address without telling its neighbours, listens \
+                     there, and answers the clients itself. The segment size fits an MTU of 1500 all the way; the last \
+                     command changes the default route.",
+                    [direct(farm, address.is_ipv4()), tunnelled(device, address)].concat(),
+                ),
+            },
             Mode::Local => ("There are no backends.", Vec::new()),
         };
         Setup { backend: backend.name.clone(), address, note, commands }
@@ -67,9 +77,38 @@ fn direct(farm: &Farm, ipv4: bool) -> Vec<String> {
     commands
 }
 
+/// The backend's end of a tunnel.
+///
+/// Without a remote address the device takes packets from any sender: filter the protocol where strangers reach a backend.
+/// `rp_filter` is off, since packets of clients come in by the tunnel and the way to clients is another; loose is not enough for
+/// an interface without an address (`__fib_validate_source`, net/ipv4/fib_frontend.c), and the larger of the two numbers counts. A client takes the
+/// largest segment from the backend's SYN-ACK, which never passes the box, so only the backend can say that the tunnel
+/// takes some bytes away; `advmss` is an attribute of its route to the clients.
+fn tunnelled(device: Device, backend: IpAddr) -> Vec<String> {
+    let (name, kind, mss) = (device.name(), device.kind(), device.segment_bytes());
+    let how = match device {
+        Device::Ipip => String::new(),
+        Device::Ipip6 => " mode ip6ip6 remote ::".to_owned(),
+        Device::Gre => format!(" key {GRE_KEY}"),
+        Device::Gre6 => format!(" remote :: key {GRE_KEY}"),
+    };
+    let mut commands =
+        vec![format!("ip link add name {name} type {kind} local {backend}{how}"), format!("ip link set dev {name} up")];
+    if backend.is_ipv4() {
+        commands.extend(["all", name].map(|name| format!("sysctl -w net.ipv4.conf.{name}.rp_filter=0")));
+    }
+    let ip = if backend.is_ipv4() { "ip" } else { "ip -6" };
+    commands.push(format!(
+        "{ip} route change $({ip} route show default | head -n 1 | sed 's/ advmss [0-9]*//') advmss {mss}"
+    ));
+    commands
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use headgate_config::model::{Dsr, DsrVia};
+
     use crate::samples::{backend, tcp, web};
 
     #[test]
@@ -87,5 +126,18 @@ mod tests {
             "ip address add 172.16.1.1/32 dev lo",
         ];
         assert_eq!(commands, [&four[..], &four, &["ip address add 2001:db8:1::1/128 dev lo nodad"]]);
+        farm.dsr = Some(Dsr { via: DsrVia::Gre, interface: None });
+        let commands: Vec<Vec<String>> = of(&farm).into_iter().map(|setup| setup.commands).collect();
+        assert_eq!(
+            commands[0][3..],
+            [
+                "ip link add name headgate-gre type gre local 172.16.2.11 key 72",
+                "ip link set dev headgate-gre up",
+                "sysctl -w net.ipv4.conf.all.rp_filter=0",
+                "sysctl -w net.ipv4.conf.headgate-gre.rp_filter=0",
+                "ip route change $(ip route show default | head -n 1 | sed 's/ advmss [0-9]*//') advmss 1432",
+            ]
+        );
+        assert_eq!(commands[2][1], "ip link add name headgate-gre6 type ip6gre local 2001:db8:2::11 remote :: key 72");
     }
 }

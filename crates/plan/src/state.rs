@@ -9,6 +9,8 @@ use headgate_nft::Ruleset;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::tunnel::Device;
+
 /// A state of the machine, as far as it is ours.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -17,6 +19,8 @@ pub struct State {
     pub ruleset: Ruleset,
     /// The interfaces that the configuration names, by kernel name.
     pub links: BTreeMap<String, LinkState>,
+    /// The tunnel devices that we make.
+    pub tunnels: BTreeMap<Device, LinkState>,
     /// The addresses that we add, never anybody else's.
     pub addresses: BTreeSet<Address>,
     /// The routes that we add, never anybody else's.

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::compile::Desired;
 use crate::compile::routing::METRIC_V6;
 use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Route, State};
+use crate::tunnel::Device;
 use crate::{ethtool, knob};
 
-/// What is to be done, in this order: knobs, links, addresses and routes that are added, the ruleset, then removals.
+/// What is to be done, in this order: knobs, links, tunnels, addresses and routes that are added, the ruleset, then removals.
 ///
 /// So a virtual address is there before the rules that answer on it, and goes after them; and what is most likely refused is
 /// tried before anything that carries traffic has changed.
@@ -51,6 +52,8 @@ pub enum Step {
         /// Wanted, bytes.
         want: u32,
     },
+    /// Make a tunnel device.
+    AddTunnel(Device),
     /// Add an address and announce it (gratuitous ARP, unsolicited neighbour advertisement).
     AddAddress(Address),
     /// Add a route.
@@ -61,6 +64,8 @@ pub enum Step {
     RemoveRoute(Route),
     /// Remove an address.
     RemoveAddress(Address),
+    /// Remove a tunnel device.
+    RemoveTunnel(Device),
 }
 
 /// What became of a step.
@@ -85,7 +90,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct StepView {
-    /// `knob`, `link`, `add-address`, `add-route`, `ruleset`, `remove-route` or `remove-address`.
+    /// `knob`, `link`, `add-tunnel`, `add-address`, `add-route`, `ruleset`, `remove-route`, `remove-address` or `remove-tunnel`.
     pub kind: String,
     /// One line.
     pub text: String,
@@ -118,6 +123,12 @@ impl Plan {
                 steps.extend(link_steps(name, link, found));
             }
         }
+        for (device, link) in &wanted.tunnels {
+            let found = observed.tunnels.get(device);
+            steps.extend(found.into_iter().flat_map(|found| link_steps(device.name(), link, found)));
+        }
+        let missing = wanted.tunnels.keys().filter(|device| !observed.tunnels.contains_key(device));
+        steps.extend(missing.copied().map(Step::AddTunnel));
         let added = wanted.addresses.difference(&observed.addresses);
         steps.extend(added.cloned().map(Step::AddAddress));
         let missing = |route: &&Route| !observed.routes.iter().any(|found| satisfies(found, route));
@@ -130,6 +141,8 @@ impl Plan {
         steps.extend(observed.routes.iter().filter(stale).cloned().map(Step::RemoveRoute));
         let removed = observed.addresses.difference(&wanted.addresses);
         steps.extend(removed.cloned().map(Step::RemoveAddress));
+        let unwanted = observed.tunnels.keys().filter(|device| !wanted.tunnels.contains_key(device));
+        steps.extend(unwanted.copied().map(Step::RemoveTunnel));
         Self { steps }
     }
 
@@ -209,6 +222,8 @@ impl Step {
             }
             Self::LinkUp { link, up } => Self::LinkUp { link: link.clone(), up: !up },
             Self::LinkMtu { link, was, want } => Self::LinkMtu { link: link.clone(), was: *want, want: *was },
+            Self::AddTunnel(device) => Self::RemoveTunnel(*device),
+            Self::RemoveTunnel(device) => Self::AddTunnel(*device),
             Self::AddAddress(address) => Self::RemoveAddress(address.clone()),
             Self::RemoveAddress(address) => Self::AddAddress(address.clone()),
             Self::AddRoute(route) => Self::RemoveRoute(route.clone()),
@@ -231,6 +246,8 @@ impl Step {
         match self {
             Self::Knob { .. } => "knob",
             Self::LinkUp { .. } | Self::LinkMtu { .. } => "link",
+            Self::AddTunnel(_) => "add-tunnel",
+            Self::RemoveTunnel(_) => "remove-tunnel",
             Self::AddAddress(_) => "add-address",
             Self::AddRoute(_) => "add-route",
             Self::Ruleset(_) => "ruleset",
@@ -249,6 +266,8 @@ impl Display for Step {
             Self::Knob { path, was: None, want, .. } => write!(f, "set {} to {want} (not there)", knob::name(path)),
             Self::LinkUp { link, up } => write!(f, "set {link} {}", if *up { "up" } else { "down" }),
             Self::LinkMtu { link, was, want } => write!(f, "set the MTU of {link} to {want} (was {was})"),
+            Self::AddTunnel(device) => write!(f, "make tunnel device {} ({})", device.name(), device.kind()),
+            Self::RemoveTunnel(device) => write!(f, "remove tunnel device {}", device.name()),
             Self::AddAddress(Address { link, net }) => write!(f, "add address {net} to {link} and announce it"),
             Self::RemoveAddress(Address { link, net }) => write!(f, "remove address {net} from {link}"),
             Self::AddRoute(route) => write!(f, "add route {route}"),

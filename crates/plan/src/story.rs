@@ -134,7 +134,7 @@ pub fn tell(events: &[Event], scene: &Scene<'_>) -> Option<Story> {
     let (client, destination) = (source(&headers), listener(&headers));
     let steps = vec![format!("{who} {client}"), destination.clone()];
     let story = Story { client, destination, backend: None, end: End::Lost, steps };
-    let mut teller = Teller { scene, story, headers, farm: None, choice: None, known: false, policy: None };
+    let mut teller = Teller { scene, story, headers, farm: None, choice: None, known: false, policy: None, mark: 0 };
     for event in events {
         teller.step(event);
     }
@@ -155,6 +155,8 @@ struct Teller<'a> {
     known: bool,
     /// The policy that was asked last.
     policy: Option<String>,
+    /// The packet's mark as it was told last.
+    mark: u32,
 }
 
 impl Teller<'_> {
@@ -165,6 +167,10 @@ impl Teller<'_> {
     fn step(&mut self, event: &Event) {
         if let Some(headers) = event.headers {
             self.look(headers);
+        }
+        // Of a packet that was sent on the kernel tells none: it is no longer the packet's (`nft_trace_notify`).
+        if event.mark != 0 {
+            self.mark = event.mark;
         }
         if *event.table.name == *self.scene.table {
             self.own(event);
@@ -270,7 +276,7 @@ impl Teller<'_> {
                 self.say("answered by the SYN proxy, in the place of a backend");
                 self.story.end = End::Sent;
             }
-            Ruling::Stolen => self.sent_on(event, rule),
+            Ruling::Stolen => self.sent_on(rule),
             Ruling::Queue => {
                 self.say("given to a program (queue)");
                 self.story.end = End::Sent;
@@ -324,8 +330,8 @@ impl Teller<'_> {
     }
 
     /// `fwd`: sent on at once, by the mark of the packet.
-    fn sent_on(&mut self, event: &Event, rule: Option<&Rule>) {
-        let is_ours = |(farm, _, mark): &(_, _, u32)| *farm == &self.scene.farm.name && *mark == event.mark;
+    fn sent_on(&mut self, rule: Option<&Rule>) {
+        let is_ours = |(farm, _, mark): &(_, _, u32)| *farm == &self.scene.farm.name && *mark == self.mark;
         let backend = self.scene.ids.marks().find(is_ours).map(|(_, backend, _)| backend.clone());
         let address = backend.as_ref().and_then(|name| self.scene.farm.backends.get(name));
         let address = address.map(|backend| backend.address.address);
@@ -372,7 +378,9 @@ fn choice(rule: &Rule) -> Option<&'static str> {
             Value::Jhash { .. } => Some("hash"),
             Value::Map { map, .. } if map.starts_with("sticky") => Some("persistence"),
             Value::Map { map, .. } if map.starts_with("static") => Some("fixed assignment"),
-            Value::Map { map, .. } if map.starts_with("bindings") => Some("known flow"),
+            Value::Map { map, .. } if ["bindings", "recent", "closing"].iter().any(|stem| map.starts_with(stem)) => {
+                Some("known flow")
+            }
             _ => None,
         }
     })

@@ -3,7 +3,7 @@
 use super::Checker;
 use super::fields::Fields;
 use crate::diagnostic::Report;
-use crate::model::{Farm, Helper, LogEvent, Mode, Scheduler, SchedulerName, Word};
+use crate::model::{DsrVia, Farm, Helper, LogEvent, Mode, Scheduler, SchedulerName, Word};
 use crate::tree::Span;
 use crate::types::{Listen, Ports, Protocol};
 
@@ -78,6 +78,7 @@ pub(super) fn check(checker: &mut Checker<'_>, fields: Fields<'_>, listen: &[(Li
     helper(checker, fields, listen, farm);
     if farm.mode == Mode::Dsr {
         dsr_ports(checker, fields, listen, farm);
+        dsr_tunnel(checker, fields, farm);
     }
 }
 
@@ -188,6 +189,16 @@ fn helper(checker: &mut Checker<'_>, fields: Fields<'_>, listen: &[(Listen, Span
         let names: Vec<String> = protocols.iter().map(Protocol::to_string).collect();
         let message = format!("helper {} needs a listener of protocol {}", helper.word(), names.join(" or "));
         checker.push(Report::error(fields.span_of("helper"), message));
+    }
+}
+
+/// What tunnels do not need.
+fn dsr_tunnel(checker: &mut Checker<'_>, fields: Fields<'_>, farm: &Farm) {
+    let Some(dsr) = farm.dsr.as_ref().filter(|dsr| dsr.via != DsrVia::L2) else { return };
+    if dsr.interface.is_some() {
+        let message = format!("dsr.interface has no effect with via {}", dsr.via.word());
+        let report = Report::warning(fields.table("dsr").key_span("interface"), message);
+        checker.push(report.help("the route to a backend decides how its tunnel leaves"));
     }
 }
 

@@ -102,6 +102,7 @@ fn way(ruleset: &Ruleset) -> Vec<String> {
 fn meaning(chain: &str) -> &'static str {
     match chain {
         names::INGRESS => "every packet of these interfaces; those of dsr farms are sent on from here",
+        names::TUNNEL_INGRESS => "what comes in by our tunnels, which are for sending, is dropped",
         names::RAW => "every packet; those of stateless farms are rewritten, without connection tracking",
         names::INSPECT => "every packet of farms that look at each",
         names::PREROUTING => {

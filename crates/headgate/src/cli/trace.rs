@@ -82,9 +82,9 @@ pub(super) fn run(root: &Path, trace: &Trace) -> Result<Answer, CliError> {
 
 /// Where packets of `dsr` farms are taken.
 fn devices(desired: &Desired) -> BTreeSet<Arc<str>> {
-    let table = desired.state.ruleset.tables.get(&Place::Netdev.table());
-    let base = table.and_then(|table| table.chains.get(names::INGRESS)?.base.as_ref());
-    base.map(|base| base.devices.clone()).unwrap_or_default()
+    let table = |place: Place| desired.state.ruleset.tables.get(&place.table());
+    let chains = Place::INGRESS.into_iter().filter_map(|place| table(place)?.chains.get(names::INGRESS)?.base.as_ref());
+    chains.flat_map(|base| base.devices.iter().cloned()).collect()
 }
 
 /// The kernel's side.

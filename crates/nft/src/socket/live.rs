@@ -1,6 +1,7 @@
 //! What only the kernel knows: counts, elements that packets made, and what this kernel can do.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -10,9 +11,9 @@ use super::dump::{ATTEMPTS, Consistency, Request};
 use super::{CommitError, DumpError, Message, Socket, Writer};
 use crate::batch::Batch;
 use crate::change::{Change, between};
-use crate::expr::Statement;
-use crate::model::{Key, Rule, Ruleset, TableId};
-use crate::object::{Counts, ElementState, Flowtable};
+use crate::expr::{Field, ObjectKind, Statement, Value};
+use crate::model::{Bytes, Datatype, Family, Key, Rule, Ruleset, Set, SetData, TableId};
+use crate::object::{Counts, ElementState, Flowtable, Object, Tunnel};
 use crate::wire::decode;
 
 impl Socket {
@@ -106,8 +107,31 @@ impl Socket {
         Ok(rules)
     }
 
-    /// Whether this kernel has flowtables (`CONFIG_NF_FLOW_TABLE_INET`, `CONFIG_NFT_FLOW_OFFLOAD`). The question is a
-    /// transaction with a last change that cannot be, so nothing of it ever happens; modules are loaded on the way.
+    /// Whether packets can be sent through tunnels by objects: `tunnel`, `objref` and `fwd` in tables of the netdev family.
+    ///
+    /// # Errors
+    /// Missing privilege or kernel feature.
+    pub fn supports_tunnels(&mut self) -> Result<bool, CommitError> {
+        let table = TableId { family: Family::Netdev, name: "headgate-probe".into() };
+        let [set, chain, object] = ["tunnels", "probe", "probe"].map(Arc::<str>::from);
+        let kind = ObjectKind::Tunnel;
+        let (source, destination) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let tunnel = Tunnel { id: 1, source, destination, ttl: 64, zero_checksum: true };
+        let value = Set { key: vec![Datatype::Mark], data: Some(SetData::Objects(kind)), ..Set::default() };
+        let outer = Statement::ObjectMap { kind, key: Value::Field(Field::Mark), map: Arc::clone(&set) };
+        let four = |bytes: [u8; 4]| Value::Constant(Bytes::from_slice(&bytes));
+        let device = Box::new(four(1_u32.to_ne_bytes()));
+        let send = Statement::Fwd { ipv6: false, device, address: four([0; 4]) };
+        self.has(vec![
+            Change::AddTable(table.clone()),
+            Change::AddObject { table: table.clone(), kind, object, value: Object::Tunnel(tunnel) },
+            Change::AddSet { table: table.clone(), set, value: Box::new(value) },
+            Change::AddChain { table: table.clone(), chain: Arc::clone(&chain), base: None },
+            Change::AddRule { table, chain, rule: Rule { statements: vec![outer, send], comment: None } },
+        ])
+    }
+
+    /// Whether this kernel has flowtables (`CONFIG_NF_FLOW_TABLE_INET`, `CONFIG_NFT_FLOW_OFFLOAD`).
     ///
     /// # Errors
     /// Missing privilege or kernel feature.
@@ -129,6 +153,12 @@ impl Socket {
         }
         changes.push(Change::AddChain { table: table.clone(), chain: Arc::clone(&chain), base: None });
         changes.push(Change::AddRule { table, chain, rule: Rule { statements: vec![statement], comment: None } });
+        self.has(changes)
+    }
+
+    /// Whether the kernel would take these changes. The question is a transaction with a last change that cannot be, so nothing
+    /// of it ever happens; modules are loaded on the way.
+    fn has(&mut self, mut changes: Vec<Change>) -> Result<bool, CommitError> {
         changes.push(Change::DeleteTable(TableId::inet("headgate-probe-nowhere")));
         match self.commit(&Batch::new(&changes, None)) {
             Err(CommitError::Refused { failures, .. }) => {

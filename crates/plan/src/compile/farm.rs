@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use headgate_config::model::{Farm, FarmState, Mode, TrafficCount};
+use headgate_config::model::{DsrVia, Farm, FarmState, Mode, TrafficCount};
 use headgate_config::types::{Listen, Ports};
 use headgate_nft::{Bytes, Data, Element, Key, Verdict};
 
@@ -18,6 +18,7 @@ use crate::features::Feature;
 use crate::ids::Ids;
 use crate::maps::{Door, Map, Place, Reach};
 use crate::names::IpVersion;
+use crate::tunnel;
 
 /// What farms are compiled against, besides themselves.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +68,7 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
 pub(super) fn place(farm: &Farm) -> Place {
     match farm.mode {
         Mode::Snat | Mode::Dnat | Mode::Stateless | Mode::Local => Place::Inet,
+        Mode::Dsr if tunnel::via(farm) != DsrVia::L2 => Place::Tunnels,
         Mode::Dsr => Place::Netdev,
     }
 }

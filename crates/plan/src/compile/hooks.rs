@@ -1,6 +1,7 @@
 //! The base chains and the chains that all farms share. They follow from which maps are used, so that their rules are written
 //! in one place, and no farm needs to know of another.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use headgate_nft::{Bytes, Chain, Field, Nat, NatKind, Rule, Statement, Target, Value, Verdict};
@@ -13,13 +14,14 @@ use super::terms::{
 use super::{inspect, local, offload, queue, stateless, synproxy};
 use crate::maps::{Door, Map, Place, Reach};
 use crate::names::{self, IpVersion};
+use crate::tunnel::Device;
 
 /// What a table of ours has beside the farms' own chains.
 pub(super) fn chains(contents: &Contents, place: Place) -> Vec<(Arc<str>, Chain)> {
     let doors = Door::ALL.into_iter().filter(|door| door.place() == place && is_open(contents, *door));
     doors
         .flat_map(|door| match door {
-            Door::Wire => wire(contents, door),
+            Door::Wire | Door::Tunnel => wire(contents, door),
             Door::Syn => synproxy::chains(contents),
             Door::Resets => vec![inspect::resets(contents)],
             Door::Queue => queue::chains(contents),
@@ -87,7 +89,21 @@ fn wire(contents: &Contents, door: Door) -> Vec<(Arc<str>, Chain)> {
     }
     let used = IpVersion::ALL.into_iter().filter(|&version| contents.uses(Map::Bindings(place, version)));
     let shared = used.flat_map(|version| super::wire::passages(contents, place, version));
-    [(name, ingress)].into_iter().chain(shared).collect()
+    let tunnels = (place == Place::Tunnels).then(|| tunnel_ingress(contents)).flatten();
+    [(name, ingress)].into_iter().chain(tunnels).chain(shared).collect()
+}
+
+/// An `external` device takes what anybody sends to it out of its tunnel, past the filters of the interface by which it came.
+/// Ours are for sending.
+fn tunnel_ingress(contents: &Contents) -> Option<(Arc<str>, Chain)> {
+    let (name, mut chain) = base(names::TUNNEL_INGRESS, vec![rule([Statement::Verdict(Verdict::Drop)])]);
+    let used = |device: &Device| contents.needs.departures.contains(&(Place::Tunnels, device.index()));
+    let devices: BTreeSet<Arc<str>> = Device::ALL.into_iter().filter(used).map(|device| device.name().into()).collect();
+    if devices.is_empty() {
+        return None;
+    }
+    chain.base.iter_mut().for_each(|base| base.devices.clone_from(&devices));
+    Some((name, chain))
 }
 
 /// What is asked of every packet that goes through the box the long way: both directions come by here.
@@ -106,7 +122,9 @@ pub(super) fn base(name: &str, rules: Vec<Rule>) -> (Arc<str>, Chain) {
 fn of_version(place: Place, version: IpVersion) -> Statement {
     match place {
         Place::Inet => is(Field::Nfproto, nfproto(version)),
-        Place::Netdev => equal(Value::Field(Field::Protocol), Bytes::from_slice(&ethertype(version).to_be_bytes())),
+        Place::Netdev | Place::Tunnels => {
+            equal(Value::Field(Field::Protocol), Bytes::from_slice(&ethertype(version).to_be_bytes()))
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use headgate_nft::{Flowtable, Statement};
 use super::contents::Contents;
 use crate::facts::Facts;
 use crate::names;
+use crate::tunnel::Device;
 
 /// What this machine can offload.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,10 +22,11 @@ pub(super) struct Offload {
 }
 
 impl Offload {
-    /// Every interface that is up, but for loopback: a client may come in by any of them. One that none of these flows
+    /// Every interface that is up, but for loopback and our tunnels: a client may come in by any of them. One that none of these flows
     /// uses pays for a lookup in an empty table.
     pub(super) fn new(facts: &Facts) -> Self {
-        let links = facts.links.iter().filter(|(_, link)| link.up && !link.loopback);
+        let ours = |name: &str| Device::named(name).is_some();
+        let links = facts.links.iter().filter(|(name, link)| link.up && !link.loopback && !ours(name));
         Self { supported: facts.flowtable, devices: links.map(|(name, _)| name.as_str().into()).collect() }
     }
 

@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use headgate_nft::Tunnel;
 use ipnet::IpNet;
 
 use crate::facts::Facts;
 use crate::state::{Address, Route};
+use crate::tunnel::{self, Device};
 
 /// The routes of the main table, as far as they can be known without asking the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,6 +26,8 @@ pub struct Routing {
     mtus: BTreeMap<String, u32>,
     /// Role → kernel name.
     roles: BTreeMap<String, String>,
+    /// The tunnel devices that cannot be had, and why.
+    troubles: BTreeMap<Device, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,14 +48,17 @@ impl Routing {
     /// From the addresses (in the order in which they are configured) and routes that are wanted and those of others.
     /// Virtual addresses do not belong in here: what they make reachable is the box.
     pub fn new(addresses: &[Address], routes: &[Route], facts: &Facts) -> Self {
-        let wires = facts.links.iter().filter(|(_, link)| !link.loopback);
+        // Nothing for a farm comes in by our own tunnels, and nothing is found behind them.
+        let links = || facts.links.iter().filter(|(name, _)| Device::named(name).is_none());
+        let wires = links().filter(|(_, link)| !link.loopback);
         let indices = wires.map(|(name, link)| (name.clone(), link.index)).collect();
         let mtus = facts.links.iter().map(|(name, link)| (name.clone(), link.mtu)).collect();
-        let mut routing = Self { indices, mtus, ..Self::default() };
+        let troubles = Device::ALL.into_iter().filter_map(|device| Some((device, tunnel::trouble(device, facts)?)));
+        let mut routing = Self { indices, mtus, troubles: troubles.collect(), ..Self::default() };
         for address in addresses {
             routing.add_address(&address.link, address.net);
         }
-        for (name, link) in &facts.links {
+        for (name, link) in links() {
             for address in link.addresses.iter().filter(|address| !address.ours) {
                 routing.add_address(name, address.net);
             }
@@ -96,6 +103,22 @@ impl Routing {
         let carrying = self.addresses.iter().filter(|(_, nets)| carries(nets));
         let found: Vec<&str> = carrying.filter_map(|(name, _)| wire(name)).collect();
         if found.is_empty() { self.addresses.keys().filter_map(|name| wire(name)).collect() } else { found }
+    }
+
+    /// The tunnel device that leads to a backend, and the source of the outer header; or why there is none.
+    pub fn tunnel(&self, device: Device, backend: IpAddr) -> Result<Tunnel, String> {
+        if let Some(why) = self.troubles.get(&device) {
+            return Err(why.clone());
+        }
+        match self.source_for(backend) {
+            Some(source) => Ok(device.object(source, backend)),
+            None => Err(format!("there is no route to {backend}")),
+        }
+    }
+
+    /// Whether a tunnel device can be had.
+    pub fn has_tunnel(&self, device: Device) -> bool {
+        !self.troubles.contains_key(&device)
     }
 
     fn add_address(&mut self, link: &str, net: IpNet) {

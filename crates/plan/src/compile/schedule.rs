@@ -34,7 +34,7 @@ pub enum Standing {
     Unhealthy,
     /// Taken out by the operator.
     Down,
-    /// No route, so no source address for `snat`, or no interface for `dsr`.
+    /// No route, so no source address for `snat`, or no interface or tunnel for `dsr`.
     Unroutable,
     /// Its farm takes no new flows.
     Idle,
@@ -70,7 +70,7 @@ pub(super) fn standings(farm: &Farm, routing: &Routing, ids: &Ids) -> Vec<Standi
 fn able<'a>(farm: &'a Farm, routing: &Routing) -> Vec<&'a Backend> {
     let is_able = |backend: &&Backend| match farm.mode {
         Mode::Snat => has_source(farm, backend, routing),
-        Mode::Dsr => egress(farm, backend, routing).is_some(),
+        Mode::Dsr => egress(farm, backend, routing).is_ok(),
         Mode::Dnat | Mode::Stateless | Mode::Local => true,
     };
     farm.backends.values().filter(is_able).collect()

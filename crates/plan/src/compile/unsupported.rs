@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
 use headgate_config::model::{
-    AcceptRa, Allow, DsrVia, Farm, Interface, InterfaceAddress, LogEvent, Mode, Network, Persistence, System, Word,
+    AcceptRa, Allow, Farm, Interface, InterfaceAddress, LogEvent, Mode, Network, Persistence, System, Word,
 };
 
 use crate::ids::{BACKENDS_MAX, FARMS_MAX};
@@ -50,9 +50,6 @@ impl Uses {
 
     fn farm(&mut self, farm: &Farm) {
         let at = format_args!("farms.{}.", farm.name);
-        if farm.mode == Mode::Dsr {
-            self.dsr(at, farm);
-        }
         let translated = matches!(farm.mode, Mode::Snat | Mode::Dnat);
         if let Some(mark) = farm.mark.filter(|_| !translated) {
             self.add(at, "mark", format!("{mark:#x}"));
@@ -70,13 +67,6 @@ impl Uses {
             if let Some(mark) = backend.mark.filter(|_| !translated) {
                 self.add(format_args!("{at}backends.{}.", backend.name), "mark", format!("{mark:#x}"));
             }
-        }
-    }
-
-    /// What only this mode lacks: its packets never come to where that is done.
-    fn dsr(&mut self, at: fmt::Arguments<'_>, farm: &Farm) {
-        if let Some(dsr) = farm.dsr.as_ref().filter(|dsr| dsr.via != DsrVia::L2) {
-            self.add(at, "dsr.via", text(dsr.via.word()));
         }
     }
 

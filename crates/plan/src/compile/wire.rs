@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use headgate_config::model::{Backend, Farm, OnFail};
 use headgate_nft::{
-    Bytes, Chain, Data, Dynset, DynsetOp, Element, Field, Operator, Rule, Statement, Target, Value, Verdict,
+    Bytes, Chain, Data, Dynset, DynsetOp, Element, Field, Object, ObjectKind, Operator, Rule, Statement, Target,
+    Tunnel, Value, Verdict,
 };
 
 use super::contents::Contents;
@@ -22,6 +23,7 @@ use super::schedule;
 use super::terms::{TCP, address_bytes, address_fields, exactly, is_tcp, mark_bytes, milliseconds, rule, yields};
 use crate::maps::{Door, Map, Place};
 use crate::names::{self, IpVersion, Passage};
+use crate::tunnel::{self, Device};
 
 /// Bits of `tcp flags`.
 const FIN: u8 = 1;
@@ -32,11 +34,15 @@ const ACK: u8 = 16;
 /// Adds all that one farm needs.
 pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     let place = place(farm);
+    let door = if place == Place::Tunnels { Door::Tunnel } else { Door::Wire };
     let able: Vec<&Backend> =
         farm.backends.values().filter(|backend| add_backend(contents, farm, backend, ground)).collect();
     for version in versions(farm) {
-        add_listeners(contents, farm, Door::Wire, version, &names::flow_chain(version, &farm.name));
-        contents.declare(Map::Bindings(place, version));
+        add_listeners(contents, farm, door, version, &names::flow_chain(version, &farm.name));
+        contents.declare(Map::Begun(place));
+        for map in [Map::Bindings, Map::Recent, Map::Closing] {
+            contents.declare(map(place, version));
+        }
         let slots = schedule::slot(contents, farm, version, &able, ground);
         add_chains(contents, farm, version, slots, ground);
     }
@@ -47,7 +53,7 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
     }
 }
 
-/// Adds the elements that every backend has whatever its state. False when no interface leads to it.
+/// Adds the elements that every backend has whatever its state. False when nothing leads to it.
 fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: Ground<'_>) -> bool {
     let Some(mark) = ground.ids.mark(&farm.name, &backend.name) else { return false };
     let (place, address) = (place(farm), backend.address.address);
@@ -59,26 +65,52 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     if farm.on_fail == OnFail::Reset {
         contents.add(Map::Cut(place), key(), Element { comment: comment.clone(), ..Element::default() });
     }
-    let data = Some(Data::Value(address_bytes(address)));
-    contents.add(Map::Nexthops(place, IpVersion::of(address)), key(), Element { data, comment, ..Element::default() });
-    let Some(index) = egress(farm, backend, ground.routing) else {
-        let why = match farm.dsr.as_ref().and_then(|dsr| dsr.interface.as_deref()) {
-            Some(name) => format!("dsr.interface = {name:?} is neither a role nor an interface"),
-            None => format!("no interface has a subnet that holds {address}; name one with dsr.interface"),
-        };
-        contents.warnings.push(format!("farm {}: backend {} takes no flows: {why}", farm.name, backend.name));
-        return false;
+    let version = IpVersion::of(address);
+    if place == Place::Netdev {
+        let (data, comment) = (Some(Data::Value(address_bytes(address))), comment.clone());
+        contents.add(Map::Nexthops(place, version), key(), Element { data, comment, ..Element::default() });
+    }
+    let egress = match egress(farm, backend, ground.routing) {
+        Ok(egress) => egress,
+        Err(why) => {
+            contents.warnings.push(format!("farm {}: backend {} takes no flows: {why}", farm.name, backend.name));
+            return false;
+        }
     };
-    contents.add(Map::Egress(place), key(), yields(mark_bytes(index)));
-    contents.needs.departures.insert((place, index));
+    if let Some(tunnel) = egress.tunnel {
+        let name = names::backend_comment(&farm.name, &backend.name);
+        let data = Some(Data::Object(name.clone()));
+        contents.add_object(place, (ObjectKind::Tunnel, name), Object::Tunnel(tunnel));
+        contents.add(Map::Tunnels(version), key(), Element { data, comment, ..Element::default() });
+    }
+    contents.add(Map::Egress(place), key(), yields(mark_bytes(egress.index)));
+    contents.add(Map::Begun(place), key(), Element::default());
+    contents.needs.departures.insert((place, egress.index));
     true
 }
 
-/// The index of the interface that leads to a backend.
-pub(super) fn egress(farm: &Farm, backend: &Backend, routing: &Routing) -> Option<u32> {
+/// What leads to a backend.
+pub(super) struct Egress {
+    /// Index of the interface.
+    index: u32,
+    /// The outer header.
+    tunnel: Option<Tunnel>,
+}
+
+/// What leads to a backend, or why nothing does.
+pub(super) fn egress(farm: &Farm, backend: &Backend, routing: &Routing) -> Result<Egress, String> {
+    let address = backend.address.address;
+    if let Some(device) = Device::to(tunnel::via(farm), address) {
+        let tunnel = routing.tunnel(device, address)?;
+        return Ok(Egress { index: device.index(), tunnel: Some(tunnel) });
+    }
     let named = farm.dsr.as_ref().and_then(|dsr| dsr.interface.as_deref());
-    let name = named.or_else(|| routing.link_of(backend.address.address))?;
-    routing.interface(name).map(|(_, index)| index)
+    let found = named.or_else(|| routing.link_of(address)).and_then(|name| routing.interface(name));
+    let index = found.map(|(_, index)| index).ok_or_else(|| match named {
+        Some(name) => format!("dsr.interface = {name:?} is neither a role nor an interface"),
+        None => format!("no interface has a subnet that holds {address}; name one with dsr.interface"),
+    })?;
+    Ok(Egress { index, tunnel: None })
 }
 
 /// All verdicts are in the first chain, which stays as it is when backends change, so that no listener has to be written
@@ -122,9 +154,11 @@ fn hashed(slot: &Value, version: IpVersion, seed: u32) -> Option<Value> {
 pub(super) fn passages(contents: &Contents, place: Place, version: IpVersion) -> Vec<(Arc<str>, Chain)> {
     let flow = Flow { place, version };
     [
-        (Passage::Known, flow.known()),
+        (Passage::Known, flow.known(contents)),
+        (Passage::Fast, flow.fast(contents)),
         (Passage::Refresh, flow.refresh(contents)),
         (Passage::Bind, flow.bind()),
+        (Passage::Begin, flow.begin()),
         (Passage::Settle, flow.settle()),
         (Passage::Send, flow.send(contents)),
     ]
@@ -150,10 +184,10 @@ impl Flow {
         Statement::Verdict(Verdict::Goto(passage.chain(self.version)))
     }
 
-    fn write(self, op: DynsetOp, time: Option<Duration>) -> Statement {
+    fn write(self, op: DynsetOp, map: Map, time: Option<Duration>) -> Statement {
         Statement::from(Dynset {
             op,
-            set: Map::Bindings(self.place, self.version).name(),
+            set: map.name(),
             key: self.key(),
             data: Some(Value::Field(Field::Mark)),
             timeout_ms: time.map(milliseconds),
@@ -161,42 +195,111 @@ impl Flow {
         })
     }
 
+    fn bindings(self) -> Map {
+        Map::Bindings(self.place, self.version)
+    }
+
+    fn recent(self) -> Map {
+        Map::Recent(self.place, self.version)
+    }
+
+    fn closing(self) -> Map {
+        Map::Closing(self.place, self.version)
+    }
+
     fn remember(self, time: Duration) -> Statement {
-        self.write(DynsetOp::Update, Some(time))
+        self.write(DynsetOp::Update, self.bindings(), Some(time))
     }
 
-    /// A flow that is not known comes back from here.
-    fn known(self) -> Vec<Rule> {
-        let map = Map::Bindings(self.place, self.version).name();
-        let value = Value::Map { key: Box::new(self.key()), map };
-        vec![rule([Statement::Set { target: Target::Mark, value }, self.goto(Passage::Refresh)])]
+    fn forget(self, map: Map) -> Statement {
+        self.write(DynsetOp::Delete, map, None)
     }
 
-    /// The most frequent packet first. A SYN, which may be a connection's repeated first one, or a client that has come to
-    /// the same port again, leaves the time as it is; it and whatever is not TCP leave a backend that is down.
+    fn lookup(self, map: Map) -> Statement {
+        let value = Value::Map { key: Box::new(self.key()), map: map.name() };
+        Statement::Set { target: Target::Mark, value }
+    }
+
+    /// A flow that is not known comes back from here. To start a flow's time again is as dear as to look it up, so it is done
+    /// once in [`names::BINDING_RECENT`], which the time-out of an element in a second map counts: it is only added when it
+    /// is not there, and while it is, the packet needs nothing but it. Flows whose end was seen are asked for last, and not by
+    /// a SYN: a client that comes to the same port again begins a new flow.
+    fn known(self, contents: &Contents) -> Vec<Rule> {
+        let no_syn = || flags(SYN, Operator::Equal, 0);
+        let closing = || self.lookup(self.closing());
+        let again = self.write(DynsetOp::Update, self.closing(), None);
+        let mut rules = vec![
+            rule([self.lookup(self.recent()), self.goto(Passage::Fast)]),
+            rule([self.lookup(self.bindings()), self.goto(Passage::Refresh)]),
+        ];
+        if let Some([cut, down]) = self.is_cut(contents) {
+            let forget = self.forget(self.closing());
+            rules.push(rule([is_tcp(), no_syn(), closing(), cut, down, forget, Statement::Verdict(Verdict::Return)]));
+        }
+        rules.push(rule([is_tcp(), no_syn(), closing(), again, self.goto(Passage::Send)]));
+        rules
+    }
+
+    /// The most frequent packet first.
+    fn fast(self, contents: &Contents) -> Vec<Rule> {
+        let cut = self.is_cut(contents).map(|[cut, down]| rule([cut, down, self.goto(Passage::Refresh)]));
+        let rules = [
+            rule([is_tcp(), flags(FIN | SYN | RST, Operator::Equal, 0), self.goto(Passage::Send)]),
+            rule([is_not_tcp(), self.is_not_down(), self.goto(Passage::Send)]),
+            rule([self.goto(Passage::Refresh)]),
+        ];
+        cut.into_iter().chain(rules).collect()
+    }
+
+    /// A SYN, which may be a connection's repeated first one, or a client that has come to the same port again, leaves the
+    /// time as it is; it and whatever is not TCP leave a backend that is down. A FIN or RST that somebody has forged must not
+    /// end a connection: its packets still find the flow among those that close. One without room in a map is sent all the same.
     fn refresh(self, contents: &Contents) -> Vec<Rule> {
         let send = || self.goto(Passage::Send);
-        let is_in = |map: Map| Statement::InSet { value: Value::Field(Field::Mark), set: map.name(), invert: false };
-        let down = || is_in(Map::Down(self.place));
-        let forget = || self.write(DynsetOp::Delete, None);
-        let ending = flags(FIN | RST, Operator::NotEqual, 0);
-        let cut = Map::Cut(self.place);
-        // Another backend resets what it does not know. Only while some farm wants that: it is asked for each packet.
-        let cut = contents.uses(cut).then(|| rule([is_in(cut), down(), forget(), Statement::Verdict(Verdict::Return)]));
+        let ending = || flags(FIN | RST, Operator::NotEqual, 0);
+        let recently = || self.write(DynsetOp::Update, self.recent(), None);
+        let close = self.write(DynsetOp::Update, self.closing(), None);
+        let forget = [self.recent(), self.bindings()].map(|map| self.forget(map));
+        let cut = self.is_cut(contents).map(|[cut, down]| {
+            let [recent, binding] = forget;
+            let back = Statement::Verdict(Verdict::Return);
+            [rule([cut.clone(), down.clone(), recent]), rule([cut, down, binding, back])]
+        });
         let rules = [
             rule([
                 is_tcp(),
                 flags(FIN | SYN | RST, Operator::Equal, 0),
-                self.remember(names::BINDING_ESTABLISHED),
+                self.remember(names::BINDING_ESTABLISHED + names::BINDING_RECENT),
+                recently(),
                 send(),
             ]),
-            rule([is_tcp(), ending, self.remember(names::BINDING_ENDED), send()]),
-            rule([down(), forget(), Statement::Verdict(Verdict::Return)]),
+            rule([is_tcp(), ending(), self.forget(self.recent())]),
+            rule([is_tcp(), ending(), self.forget(self.bindings())]),
+            rule([is_tcp(), ending(), close, send()]),
+            rule([self.is_down(), self.forget(self.recent())]),
+            rule([self.is_down(), self.forget(self.bindings()), Statement::Verdict(Verdict::Return)]),
             rule([is_tcp(), send()]),
-            rule([self.remember(names::BINDING_IDLE)]),
+            rule([self.remember(names::BINDING_IDLE + names::BINDING_RECENT), recently(), send()]),
             rule([send()]),
         ];
-        cut.into_iter().chain(rules).collect()
+        cut.into_iter().flatten().chain(rules).collect()
+    }
+
+    /// The mark is that of a backend that is down and whose connections end then: another backend resets what it does not
+    /// know. Only while some farm wants that, since it is asked for each packet.
+    fn is_cut(self, contents: &Contents) -> Option<[Statement; 2]> {
+        let cut = Map::Cut(self.place);
+        let is_in = Statement::InSet { value: Value::Field(Field::Mark), set: cut.name(), invert: false };
+        contents.uses(cut).then(|| [is_in, self.is_down()])
+    }
+
+    /// The mark is that of a backend that is down.
+    fn is_down(self) -> Statement {
+        Statement::InSet { value: Value::Field(Field::Mark), set: Map::Down(self.place).name(), invert: false }
+    }
+
+    fn is_not_down(self) -> Statement {
+        Statement::InSet { value: Value::Field(Field::Mark), set: Map::Down(self.place).name(), invert: true }
     }
 
     /// Here come a flow's first packet, and packets of TCP flows that are not known, which are not remembered: whoever sends
@@ -204,17 +307,19 @@ impl Flow {
     /// back, as those do.
     fn bind(self) -> Vec<Rule> {
         let begun = || self.remember(names::BINDING_BEGUN);
-        let not_tcp = Statement::Match {
-            value: Value::Field(Field::L4proto),
-            operator: Operator::NotEqual,
-            constant: Bytes::from_slice(&[TCP]),
-        };
         let begins = flags(FIN | SYN | RST | ACK, Operator::Equal, SYN);
         vec![
             rule([self.slot_to_mark()]),
-            rule([is_tcp(), begins, begun(), self.goto(Passage::Send)]),
-            rule([not_tcp, begun(), self.goto(Passage::Send)]),
+            rule([is_tcp(), begins, begun(), self.goto(Passage::Begin)]),
+            rule([is_not_tcp(), begun(), self.goto(Passage::Begin)]),
         ]
+    }
+
+    /// What counts a flow must not be what sends it: between two changes a backend may be in one map and not in the other.
+    fn begin(self) -> Vec<Rule> {
+        let set = Map::Begun(self.place).name();
+        let counted = Statement::InSet { value: Value::Field(Field::Mark), set, invert: false };
+        vec![rule([counted]), rule([self.goto(Passage::Send)])]
     }
 
     /// A mark is no slot, so it stays what it is.
@@ -238,14 +343,28 @@ impl Flow {
             _ => by_mark(Map::Egress(self.place)),
         };
         let ipv6 = self.version == IpVersion::V6;
-        let nexthops = Map::Nexthops(self.place, self.version);
+        let (nexthops, tunnels) = (Map::Nexthops(self.place, self.version), Map::Tunnels(self.version));
+        let device = Box::new(device);
         let mut rules = Vec::new();
-        if contents.uses(nexthops) && contents.uses(Map::Egress(self.place)) {
-            rules.push(rule([Statement::Fwd { ipv6, device: Box::new(device), address: by_mark(nexthops) }]));
+        if self.place == Place::Tunnels && contents.uses(tunnels) {
+            let (kind, key) = (ObjectKind::Tunnel, Value::Field(Field::Mark));
+            let outer = Statement::ObjectMap { kind, key, map: tunnels.name() };
+            // The device asks for the route of the outer header; a next hop of its own it does not have. One that is always
+            // the same is one entry of the kernel's neighbour table.
+            let address = Value::Constant(if ipv6 { Bytes::from_slice(&[0; 16]) } else { Bytes::from_slice(&[0; 4]) });
+            // In one rule: without an outer header nothing may come to the device.
+            rules.push(rule([outer, Statement::Fwd { ipv6, device, address }]));
+        } else if contents.uses(nexthops) && contents.uses(Map::Egress(self.place)) {
+            rules.push(rule([Statement::Fwd { ipv6, device, address: by_mark(nexthops) }]));
         }
-        rules.push(rule([self.write(DynsetOp::Delete, None)]));
+        rules.extend([self.bindings(), self.recent(), self.closing()].map(|map| rule([self.forget(map)])));
         rules
     }
+}
+
+fn is_not_tcp() -> Statement {
+    let constant = Bytes::from_slice(&[TCP]);
+    Statement::Match { value: Value::Field(Field::L4proto), operator: Operator::NotEqual, constant }
 }
 
 /// Some bits of the TCP flags.

@@ -51,7 +51,7 @@ fn modes_and_schedulers() {
         })
     };
     assert_eq!(dsr(DsrVia::L2), [""; 0]);
-    assert_eq!(dsr(DsrVia::Gre), ["not supported yet: farms.web.dsr.via = \"gre\""]);
+    assert_eq!(dsr(DsrVia::Gre), [""; 0]);
     let told = with_farm(|farm| {
         farm.mode = Mode::Dsr;
         farm.dsr = Some(Dsr { via: DsrVia::L2, interface: None });
