@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headgate_image::build;
 use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
@@ -17,6 +17,7 @@ use headgate_image::qemu::{Firmware, Machine, Options, Writes};
 use headgate_image::source::Source;
 use headgate_image::stop::Stop;
 use headgate_image::tool::{run, tool};
+use headgate_tests::server::Tftp;
 use headgate_update::grubenv::Block;
 
 /// Eight processors are translated by two; a machine that does other work too needs most of it.
@@ -112,7 +113,9 @@ fn by_bios_it_serves_and_marks_its_slot_good() {
     let (networks, links) = Networks::create().unwrap();
     // As somebody would who has just flashed a disk: a file in the folder of the EFI system partition.
     let offloaded = DROP_IN.replace("mode = \"snat\"", "mode = \"snat\"\noffload = true");
-    let text = format!("{offloaded}\n[system]\ntrust-media = \"always\"\n");
+    let files =
+        "[farms.files]\nlisten = \"172.16.1.1:69/udp\"\nhelper = \"tftp\"\nbackends.b1.address = \"172.16.2.11:69\"";
+    let text = format!("{offloaded}\n{files}\n[system]\ntrust-media = \"always\"\n");
     let drop_in = write_drop_in(directory.path(), "10-demo.toml", &text).unwrap();
     let layout: Layout = source.read_toml("image/layout.toml").unwrap();
     let esp = format!("{}@@{}", copy.display(), layout.place(Content::Esp).unwrap().offset);
@@ -125,8 +128,10 @@ fn by_bios_it_serves_and_marks_its_slot_good() {
 
     let answers = networks.ask(20).unwrap();
     assert_eq!(answers.len(), 2, "both backends and nobody else answer: {answers:?}");
-    wait_for_status(&mut machine, 0);
+    let status = wait_for_status(&mut machine, 0);
+    assert!(!status.contains("no helper"), "{status}");
     offloads(&networks, &mut machine);
+    follows_tftp(&networks);
     assert!(machine.transcript().contains("drop-ins from esp: 10-demo.toml"), "{}", machine.transcript());
     drop(machine);
 
@@ -162,6 +167,27 @@ fn offloads(networks: &Networks, machine: &mut Machine) {
     let ours = listed["flows"].as_array().unwrap().iter().find(|flow| flow["offloaded"] == true);
     let ours = ours.unwrap_or_else(|| panic!("nothing is offloaded: {listed}"));
     assert_eq!(ours["backend"], backend);
+}
+
+/// The helper and its translation are modules of this kernel: without both, a file that comes from a port that nobody has asked
+/// does not arrive.
+fn follows_tftp(networks: &Networks) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(directory.path().join("hello"), "hello from the backend\n").unwrap();
+    let _server = Tftp::start(&networks.backend, "172.16.2.11:69", directory.path()).unwrap();
+    let deadline = Instant::now() + COMMAND;
+    loop {
+        let mut curl = networks.client.command("curl");
+        let output =
+            curl.args(["--silent", "--show-error", "--max-time", "10", "tftp://172.16.1.1/hello"]).output().unwrap();
+        if output.stdout == b"hello from the backend\n" {
+            return;
+        }
+        // The server needs a moment.
+        assert!(Instant::now() < deadline, "{output:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]

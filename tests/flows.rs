@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use headgate_image::netns::{Namespace, veth};
 use headgate_tests::lab::{BACKENDS, Lab, backend, backend6, said};
-use headgate_tests::server::{Connection, Server, ask_udp};
+use headgate_tests::server::{Connection, Server, Tftp, ask_udp};
 
 const VIP: [&str; 2] = ["172.16.1.1:80", "[2001:db8:1::1]:80"];
 
@@ -110,24 +110,6 @@ fn ftp_opens_its_data_connections_in_both_ways() {
     assert!(!fetch(&lab, urls[0], ways[0]).0, "without the helper the client is told an address behind the box");
 }
 
-/// tftpd in a namespace; it ends when dropped.
-struct Tftp(Child);
-
-impl Tftp {
-    fn start(space: &Namespace, address: &str, files: &Path) -> Self {
-        let mut command = space.command("/usr/sbin/in.tftpd");
-        command.args(["--listen", "--foreground", "--user", "nobody", "--address", address, "--secure"]).arg(files);
-        Self(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Tftp {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A TFTP server answers from a port that nobody has asked (RFC 1350, 4).
 #[test]
 fn tftp_is_answered_from_another_port() {
@@ -135,7 +117,8 @@ fn tftp_is_answered_from_another_port() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     std::fs::write(directory.path().join("hello"), "hello from the backend\n").unwrap();
-    let _servers = ["172.16.2.11:69", "[2001:db8:2::11]:69"].map(|at| Tftp::start(&lab.backends, at, directory.path()));
+    let _servers =
+        ["172.16.2.11:69", "[2001:db8:2::11]:69"].map(|at| Tftp::start(&lab.backends, at, directory.path()).unwrap());
     let farm = |mode: &str, lines: &str| {
         format!(
             "[farms.files]\nmode = {mode:?}\nlisten = [\"172.16.1.1:6969/udp\", \"[2001:db8:1::1]:6969/udp\"]\n{lines}\n\

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -190,5 +192,25 @@ impl Talk {
         let mut buffer = [0; 2048];
         let length = self.0.recv(&mut buffer)?;
         parse(&String::from_utf8_lossy(&buffer[..length]))
+    }
+}
+
+/// tftpd in a namespace; it ends when dropped.
+#[derive(Debug)]
+pub struct Tftp(Child);
+
+impl Tftp {
+    /// Serves `files`, which everybody may read, at an address with a port.
+    pub fn start(space: &Namespace, address: &str, files: &Path) -> Result<Self> {
+        let mut command = space.command("/usr/sbin/in.tftpd");
+        command.args(["--listen", "--foreground", "--user", "nobody", "--address", address, "--secure"]).arg(files);
+        Ok(Self(command.spawn()?))
+    }
+}
+
+impl Drop for Tftp {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

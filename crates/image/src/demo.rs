@@ -66,7 +66,8 @@ pub struct Networks {
     pub client: Namespace,
     // Before its namespace: fields are dropped in this order.
     _nginx: Nginx,
-    _backend: Namespace,
+    /// Where backends are.
+    pub backend: Namespace,
 }
 
 impl Networks {
@@ -83,7 +84,7 @@ impl Networks {
             listen.push(address);
         }
         let nginx = Nginx::start(&backend, &listen)?;
-        Ok((Self { client, _nginx: nginx, _backend: backend }, links))
+        Ok((Self { client, _nginx: nginx, backend }, links))
     }
 
     /// Asks the farm until it answers as it should; how long that took.
