@@ -175,7 +175,7 @@ http {
     access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
     server {
         listen 172.16.2.11:8081; listen [2001:db8:2::11]:8081;
-        location = /healthz { return 200 "all is well\\n"; }
+        location = /healthz { return 200 "all is well\n"; }
         location = /moved { return 301 /healthz; }
         location = /bad { return 500; }
         location = /mine { if ($host != www.example.org) { return 404; } if ($http_x_probe != yes) { return 403; } return 204; }
