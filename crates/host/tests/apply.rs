@@ -109,6 +109,7 @@ fn desired() -> Desired {
         addresses: [address("172.16.1.2/32"), address("172.16.1.3/32")].into(),
         routes: [route].into(),
         knobs: [(knob.path.clone(), knob.want.clone())].into(),
+        ..State::default()
     };
     Desired { state, knobs: vec![knob], ..Desired::default() }
 }
