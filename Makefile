@@ -3,7 +3,7 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test test-long test-boot-all test-tunnels fuzz image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
+.PHONY: help deps build check test test-long test-boot-all test-tunnels hwprofiles fuzz image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
@@ -33,6 +33,9 @@ test-boot-all: deps ## the appliance over several starts: failing slots, updates
 
 test-tunnels: deps ## dsr through tunnels and VLANs, in a guest with the image's kernel (as root)
 	$(CARGO) test -p headgate-tests --test tunnels -- --ignored --exact the_kernel_of_the_image_carries_tunnels
+
+hwprofiles: ## validate the hardware profiles of hwprofiles/
+	$(CARGO) run -q -p headgate --bin headgate -- hw check hwprofiles
 
 fuzz: ## look for bytes that break a parser, SECONDS=600 for each target (needs cargo-fuzz and a C++ compiler)
 	@scripts/fuzz $(or $(SECONDS),600)

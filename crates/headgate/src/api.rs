@@ -17,6 +17,7 @@
 //! | `GET /v1/connections?farm=F&backend=B&limit=N` | | [`Connections`] |
 //! | `DELETE /v1/connections?farm=F&backend=B` | | [`Flushed`] |
 //! | `GET /v1/hardware` | | `headgate_plan::hardware::HardwareReport` |
+//! | `POST /v1/hardware/apply`, `POST /v1/hardware/restore` | | [`Applied`] |
 //!
 //! A change takes `?persist=true` to be written to `/etc/headgate/conf.d/90-operator.toml` instead of `runtime.toml`.
 //! Every answer that is not 2xx carries an [`ErrorBody`]; its code is stable, its message is for people.

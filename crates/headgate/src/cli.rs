@@ -84,7 +84,7 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Plan(plan) => plan::run(root, &plan),
         Command::Explain(explain) => explain::run(root, &explain),
         Command::Trace(trace) => trace::run(root, &trace),
-        Command::Hw(command) => hw::run(root, &command),
+        Command::Hw(command) => hw::run(root, &client, &command),
         Command::Status(output) => status::run(&client, output),
         Command::Apply(apply) => apply::run(&client, &apply),
         Command::Confirm(output) => confirm::run(&client, output),

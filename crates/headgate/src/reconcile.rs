@@ -3,6 +3,8 @@
 //! Start, reload, `headgate apply`, `rollback` and `headgated --once` run it to the end; `headgate plan`, `explain`, `hw
 //! show` and the drift of `status` stop before anything is written.
 
+use std::collections::BTreeSet;
+
 use headgate_config::Config;
 use headgate_config::model::Profile;
 use headgate_host::conntrack::Conntrack;
@@ -44,6 +46,33 @@ pub struct Wanted<'a> {
     pub ids: Option<&'a Ids>,
     /// The backends that are down by their checks.
     pub failed: &'a Failed,
+    /// Which knobs are turned.
+    pub knobs: Knobs<'a>,
+}
+
+/// Which knobs are turned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Knobs<'a> {
+    /// Every one.
+    All,
+    /// All but these, by path.
+    But(&'a BTreeSet<String>),
+    /// Those that forwarding needs: the profile's are given back.
+    Needed,
+}
+
+impl Knobs<'_> {
+    /// Takes out of a plan what is not to be turned.
+    fn choose(self, plan: &mut Plan, desired: &Desired) {
+        let profiles: BTreeSet<&str> = match self {
+            Knobs::All => return,
+            Knobs::But(paths) => paths.iter().map(String::as_str).collect(),
+            Knobs::Needed => {
+                desired.knobs.iter().filter(|knob| knob.origin.is_some()).map(|knob| knob.path.as_str()).collect()
+            }
+        };
+        plan.steps.retain(|step| !matches!(step, Step::Knob { path, .. } if profiles.contains(path.as_str())));
+    }
 }
 
 /// How it went.
@@ -108,6 +137,7 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         so_far.observed = host.observe_beside(ruleset, &so_far.desired.state)?;
         so_far.plan = Plan::between(&so_far.desired, &so_far.observed);
         so_far.plan.steps.retain(|step| !is_settled(step, &so_far.done));
+        wanted.knobs.choose(&mut so_far.plan, &so_far.desired);
         so_far.plan.defer_undone();
         if so_far.plan.is_empty() || until == Until::Planned {
             return Ok(so_far);
@@ -193,7 +223,8 @@ pub fn planned(plan: &Plan, detail: Detail) -> Vec<StepLine> {
         .collect()
 }
 
-fn outcome_word(outcome: &Outcome) -> String {
+/// An outcome as the API tells it.
+pub fn outcome_word(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Kept => "kept".to_owned(),
         Outcome::Set => "set".to_owned(),

@@ -25,6 +25,7 @@ mod facts;
 mod helper;
 pub mod knob;
 mod link;
+pub mod load;
 pub mod lock;
 pub mod memory;
 pub mod monitor;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::features::Feature;
+use crate::state::KnobValue;
 use crate::tunnel::Device;
 
 /// The facts of one machine, seen from one network namespace.
@@ -45,6 +46,31 @@ pub struct Facts {
     pub lacking_features: BTreeSet<Feature>,
     /// Tunnel devices that are wanted and that the kernel, or nftables in it, does not have.
     pub lacking_tunnels: BTreeSet<Device>,
+}
+
+/// A machine as it is kept in a file for tests: its facts, and how its knobs stood.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Recording {
+    /// Without what is nobody's business: addresses, routes, MAC addresses.
+    #[serde(flatten)]
+    pub facts: Facts,
+    /// As text, by path.
+    #[serde(default)]
+    pub found: BTreeMap<String, String>,
+}
+
+impl Recording {
+    /// What may be shown of a machine and its knobs.
+    pub fn new(mut facts: Facts, found: &BTreeMap<String, KnobValue>) -> Self {
+        facts.routes.clear();
+        for link in facts.links.values_mut() {
+            link.addresses.clear();
+            link.mac.clear();
+        }
+        let found = found.iter().map(|(path, value)| (path.clone(), value.file_text()));
+        Self { facts, found: found.collect() }
+    }
 }
 
 /// A physical core.

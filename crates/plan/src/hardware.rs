@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ethtool;
 use crate::facts::{Core, Facts};
 use crate::knob::{list_text, name};
 use crate::state::{Knob, KnobValue};
@@ -30,6 +31,12 @@ pub struct HardwareReport {
     pub profile: Option<String>,
     /// A row for each queue of each NIC.
     pub queues: Vec<QueueRow>,
+    /// What ethtool sets, by NIC: setting, found and wanted.
+    #[serde(default)]
+    pub settings: BTreeMap<String, BTreeMap<String, Setting>>,
+    /// Percent of the time that each CPU is busy, by its number; empty when nobody looked.
+    #[serde(default)]
+    pub load: BTreeMap<u32, u8>,
     /// A row for each knob, in the order in which they are turned.
     pub knobs: Vec<KnobRow>,
 }
@@ -52,6 +59,16 @@ pub struct QueueRow {
     pub rps: Cpus,
     /// The CPUs that send through it.
     pub xps: Cpus,
+}
+
+/// A setting of a NIC, wanted and found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Setting {
+    /// As ethtool would be told.
+    pub wanted: String,
+    /// As the NIC has it; `None`: it does not have it.
+    pub found: Option<String>,
 }
 
 /// CPUs, wanted and found. `None`: not ours to say, or not there.
@@ -128,9 +145,22 @@ impl HardwareReport {
             virtual_machine: facts.virtual_machine,
             profile: sources.profile.map(str::to_owned),
             queues: queue_rows(sources),
+            settings: settings(sources),
+            load: BTreeMap::new(),
             knobs: sources.knobs.iter().map(|knob| knob_row(knob, sources)).collect(),
         }
     }
+}
+
+fn settings(sources: Sources<'_>) -> BTreeMap<String, BTreeMap<String, Setting>> {
+    let mut nics: BTreeMap<String, BTreeMap<String, Setting>> = BTreeMap::new();
+    for knob in sources.knobs {
+        let Some((link, setting)) = ethtool::of_path(&knob.path) else { continue };
+        let found = sources.found.get(&knob.path).map(ToString::to_string);
+        let row = Setting { wanted: knob.want.to_string(), found };
+        nics.entry(link.to_owned()).or_default().insert(setting.to_string(), row);
+    }
+    nics
 }
 
 fn queue_rows(sources: Sources<'_>) -> Vec<QueueRow> {
@@ -192,6 +222,7 @@ impl Display for HardwareReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.write_machine(f)?;
         self.write_queues(f)?;
+        self.write_settings(f)?;
         self.write_counts(f)?;
         for knob in &self.knobs {
             if f.alternate() {
@@ -205,6 +236,28 @@ impl Display for HardwareReport {
 }
 
 impl HardwareReport {
+    /// Adds how busy each CPU is, percent by its number.
+    pub fn set_load(&mut self, load: &BTreeMap<u32, u8>) {
+        self.load.clone_from(load);
+    }
+
+    /// What each NIC has of what ethtool sets; `256>2048` where it should be otherwise.
+    fn write_settings(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (nic, settings) in &self.settings {
+            let texts = settings.iter().filter_map(|(name, Setting { wanted, found })| match found {
+                Some(found) if found == wanted => Some(format!("{name}: {found}")),
+                Some(found) => Some(format!("{name}: {found} > {wanted}")),
+                None => None,
+            });
+            let texts: Vec<String> = texts.collect();
+            if !texts.is_empty() {
+                writeln!(f, "\n{nic}")?;
+                texts.iter().try_for_each(|text| writeln!(f, "  {text}"))?;
+            }
+        }
+        Ok(())
+    }
+
     fn write_machine(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let threads: usize = self.cores.iter().map(|core| core.threads.len()).sum();
         let or_unknown = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
@@ -213,6 +266,10 @@ impl HardwareReport {
         writeln!(f, "CPU      {}", or_unknown(&self.cpu_model))?;
         let siblings: Vec<String> = self.cores.iter().map(|core| list_text(&core.threads)).collect();
         writeln!(f, "Cores    {}, {threads} threads: {}", self.cores.len(), siblings.join(" "))?;
+        if !self.load.is_empty() {
+            let load: Vec<String> = self.load.iter().map(|(cpu, percent)| format!("{cpu}: {percent} %")).collect();
+            writeln!(f, "Load     {}", load.join("  "))?;
+        }
         // One decimal is enough for people, and division by 2^30 is exact in f64 far beyond any memory.
         writeln!(f, "Memory   {:.1} GiB", self.memory_bytes as f64 / f64::from(1 << 30))?;
         writeln!(f, "Kernel   {}", or_unknown(&self.kernel_release))?;
@@ -223,12 +280,14 @@ impl HardwareReport {
         if self.queues.is_empty() {
             return writeln!(f, "\nNo NIC with queues.");
         }
-        writeln!(f, "\n{:<15} {:>5}  {:<9} {:<10} {:<16} XPS", "NIC", "QUEUE", "IRQ", "CPU", "RPS")?;
+        writeln!(f, "\n{:<15} {:>5}  {:<9} {:<10} {:<5} {:<16} XPS", "NIC", "QUEUE", "IRQ", "CPU", "LOAD", "RPS")?;
         for row in &self.queues {
             let irqs: Vec<String> = row.irqs.iter().map(u32::to_string).collect();
             let irqs = if irqs.is_empty() { "-".to_owned() } else { irqs.join(",") };
             let QueueRow { nic, queue, cpu, rps, xps, .. } = row;
-            writeln!(f, "{nic:<15} {queue:>5}  {irqs:<9} {cpu:<10} {rps:<16} {xps}")?;
+            let served = cpu.found.as_deref().filter(|cpus| cpus.len() == 1).and_then(|cpus| self.load.get(&cpus[0]));
+            let load = served.map_or_else(|| "-".to_owned(), |percent| format!("{percent} %"));
+            writeln!(f, "{nic:<15} {queue:>5}  {irqs:<9} {cpu:<10} {load:<5} {rps:<16} {xps}")?;
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ pub mod logged;
 pub mod maps;
 pub mod names;
 pub mod origins;
+pub mod repair;
 pub mod setup;
 pub mod state;
 pub mod status;

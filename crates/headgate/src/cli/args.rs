@@ -454,13 +454,50 @@ pub struct Trace {
 
 #[derive(Debug, Subcommand)]
 pub enum HwCommand {
-    /// Topology, profile, where each queue's interrupt, RPS and XPS go, and each knob: wanted, found, why
+    /// Topology, load, profile, where each queue's interrupt, RPS and XPS go, and what is not as wanted
     ///
-    /// Reads the files and the kernel; needs root, and no daemon.
+    /// Reads the files and the kernel; needs root, and no daemon. Takes a fifth of a second to see how busy each CPU is.
     Show {
-        /// Every knob, not only those that are not as wanted
+        /// Every knob with its reason, not only those that are not as wanted
         #[arg(long, short)]
         verbose: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show which knobs apply would turn; exit status 10 when there are any
+    ///
+    /// Reads the files and the kernel; needs root, and no daemon.
+    Plan(Steps),
+    /// Turn every knob that is not as wanted, those as well that were given back or left to another program
+    Apply(Steps),
+    /// Say of a knob what is wanted, what was found, what it had before, and the line that asked for it
+    ///
+    /// Reads the files and the kernel; needs root, and no daemon.
+    #[command(
+        after_help = "Examples:\n  headgate hw explain rings\n  headgate hw explain eth0\n  headgate hw explain nf_conntrack_max"
+    )]
+    Explain {
+        /// A part of the knob's name, as `hw show --verbose` prints it
+        #[arg(value_name = "KNOB")]
+        knob: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give the knobs of the profile and of the configuration back what they had, until `hw apply` or the next configuration
+    ///
+    /// What forwarding itself needs stays.
+    Restore(Steps),
+    /// Print what this machine is and how its knobs stand, as a file that the tests can load
+    ///
+    /// Without addresses, routes and MAC addresses. Reads the files and the kernel; needs root, and no daemon.
+    #[command(after_help = "Examples:\n  headgate hw record > facts.toml")]
+    Record,
+    /// Validate hardware profiles; nothing is touched
+    #[command(after_help = "Examples:\n  headgate hw check\n  headgate hw check hwprofiles")]
+    Check {
+        /// Directories of .toml files, instead of those that the daemon reads
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        directories: Vec<PathBuf>,
         #[command(flatten)]
         output: Output,
     },

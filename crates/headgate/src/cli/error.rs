@@ -44,6 +44,9 @@ pub enum CliError {
     /// An answer cannot be printed as JSON.
     #[error("the answer cannot be printed as JSON")]
     Json(#[source] serde_json::Error),
+    /// An answer cannot be printed as TOML.
+    #[error("the answer cannot be printed as TOML")]
+    Toml(#[source] toml::ser::Error),
     /// A file cannot be written.
     #[error("cannot write {0}")]
     Write(std::path::PathBuf, #[source] io::Error),
@@ -71,7 +74,7 @@ impl CliError {
             CliError::Client(error) => error.exit(),
             CliError::Refused(error, _) => error.code.exit(),
             CliError::Usage(_) => Exit::Usage,
-            CliError::Json(_) | CliError::Write(..) => Exit::KernelRefused,
+            CliError::Json(_) | CliError::Toml(_) | CliError::Write(..) => Exit::KernelRefused,
         }
     }
 

@@ -10,7 +10,7 @@ use super::{Answer, CliError};
 use crate::api::Planned;
 use crate::exit::Exit;
 use crate::files::{self, Files};
-use crate::reconcile::{Reconciled, Until, Wanted, planned, reconcile};
+use crate::reconcile::{Knobs, Reconciled, Until, Wanted, planned, reconcile};
 use crate::remembered::Remembered;
 use crate::secret;
 use crate::steps::{Listing, alike, listed, printable};
@@ -39,12 +39,18 @@ pub(super) fn look(root: &Path, output: Output) -> Result<(Files, Reconciled), C
     }
     let mut host = Host::open(root.clone()).map_err(|error| CliError::Kernel(error.into()))?;
     let failed = Remembered::read(&root).fallen().within(&files.loaded.config);
-    let wanted = Wanted { config: &files.loaded.config, profiles: &files.profiles, ids: None, failed: &failed };
+    let wanted = Wanted {
+        config: &files.loaded.config,
+        profiles: &files.profiles,
+        ids: None,
+        failed: &failed,
+        knobs: Knobs::All,
+    };
     let looked = reconcile(&mut host, wanted, Until::Planned).map_err(CliError::Kernel)?;
     Ok((files, looked))
 }
 
-fn render(planned: &Planned, listing: Listing) -> String {
+pub(super) fn render(planned: &Planned, listing: Listing) -> String {
     if planned.steps.is_empty() {
         return "nothing to do\n".to_owned();
     }

@@ -11,6 +11,7 @@ mod compare;
 mod error;
 mod flows;
 mod handle;
+mod hardware;
 mod health;
 mod listen;
 mod load;
@@ -32,6 +33,7 @@ use headgate_plan::compile::Desired;
 use headgate_plan::facts::Facts;
 use headgate_plan::flows::Lost;
 use headgate_plan::health::{self as plan_health, Fallen, Target};
+use headgate_plan::repair::Repairs;
 use headgate_plan::state::State;
 use headgate_plan::status::Counting;
 use headgate_plan::step::{Outcome, Step};
@@ -55,7 +57,7 @@ use super::operator::{Overrides, PERSISTENT, RUNTIME};
 use super::store::{Origin, Store, StoreError, hash};
 use crate::api::{ApiError, Applied, StepLine};
 use crate::owed::Owed;
-use crate::reconcile::{Reconciled, Until, Wanted, cut_lost, lines, reconcile};
+use crate::reconcile::{Knobs, Reconciled, Until, Wanted, cut_lost, lines, reconcile};
 use crate::remembered::Remembered;
 
 /// Where `headgate-init` reads whether media are trusted.
@@ -113,6 +115,12 @@ pub struct Engine {
     board: Board,
     /// Whether some farm logs.
     logs: watch::Sender<bool>,
+    /// When this began.
+    began: Instant,
+    /// How often knobs were mended.
+    repairs: Repairs,
+    /// `headgate hw restore` gave the profile's knobs back.
+    untuned: bool,
     /// How flows were counted last.
     counting: Option<Counting>,
     /// Flows were steered so many times.
@@ -172,6 +180,9 @@ impl Engine {
             targets: watch::Sender::new(Targets::default()),
             board: Board::default(),
             logs,
+            began: Instant::now(),
+            repairs: Repairs::default(),
+            untuned: false,
             counting: None,
             round: 0,
         })
@@ -331,8 +342,15 @@ impl Engine {
         self.require_no_other_trial(&candidate)?;
         let profiles = self.profiles()?;
         let known = self.running.as_ref().map(|running| running.desired.ids.clone());
+        self.untuned = false;
         let failed = self.fallen.within(&candidate.config);
-        let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref(), failed: &failed };
+        let wanted = Wanted {
+            config: &candidate.config,
+            profiles: &profiles,
+            ids: known.as_ref(),
+            failed: &failed,
+            knobs: Knobs::All,
+        };
         let reconciled = reconcile(&mut self.host, wanted, Until::Verified);
         let mut reconciled = reconciled.map_err(|error| self.placed(error, &candidate))?;
         self.owed.add(std::mem::take(&mut reconciled.owed));
@@ -357,6 +375,7 @@ impl Engine {
         applied.generation = self.store.running();
         applied.trial = self.trial();
         self.restore_knobs(&reconciled);
+        self.repairs.begin(&reconciled.done, self.began.elapsed());
         self.announcements.remember(&reconciled.done);
         self.leave_trust(&candidate.config, &reconciled.facts);
         self.adopt(candidate, reconciled, cause.reason);

@@ -74,6 +74,10 @@ pub fn knobs(
     Ok(Tuned { profile: chosen.profile, knobs: compiler.knobs.in_order(), spread, notes: compiler.notes })
 }
 
+/// What keepalived calls the interfaces that it makes for virtual MAC addresses; it sets their sysctls itself
+/// (`vrrp_if_config.c`), and would be fought.
+const KEEPALIVED: &str = "vrrp.";
+
 /// The interfaces of ours, by PCI address and kernel index: the order of ports on the case, which names (`eth10` before
 /// `eth2`) are not.
 fn interfaces<'a>(config: &Config, facts: &'a Facts, managed: &BTreeSet<String>) -> Vec<(&'a str, &'a Link)> {
@@ -82,6 +86,7 @@ fn interfaces<'a>(config: &Config, facts: &'a Facts, managed: &BTreeSet<String>)
     let is_ours = |name: &str, link: &Link| {
         !link.loopback
             && name != "lo"
+            && !name.starts_with(KEEPALIVED)
             && (managed.contains(name)
                 || facts.appliance && link.nic.is_some()
                 || link.addresses.iter().any(|address| virtual_addresses.contains(&address.net.addr())))

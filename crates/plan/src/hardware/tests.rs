@@ -29,6 +29,10 @@ fn knob(path: &str, want: KnobValue) -> Knob {
     Knob { path: path.into(), want, fit: Fit::Exact, why: "a reason".into(), origin: None }
 }
 
+fn rings(rx: i64, tx: i64) -> KnobValue {
+    KnobValue::Fields([("rx".into(), rx), ("tx".into(), tx)].into())
+}
+
 fn report() -> HardwareReport {
     let (list, mask) = (KnobValue::CpuList, KnobValue::CpuMask);
     let knobs = [
@@ -38,6 +42,8 @@ fn report() -> HardwareReport {
         knob("sys/class/net/eth4/queues/rx-1/rps_cpus", mask(vec![])),
         knob("proc/sys/net/ipv4/ip_forward", KnobValue::Int(1)),
         knob("proc/sys/net/netfilter/none", KnobValue::Int(1)),
+        knob("ethtool/eth4/rings", rings(2048, 1024)),
+        knob("ethtool/eth4/eee", KnobValue::Fields([("enabled".into(), 0)].into())),
     ];
     let found = BTreeMap::from([
         (knobs[0].path.clone(), list(vec![0])),
@@ -45,17 +51,20 @@ fn report() -> HardwareReport {
         (knobs[2].path.clone(), mask(vec![4])),
         (knobs[3].path.clone(), mask(vec![])),
         (knobs[4].path.clone(), KnobValue::Int(0)),
+        (knobs[6].path.clone(), rings(256, 256)),
     ]);
     let outcomes = BTreeMap::from([(knobs[4].path.clone(), Outcome::Refused("Read-only file system".into()))]);
     let originals = BTreeMap::from([(knobs[0].path.clone(), "0-7".to_owned())]);
-    HardwareReport::new(Sources {
+    let mut report = HardwareReport::new(Sources {
         facts: &facts(),
         profile: Some("sna7108"),
         knobs: &knobs,
         found: &found,
         outcomes: &outcomes,
         originals: &originals,
-    })
+    });
+    report.set_load(&BTreeMap::from([(0, 7), (1, 100)]));
+    report
 }
 
 #[test]
@@ -64,17 +73,22 @@ fn a_table_of_queues_and_what_is_not_as_wanted() {
 Machine  SNA7108
 CPU      Intel(R) Xeon(R) CPU E3-1245 v5 @ 3.50GHz
 Cores    4, 8 threads: 0,4 1,5 2,6 3,7
+Load     0: 7 %  1: 100 %
 Memory   8.0 GiB
 Kernel   6.12.9
 Profile  sna7108
 
-NIC             QUEUE  IRQ       CPU        RPS              XPS
-eth4                0  41        0          4                -
-eth4                1  42        0-7>1      off              -
+NIC             QUEUE  IRQ       CPU        LOAD  RPS              XPS
+eth4                0  41        0          7 %   4                -
+eth4                1  42        0-7>1      -     off              -
 
-6 knobs: 3 as wanted, 1 differ, 1 refused, 1 not on this machine
+eth4
+  rings: rx 256, tx 256 > rx 2048, tx 1024
+
+8 knobs: 3 as wanted, 2 differ, 1 refused, 2 not on this machine
 differs   /proc/irq/42/smp_affinity_list = 1 (found 0-7)
 refused   /proc/sys/net/ipv4/ip_forward = 1 (found 0: Read-only file system)
+differs   ethtool eth4 rings = rx=2048 tx=1024 (found rx=256 tx=256)
 ";
     assert_eq!(report().to_string(), expected);
     assert!(expected.lines().all(|line| line.chars().count() <= 80));

@@ -1,18 +1,17 @@
 //! What the engine tells without changing anything.
 
-use headgate_host::knob::originals;
-use headgate_plan::compile::Desired;
-use headgate_plan::flows::Lost;
-use headgate_plan::hardware::{self, HardwareReport};
 use headgate_plan::state::State;
 use headgate_plan::status::{FarmStatus, ServiceStatus, Sources, Status};
 use headgate_plan::step::Detail;
 
 use super::{Engine, EngineError, Reason};
 use crate::api::{Generation, Planned};
-use crate::daemon::feed::Event;
-use crate::reconcile::{Reconciled, Until, Wanted, cut_lost, planned, reconcile};
+use crate::reconcile::{Knobs, Reconciled, Until, Wanted, planned, reconcile};
 use headgate_config::types::FarmName;
+
+/// What `status` says after `headgate hw restore`.
+const UNTUNED: &str =
+    "the machine is as it was before the hardware profile, since `headgate hw restore`; `headgate hw apply` tunes it";
 
 impl Engine {
     /// How everything is, read from the kernel now.
@@ -42,7 +41,7 @@ impl Engine {
             desired: &looked.desired,
             observed: &looked.observed,
             counted: &counted,
-            knobs: &running.knobs,
+            knobs: &self.knob_outcomes(),
             services,
             generation: running.generation,
             last_error: fault.as_deref(),
@@ -50,6 +49,7 @@ impl Engine {
         status.warnings.extend(self.notes.iter().chain(&self.unkept).chain(self.owed.warnings()).cloned());
         status.warnings.extend(self.differences());
         self.board.show(&mut status.farms);
+        status.warnings.extend(self.untuned.then(|| UNTUNED.to_owned()));
         status.counting = self.counting;
         super::release_memory();
         Ok(status)
@@ -91,7 +91,13 @@ impl Engine {
         let profiles = self.profiles()?;
         let known = self.running.as_ref().map(|running| running.desired.ids.clone());
         let failed = self.fallen.within(&candidate.config);
-        let wanted = Wanted { config: &candidate.config, profiles: &profiles, ids: known.as_ref(), failed: &failed };
+        let wanted = Wanted {
+            config: &candidate.config,
+            profiles: &profiles,
+            ids: known.as_ref(),
+            failed: &failed,
+            knobs: Knobs::All,
+        };
         let reconciled = reconcile(&mut self.host, wanted, Until::Planned);
         let reconciled = reconciled.map_err(|error| self.placed(error, &candidate))?;
         let warnings = candidate.warnings.iter().chain(&reconciled.desired.warnings).cloned().collect();
@@ -103,69 +109,14 @@ impl Engine {
         self.store.history()
     }
 
-    /// The hardware and its knobs, read now.
-    ///
-    /// # Errors
-    /// The machine cannot be looked at.
-    pub fn hardware(&mut self) -> Result<HardwareReport, EngineError> {
-        let looked = self.look()?.ok_or(EngineError::NothingRuns)?;
-        let running = self.running.as_ref().ok_or(EngineError::NothingRuns)?;
-        let originals = originals(&self.root).map(|originals| originals.knobs).unwrap_or_default();
-        let originals = originals.into_iter().map(|(path, original)| (path, original.was)).collect();
-        Ok(HardwareReport::new(hardware::Sources {
-            facts: &looked.facts,
-            profile: looked.desired.profile.as_deref(),
-            knobs: &looked.desired.knobs,
-            found: &looked.observed.knobs,
-            outcomes: &running.knobs,
-            originals: &originals,
-        }))
-    }
-
-    /// Compares the kernel with what it should be, and repairs it; takes what is still owed.
-    pub fn watch(&mut self) {
-        match self.look() {
-            Ok(Some(looked)) if !looked.plan.is_empty() => self.repair(&looked),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(error = %crate::explain(&error), "the kernel cannot be compared"),
-        }
-        self.owed.settle(Lost::default(), |lost| cut_lost(&mut self.host, lost));
-        super::release_memory();
-    }
-
-    fn repair(&mut self, looked: &Reconciled) {
-        for line in planned(&looked.plan, Detail::Summary) {
-            tracing::warn!(step = line.step, "the kernel is not as it was left; repairing");
-        }
-        let Ok(profiles) = self.profiles() else { return };
-        let Some(running) = &mut self.running else { return };
-        let failed = self.fallen.within(&running.config);
-        let ids = Some(&running.desired.ids);
-        let wanted = Wanted { config: &running.config, profiles: &profiles, ids, failed: &failed };
-        match reconcile(&mut self.host, wanted, Until::Verified) {
-            Ok(repaired) => {
-                tracing::info!("repaired");
-                self.tally.repairs += 1;
-                self.events.tell(Event::Drift { repaired: true, steps: looked.plan.steps.len() });
-                self.owed.add(repaired.owed);
-                self.announcements.remember(&repaired.done);
-                running.desired = Desired { state: State::default(), ..repaired.desired };
-            }
-            Err(error) => {
-                self.tally.repairs_failed += 1;
-                self.events.tell(Event::Drift { repaired: false, steps: looked.plan.steps.len() });
-                tracing::error!(error = %crate::explain(&error), "not repaired");
-            }
-        }
-    }
-
     /// The kernel as it is beside what runs.
-    fn look(&mut self) -> Result<Option<Reconciled>, EngineError> {
+    pub(super) fn look(&mut self) -> Result<Option<Reconciled>, EngineError> {
         let profiles = self.profiles()?;
         let Some(running) = &self.running else { return Ok(None) };
+        let knobs = if self.untuned { Knobs::Needed } else { Knobs::All };
         let failed = self.fallen.within(&running.config);
         let ids = Some(&running.desired.ids);
-        let wanted = Wanted { config: &running.config, profiles: &profiles, ids, failed: &failed };
+        let wanted = Wanted { config: &running.config, profiles: &profiles, ids, failed: &failed, knobs };
         Ok(Some(reconcile(&mut self.host, wanted, Until::Planned)?))
     }
 

@@ -193,6 +193,14 @@ pub(super) async fn hardware(State(api): State<Api>) -> Answer<HardwareReport> {
     on_engine(&api.engine, Engine::hardware).await
 }
 
+pub(super) async fn tune(State(api): State<Api>) -> Answer<Applied> {
+    on_engine(&api.engine, Engine::tune).await
+}
+
+pub(super) async fn restore(State(api): State<Api>) -> Answer<Applied> {
+    on_engine(&api.engine, Engine::restore).await
+}
+
 fn flow_query(request: &Request) -> Result<FlowQuery, ApiError> {
     let query = Query::<FlowQuery>::try_from_uri(request.uri()).map_err(|error| bad_request(error.body_text()))?;
     Ok(query.0)

@@ -153,6 +153,10 @@ pub(super) static OPERATIONS: &[Operation] = &[
         ..change("delete", "/v1/connections", "Cuts flows", || delete(handlers::flush))
     },
     read("/v1/hardware", "Topology, queues and knobs", Answer::One("Hardware"), || get(handlers::hardware)),
+    change("post", "/v1/hardware/apply", "Turns every knob that is not as wanted", || post(handlers::tune)),
+    change("post", "/v1/hardware/restore", "Gives knobs back what they had; what forwarding needs stays", || {
+        post(handlers::restore)
+    }),
     read("/v1/events", "Changes of state as they happen", Answer::Text("text/event-stream"), || get(handlers::events)),
     Operation {
         scope: Scope::Root,

@@ -146,6 +146,51 @@ fn an_interface_that_carries_a_virtual_address_is_ours() {
 }
 
 #[test]
+fn the_interfaces_of_keepalived_are_left_alone() {
+    let mut facts = facts();
+    facts.links.insert("vrrp.51".to_owned(), Link::default());
+    let tuned = compile(&Config::default(), &[profile("generic", 0, vec![])], &facts, &["eth2", "vrrp.51"]);
+    assert!(lines(&tuned, "vrrp").is_empty());
+}
+
+#[test]
+fn irqbalance_is_named_where_interrupts_are_placed() {
+    let facts = Facts { rivals: BTreeSet::from(["irqbalance".to_owned()]), ..facts() };
+    let generic = [profile("generic", 0, vec![])];
+    let notes = |config: &Config| compile(config, &generic, &facts, &["eth2"]).notes;
+    assert!(notes(&Config::default())[0].starts_with("irqbalance runs and moves interrupts"));
+    let mut leaves = Config::default();
+    leaves.hardware.overrides.irq = Some(IrqPolicy::Leave);
+    assert!(notes(&leaves).is_empty());
+}
+
+#[test]
+fn cpus_of_a_virtual_machine_sleep_as_its_hypervisor_likes() {
+    use headgate_config::model::{Frequency, Switch, WakeUp};
+    let mut config = Config::default();
+    let overrides = &mut config.hardware.overrides;
+    overrides.cpu_frequency = Some(Frequency::Performance);
+    overrides.cpu_wake_up = Some(WakeUp::Micros(10));
+    overrides.pcie_power_saving = Some(Switch::Off);
+    let mut facts = Facts { cpufreq_policies: vec![0], ..facts() };
+    let power = |facts: &Facts| {
+        let tuned = compile(&config, &[], facts, &["eth2"]);
+        [lines(&tuned, "cpu/"), lines(&tuned, "dev/cpu"), lines(&tuned, "aspm")].concat()
+    };
+    assert_eq!(
+        power(&facts),
+        [
+            "sys/devices/system/cpu/cpufreq/policy0/scaling_governor = performance",
+            "sys/devices/system/cpu/cpufreq/policy0/energy_performance_preference = performance",
+            "dev/cpu_dma_latency = 10",
+            "sys/class/net/eth2/device/link/l1_aspm = 0",
+        ]
+    );
+    facts.virtual_machine = true;
+    assert_eq!(power(&facts), ["sys/class/net/eth2/device/link/l1_aspm = 0"]);
+}
+
+#[test]
 fn the_connection_table_goes_by_memory() {
     let gibibytes = |number: u64| conntrack_entries(number << 30);
     assert_eq!(
