@@ -53,6 +53,7 @@ fn nobody_is_told_on_loopback_or_a_downed_interface() {
         loopback: true,
         arp: true,
         mtu: 65536,
+        external: None,
     };
     let address = [IpAddr::from([127, 0, 0, 2])];
     let announced = announce(&interface, &address);
