@@ -9,7 +9,7 @@ fn a_kernel_without_queues_serves_and_says_so_once() {
     let mut lab = Lab::new("noqueue").unwrap();
     let has = lab.gate.within(|| {
         let queue = headgate_nft::Statement::Queue { number: 0, bypass: true };
-        headgate_nft::Socket::open().unwrap().supports(queue).unwrap()
+        headgate_nft::Socket::open().unwrap().supports(headgate_nft::Family::Inet, queue).unwrap()
     });
     let _servers = [backend(11, 8080), backend6(11, 8080)].map(|to| Server::start(&lab.backends, "b", to).unwrap());
     lab.configure(

@@ -51,7 +51,7 @@ impl Host {
     pub fn lacking_features(&mut self, wanted: &BTreeSet<Feature>) -> Result<BTreeSet<Feature>, HostError> {
         for &feature in wanted {
             if !self.features.contains_key(&feature) {
-                let has = self.nft.supports(feature.probe()).map_err(HostError::Commit)?;
+                let has = self.nft.supports(feature.family(), feature.probe()).map_err(HostError::Commit)?;
                 self.features.insert(feature, has);
             }
         }

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use headgate_config::Config;
-use headgate_config::model::{Farm, FarmState, LimitAction, Mode};
-use headgate_nft::Statement;
+use headgate_config::model::{Farm, FarmState, LimitAction, Mode, OnEmpty};
+use headgate_nft::{Family, Reject, Statement};
 use serde::{Deserialize, Serialize};
 
 use crate::names;
@@ -22,11 +22,21 @@ pub enum Feature {
     Log,
     /// `queue` (`CONFIG_NFT_QUEUE`).
     Queue,
+    /// `reject` at ingress (`CONFIG_NFT_REJECT_NETDEV`, Linux 5.9): the kernel of Debian 12's security suite has none.
+    RejectAtIngress,
 }
 
 impl Feature {
     /// All.
-    pub const ALL: [Self; 3] = [Self::SynProxy, Self::Log, Self::Queue];
+    pub const ALL: [Self; 4] = [Self::SynProxy, Self::Log, Self::Queue, Self::RejectAtIngress];
+
+    /// The family whose tables have it.
+    pub fn family(self) -> Family {
+        match self {
+            Self::SynProxy | Self::Log | Self::Queue => Family::Inet,
+            Self::RejectAtIngress => Family::Netdev,
+        }
+    }
 
     /// A statement that a kernel without it refuses.
     pub fn probe(self) -> Statement {
@@ -34,6 +44,7 @@ impl Feature {
             Self::SynProxy => Statement::Synproxy { mss: 1460, wscale: 7, timestamp: true, sack: true },
             Self::Log => Statement::Log { group: names::LOG_GROUP, prefix: "".into(), snaplen: None },
             Self::Queue => Statement::Queue { number: 0, bypass: true },
+            Self::RejectAtIngress => Statement::Reject(Reject::PortUnreachable),
         }
     }
 
@@ -47,6 +58,10 @@ impl Feature {
                 }
                 Self::Log => !farm.log.is_empty() || limits.is_some_and(|limits| limits.action == LimitAction::Log),
                 Self::Queue => farm.queue.is_some(),
+                Self::RejectAtIngress => {
+                    let limited = limits.is_some_and(|limits| limits.action == LimitAction::Reject);
+                    farm.mode == Mode::Dsr && (farm.on_empty == OnEmpty::Reject || limited)
+                }
             }
     }
 
@@ -63,6 +78,9 @@ impl Feature {
                 "limits.syn-proxy has no effect: this kernel has no SYN proxy for nftables (CONFIG_NFT_SYNPROXY)"
             }
             Self::Log => "nothing is logged: this kernel has no packet log over netlink (CONFIG_NETFILTER_NETLINK_LOG)",
+            Self::RejectAtIngress => {
+                "what would be rejected is dropped: this kernel cannot reject at ingress (CONFIG_NFT_REJECT_NETDEV)"
+            }
             Self::Queue => "queue has no effect: this kernel has no queues for nftables (CONFIG_NFT_QUEUE)",
         }
     }

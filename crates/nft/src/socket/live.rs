@@ -136,16 +136,16 @@ impl Socket {
     /// # Errors
     /// Missing privilege or kernel feature.
     pub fn supports_flowtable(&mut self) -> Result<bool, CommitError> {
-        self.supports(Statement::FlowAdd { flowtable: Arc::from("probe") })
+        self.supports(Family::Inet, Statement::FlowAdd { flowtable: Arc::from("probe") })
     }
 
-    /// Whether this kernel takes a statement, in a table with a flowtable `probe`. Asked as for
+    /// Whether this kernel takes a statement in a table of this family, with a flowtable `probe`. Asked as for
     /// [`supports_flowtable`](Self::supports_flowtable).
     ///
     /// # Errors
     /// Missing privilege or kernel feature.
-    pub fn supports(&mut self, statement: Statement) -> Result<bool, CommitError> {
-        let (table, chain) = (TableId::inet("headgate-probe"), Arc::<str>::from("probe"));
+    pub fn supports(&mut self, family: Family, statement: Statement) -> Result<bool, CommitError> {
+        let (table, chain) = (TableId { family, name: "headgate-probe".into() }, Arc::<str>::from("probe"));
         let mut changes = vec![Change::AddTable(table.clone())];
         if let Statement::FlowAdd { flowtable } = &statement {
             let (table, flowtable) = (table.clone(), Arc::clone(flowtable));

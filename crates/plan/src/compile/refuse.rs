@@ -8,13 +8,14 @@ use super::guard::Post;
 use super::terms::{is_tcp, rule};
 use crate::features::Feature;
 use crate::logged::{Logged, Reason};
+use crate::maps::Place;
 use crate::names;
 
 /// What new flows meet when nobody can serve. Established ones do not come here: a nat hook sees first packets only, where
 /// the kernel takes reject as well (`nft_reject_inet_validate`).
 pub(super) fn empty(contents: &mut Contents, farm: &Farm, post: Post<'_>) -> Vec<Rule> {
     let action = match farm.on_empty {
-        OnEmpty::Reject => LimitAction::Reject,
+        OnEmpty::Reject => possible(contents, farm, post, LimitAction::Reject),
         OnEmpty::Drop => LimitAction::Drop,
     };
     let told = tell(contents, farm, post, (Reason::Empty, action));
@@ -28,12 +29,22 @@ pub(super) fn counted(
     post: Post<'_>,
     (reason, action): (Reason, LimitAction),
 ) -> Vec<Rule> {
+    let action = possible(contents, farm, post, action);
     let name = names::refused_counter(&farm.name, reason.word());
     contents.add_object(post.place, (ObjectKind::Counter, name.clone()), Object::Counter);
     let mut rules = vec![rule([Statement::Object { kind: ObjectKind::Counter, name }])];
     rules.extend(tell(contents, farm, post, (reason, action)));
     rules.extend(answer(action));
     rules
+}
+
+/// A kernel that cannot reject there refuses the whole transaction: better no answer than no change.
+fn possible(contents: &mut Contents, farm: &Farm, post: Post<'_>, action: LimitAction) -> LimitAction {
+    let rejects = action == LimitAction::Reject && post.place != Place::Inet;
+    match rejects && !post.ground.has(Feature::RejectAtIngress, contents, farm) {
+        true => LimitAction::Drop,
+        false => action,
+    }
 }
 
 /// A rule of its own: above its rate it ends, and the next one refuses all the same.

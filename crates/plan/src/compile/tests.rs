@@ -1,8 +1,9 @@
-use headgate_config::model::{Backend, BackendState, FarmState, Mode, OnEmpty, Scheduler};
+use headgate_config::model::{Backend, BackendState, Dsr, DsrVia, FarmState, Mode, OnEmpty, Scheduler};
 use headgate_config::types::{BackendName, Endpoint, FarmName, Listen, Ports, Protocol};
 use proptest::prelude::*;
 
 use super::*;
+use crate::features::Feature;
 use crate::maps::Place;
 use crate::samples::{address, backend, config, facts, farm, tcp, web};
 
@@ -46,6 +47,25 @@ fn a_backend_without_route_takes_no_flows_and_is_told() {
     );
     assert_eq!(table(&desired).sets["slots"].elements.len(), 1);
     assert_eq!(table(&desired).sets["targets4"].elements.len(), 2, "its flows and its id live on");
+}
+
+#[test]
+fn where_nothing_can_be_rejected_at_ingress_it_is_dropped_and_told_once() {
+    let mut direct = Farm { mode: Mode::Dsr, ..web() };
+    direct.dsr = Some(Dsr { via: DsrVia::L2, interface: None });
+    direct.backends.values_mut().for_each(|backend| backend.state = BackendState::Down);
+    let refusal = |facts: &Facts| {
+        let desired = compile(&config(vec![direct.clone()]), &[], facts, &Ids::default()).unwrap();
+        let rules = &desired.state.ruleset.tables[&Place::Netdev.table()].chains["farm4-web"].rules;
+        (rules.iter().map(ToString::to_string).collect::<Vec<_>>(), desired.warnings)
+    };
+    let (rules, warnings) = refusal(&facts());
+    assert!(rules.iter().any(|rule| rule.contains("reject")) && warnings.is_empty(), "{rules:?} {warnings:?}");
+    let lacking_features = BTreeSet::from([Feature::RejectAtIngress]);
+    let (rules, warnings) = refusal(&Facts { lacking_features, ..facts() });
+    assert_eq!(rules, ["drop"]);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("cannot reject at ingress"), "{warnings:?}");
 }
 
 #[test]
