@@ -53,7 +53,7 @@ fn carries(label: &str, via: &str) {
     // What is written for people names each backend's tunnel, and other tables can still be listed.
     let explained = wire.lab.headgate_ok(&["explain", "web"]).unwrap();
     assert!(
-        explained.contains("ip daddr 172.16.2.11") && explained.contains("tunnel meta mark map @tunnels4"),
+        explained.contains("ip daddr 172.16.2.11") && explained.contains("tunnel name meta mark map @tunnels4"),
         "{explained}"
     );
     assert!(wire.lab.nft("list table inet headgate-guard").is_ok());
@@ -103,13 +103,14 @@ fn devices_are_made_kept_and_removed_and_those_of_others_left_alone() {
     // The kernel allows one such device: with somebody else's there the farm is out, and nothing else is.
     wire.lab.gate.ip(&["link", "add", "others", "type", "ipip", "external"]).unwrap();
     let other = "[farms.other]\nmode = \"dsr\"\nlisten = \"172.16.1.2:80\"\nbackends.o.address = \"172.16.2.13\"\n";
-    wire.lab.once(&[&farm(IPIP), other].concat()).unwrap();
+    // Debian's kernel has no `reject` at ingress (`nft_reject_netdev`).
+    let out = format!("{IPIP}\non-empty = \"drop\"");
+    wire.lab.once(&[&farm(&out), other].concat()).unwrap();
     let checked = wire.lab.headgate(&["plan"]).unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
     assert!(said.contains("interface others is external and of kind ipip"), "{said}");
     assert!(links(&wire).contains("others") && !links(&wire).contains("headgate-ipip "), "{}", links(&wire));
-    let refused = Connection::open(&wire.lab.client, at(VIP)).unwrap().unwrap_err();
-    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(Connection::open(&wire.lab.client, at(VIP)).unwrap().is_err());
 }
 
 #[test]
