@@ -194,7 +194,7 @@ pub enum Map {
 
 impl Map {
     /// Those with an element for each backend, whose comment says whose it is.
-    pub const BACKENDS: [Self; 10] = [
+    pub const BACKENDS: [Self; 11] = [
         Self::Targets(IpVersion::V4),
         Self::Targets(IpVersion::V6),
         Self::Hosts(IpVersion::V4),
@@ -205,6 +205,8 @@ impl Map {
         Self::Nexthops(Place::Netdev, IpVersion::V6),
         Self::Tunnels(IpVersion::V4),
         Self::Tunnels(IpVersion::V6),
+        // Those that no tunnel leads to.
+        Self::Down(Place::Tunnels),
     ];
 
     /// Those that a table of ours has even while they are empty: what fills and empties them must not be more than elements.

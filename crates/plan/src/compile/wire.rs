@@ -74,6 +74,10 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
         Ok(egress) => egress,
         Err(why) => {
             contents.warnings.push(format!("farm {}: backend {} takes no flows: {why}", farm.name, backend.name));
+            if place == Place::Tunnels {
+                // Without an outer header nothing else would remember its id.
+                contents.add(Map::Down(place), key(), Element { comment, ..Element::default() });
+            }
             return false;
         }
     };
