@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use headgate_config::Config;
 use headgate_config::model::FarmState;
@@ -16,10 +18,11 @@ use headgate_nft::wire::decode_messages;
 use headgate_nft::{Batch, Change, CommitError, Ruleset, Socket, Statement, between};
 use headgate_plan::compile::{Desired, compile};
 use headgate_plan::facts::Facts;
+use headgate_plan::features::Feature;
 use headgate_plan::ids::Ids;
 use headgate_plan::maps;
 use headgate_tests::arbitrary::{Edit, Farms, edit, farms};
-use headgate_tests::hostile::{self, facts};
+use headgate_tests::hostile;
 use headgate_tests::lab::Lab;
 use headgate_tests::listing::settled;
 use nix::errno::Errno;
@@ -28,6 +31,16 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config as Rounds, RngSeed, TestCaseError, TestRunner};
+
+/// The machine of the golden cases, with what the kernel that runs this test lacks.
+fn facts() -> &'static Facts {
+    static FACTS: OnceLock<Facts> = OnceLock::new();
+    FACTS.get_or_init(|| {
+        let has = |feature: &Feature| Socket::open().unwrap().supports(feature.family(), feature.probe()).unwrap();
+        let lacking_features = Feature::ALL.into_iter().filter(|feature| !has(feature)).collect();
+        Facts { lacking_features, ..hostile::facts().clone() }
+    })
+}
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable)
@@ -146,7 +159,7 @@ fn messages_and_text_say_the_ruleset() {
         prop_assert_eq!(warned, offloading(&config), "each farm once: {:?}", desired.warnings);
         asked_for_offload.set(asked_for_offload.get() + warned);
         // The same farms on a kernel that has what ours lacks, as messages: nobody here would take them.
-        let machine = Facts { flowtable: true, ..facts().clone() };
+        let machine = Facts { flowtable: true, lacking_features: BTreeSet::new(), ..facts().clone() };
         let able = compiled_on(&machine, &config, &Ids::default());
         hostile::compiled(&machine, &config, &able);
         for ruleset in [&desired.state.ruleset, &able.state.ruleset] {

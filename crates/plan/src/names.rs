@@ -81,7 +81,7 @@ pub const INSPECT: &str = "inspect";
 pub const RESETS: &str = "resets";
 /// New flows that go to a program first. A chain of its own before the translation: what the program lets pass goes on at the next
 /// hook.
-pub const QUEUE: &str = "queue";
+pub const QUEUE: &str = "queue-prerouting";
 /// The same for what the box itself sends.
 pub const QUEUE_OUTPUT: &str = "queue-output";
 /// What is for the box itself.
