@@ -345,7 +345,7 @@ fn a_change_of_one_backend_is_a_change_of_a_few_elements() {
     lab.headgate_ok(&["backend", "weight", "f7", "b", "3"]).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(300));
     let pid = nix::unistd::Pid::from_raw(monitor.id().cast_signed());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     let seen = String::from_utf8(monitor.wait_with_output().unwrap().stdout).unwrap();
     let events = seen.lines().filter(|line| line.starts_with("add ") || line.starts_with("delete ")).count();
     assert!((1..=12).contains(&events), "{events} events:\n{seen}");
