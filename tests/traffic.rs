@@ -306,10 +306,11 @@ fn established_connections_survive_every_change_and_what_is_foreign_stays() {
     alive("stop");
     lab.once(&one).unwrap();
     alive("--once");
-    // Another firewall's tool takes our table away: the guard keeps connection tracking hooked until it is back.
+    // Another firewall's tool takes our table away: the guard keeps tracking and translation hooked until it is back.
     lab.gate.run("nft delete table inet headgate").unwrap();
-    lab.once(&one).unwrap();
     alive("the table was deleted");
+    lab.once(&one).unwrap();
+    alive("the table is back");
     assert_eq!(lab.nft("list table inet foreign").unwrap(), foreign);
 }
 

@@ -169,7 +169,7 @@ fn ruleset(config: &Config, ground: Ground<'_>, warnings: &mut Vec<String>) -> R
     policy::add_sets(&mut contents, config, ground.policies);
     warnings.append(&mut contents.warnings);
     let mut ruleset = contents.into_ruleset(ground.ids);
-    ruleset.tables.extend([contents::guard()]);
+    ruleset.tables.extend([contents::guard(&ruleset)]);
     ruleset
 }
 

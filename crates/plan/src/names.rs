@@ -19,8 +19,11 @@ pub const TUNNELS_TABLE: &str = "headgate-tunnels";
 /// The permanent table whose ct rule keeps connection tracking hooked while [`TABLE`] is replaced: without any ct
 /// expression left, the kernel unregisters its hooks and live translated connections are reset.
 pub const GUARD_TABLE: &str = "headgate-guard";
-/// The only chain of [`GUARD_TABLE`]. It has no hook, so that no packet pays for it.
+/// The chain of [`GUARD_TABLE`] that has the ct rule. It has no hook, so that no packet pays for it.
 pub const GUARD_CHAIN: &str = "hold";
+/// The empty nat chain of [`GUARD_TABLE`], there while some farm translates: without any nat chain left, the kernel stops to
+/// translate live connections too, and the box answers their packets with RST.
+pub const GUARD_NAT: &str = "hold-nat";
 
 /// The ct mark of a flow of ours is this tag with the backend's id in the low 20 bits. Flows of others, whose marks we
 /// never read as ids, do not carry the tag.
@@ -116,7 +119,7 @@ pub fn base_chain(name: &str) -> Option<BaseChain> {
         PREROUTING => (ChainKind::Nat, Hook::Prerouting, -100),
         INPUT => (ChainKind::Filter, Hook::Input, 0),
         FORWARD => (ChainKind::Filter, Hook::Forward, 0),
-        OUTPUT => (ChainKind::Nat, Hook::Output, -100),
+        OUTPUT | GUARD_NAT => (ChainKind::Nat, Hook::Output, -100),
         RAW_POSTROUTING => (ChainKind::Filter, Hook::Postrouting, -300),
         MARK_PREROUTING => (ChainKind::Filter, Hook::Prerouting, -150),
         // Before the translation, which asks for the route again.

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use headgate_config::types::PolicyName;
 use headgate_nft::{
-    Chain, Element, Field, Key, Object, ObjectKind, Ruleset, Set, Statement, Table, TableId, Value, Verdict,
+    Chain, ChainKind, Element, Field, Key, Object, ObjectKind, Ruleset, Set, Statement, Table, TableId, Value, Verdict,
 };
 use ipnet::IpNet;
 
+use super::hooks::base;
 use super::terms::{equal, mark_bytes, milliseconds, rule};
 use super::{hooks, offload};
 use crate::ids::Ids;
@@ -174,10 +175,15 @@ impl Contents {
     }
 }
 
-/// The permanent table. Any ct expression holds connection tracking; this one is never evaluated.
-pub(super) fn guard() -> (TableId, Table) {
+/// The permanent table. Any ct expression holds connection tracking; this one is never evaluated. One nat chain on any hook
+/// holds the translation at all of them (`nf_nat_register_fn`), and at output only new flows of the box itself come by.
+pub(super) fn guard(guarded: &Ruleset) -> (TableId, Table) {
     let rules = vec![rule([equal(Value::Field(Field::CtMark), mark_bytes(0)), Statement::Verdict(Verdict::Return)])];
-    let chains = [(names::GUARD_CHAIN.into(), Chain { base: None, rules })].into();
+    let mut chains = BTreeMap::from([(names::GUARD_CHAIN.into(), Chain { base: None, rules })]);
+    let is_nat = |chain: &Chain| chain.base.as_ref().is_some_and(|base| base.kind == ChainKind::Nat);
+    if guarded.tables.values().flat_map(|table| table.chains.values()).any(is_nat) {
+        chains.extend([base(names::GUARD_NAT, vec![])]);
+    }
     (TableId::inet(names::GUARD_TABLE), Table { chains, ..Table::default() })
 }
 

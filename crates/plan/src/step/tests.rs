@@ -53,7 +53,7 @@ fn steps_are_in_order_and_readable() {
             "set eth0 up",
             "add address 172.16.1.1/32 to eth0 and announce it",
             "add route default via 172.16.1.254",
-            "change the ruleset: 2 tables, 5 maps, 6 chains, 15 rules, 7 elements",
+            "change the ruleset: 2 tables, 5 maps, 7 chains, 15 rules, 7 elements",
             "remove route 10.0.0.0/8 via 172.16.1.253 dev eth0 metric 0",
             "remove address 172.16.1.9/32 from eth0",
         ]
