@@ -1,0 +1,175 @@
+//! The daemon follows what others do to the network, and gives the operator's way back. Needs root; fails without.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+use support::WEB;
+use support::namespace::Namespace;
+
+const BACKENDS: &str = "[network.interfaces.be]\naddresses = [\"172.16.2.254/24\"]\n";
+const CLIENTS: &str = "[network.interfaces.cl]\naddresses = [\"172.16.1.254/24\"]\n";
+
+/// A server at one backend's address, and clients of the farm `WEB` at the other ends of the cables.
+struct Traffic<'a> {
+    ns: &'a Namespace,
+    server: TcpListener,
+    service: SocketAddr,
+}
+
+impl<'a> Traffic<'a> {
+    fn new(ns: &'a Namespace, server: &str, service: &str) -> Self {
+        let server = ns.at_far(|| TcpListener::bind(server)).expect("the address is there");
+        server.set_nonblocking(true).expect("a socket option");
+        Self { ns, server, service: service.parse().expect("an address") }
+    }
+
+    /// Whom the server sees when a client connects; `None` when nobody gets there.
+    fn seen(&self) -> Option<IpAddr> {
+        let connect = || TcpStream::connect_timeout(&self.service, Duration::from_secs(1));
+        let _client = self.ns.at_far(connect).ok()?;
+        self.server.accept().ok().map(|(_, peer)| peer.ip())
+    }
+
+    /// Waits until the server sees `source`, and prints how long after `since` that was.
+    #[track_caller]
+    fn becomes(&self, source: &str, what: &str, since: Instant) {
+        let source: IpAddr = source.parse().expect("an address");
+        self.ns.wait_for(what, || self.seen() == Some(source));
+        println!("{what}: after {:.2} s", since.elapsed().as_secs_f64());
+    }
+}
+
+/// Both ends have addresses, and `web` has one backend.
+fn namespace(network: &str) -> Namespace {
+    let one = WEB.split("[farms.web.backends.b2]").next().expect("a first part");
+    let ns = Namespace::new(one);
+    ns.tree.write("etc/headgate/headgate.toml", network);
+    ns.far_address("cl", "172.16.1.50/24");
+    ns.far_address("be", "172.16.2.11/24");
+    ns
+}
+
+fn by_hand(ns: &Namespace, arguments: &str) -> Instant {
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    ns.run("ip", &arguments).exits(0);
+    Instant::now()
+}
+
+#[test]
+fn another_source_address_is_used_at_once() {
+    let ns = namespace(&format!("{CLIENTS}[network.interfaces.be]\n"));
+    let _daemon = ns.start();
+    let traffic = Traffic::new(&ns, "172.16.2.11:8080", "172.16.1.1:80");
+    assert_eq!(traffic.seen(), None, "nothing leads to the backend yet");
+    let since = by_hand(&ns, "address add 172.16.2.253/24 dev be");
+    traffic.becomes("172.16.2.253", "first address", since);
+    by_hand(&ns, "address add 172.16.2.252/24 dev be");
+    let since = by_hand(&ns, "address del 172.16.2.253/24 dev be");
+    // The second goes with the first, whose secondary it is.
+    ns.wait_for("end", || traffic.seen().is_none());
+    println!("no address: after {:.2} s", since.elapsed().as_secs_f64());
+    let since = by_hand(&ns, "address add 172.16.2.252/24 dev be");
+    traffic.becomes("172.16.2.252", "another address", since);
+}
+
+#[test]
+fn a_virtual_address_follows_its_subnet() {
+    let ns = namespace(&format!("[network.interfaces.cl]\n{BACKENDS}"));
+    let _daemon = ns.start();
+    let status = ns.headgate(&["status"]).exits(5).out;
+    assert!(status.contains("172.16.1.1 is on no interface"), "{status}");
+    let traffic = Traffic::new(&ns, "172.16.2.11:8080", "172.16.1.1:80");
+    let since = by_hand(&ns, "address add 172.16.1.254/24 dev cl");
+    traffic.becomes("172.16.2.254", "subnet", since);
+    assert!(ns.addresses().contains("172.16.1.1/32"));
+    by_hand(&ns, "address del 172.16.1.254/24 dev cl");
+    ns.wait_for("removal", || !ns.addresses().contains("172.16.1.1/32"));
+    // It moves to another interface.
+    by_hand(&ns, "address add 172.16.1.254/24 dev be");
+    ns.wait_for("other interface", || {
+        ns.addresses().lines().any(|line| line.starts_with("be") && line.contains("172.16.1.1/32"))
+    });
+}
+
+#[test]
+fn a_backend_takes_flows_once_a_route_leads_to_it() {
+    let ns = namespace(&format!("{CLIENTS}{BACKENDS}"));
+    let farm = "[farms.web]\nlisten = \"172.16.1.1:80\"\nbackends.b1.address = \"10.9.0.11:8080\"\n";
+    ns.tree.write("etc/headgate/conf.d/10-farms.toml", farm);
+    ns.far_address("be", "10.9.0.11/32");
+    let _daemon = ns.start();
+    let traffic = Traffic::new(&ns, "10.9.0.11:8080", "172.16.1.1:80");
+    assert_eq!(traffic.seen(), None, "no route leads there");
+    ns.headgate(&["status"]).exits(5);
+    let since = by_hand(&ns, "route add 10.9.0.0/24 via 172.16.2.11");
+    traffic.becomes("172.16.2.254", "route", since);
+    ns.headgate(&["status"]).exits(0);
+    let since = by_hand(&ns, "route replace 10.9.0.0/24 via 172.16.2.11 src 172.16.1.254");
+    traffic.becomes("172.16.1.254", "route with a source", since);
+    by_hand(&ns, "route del 10.9.0.0/24");
+    ns.wait_for("word of it", || ns.headgate(&["status"]).code == Some(5));
+}
+
+#[test]
+fn what_the_daemon_writes_itself_is_looked_at_once() {
+    let ns = namespace(&format!("{CLIENTS}{BACKENDS}"));
+    let _daemon = ns.start_after("export HEADGATE_LOG=debug", ns.tree.root());
+    let looks = || ns.tree.read("log").matches("the machine changed; looking").count();
+    let repairs = || ns.tree.read("log").matches("repairing").count();
+    let before = looks();
+    let listen: Vec<String> = (0..10_000).map(|n| format!("\"10.1.{}.{}:80\"", n / 250, n % 250 + 1)).collect();
+    let many = format!(
+        "[network.interfaces.cl]\naddresses = [\"172.16.1.254/24\", \"10.1.255.1/16\"]\n[farms.many]\nlisten = [{}]\n\
+         backends.b.address = \"172.16.2.11\"\n",
+        listen.join(", ")
+    );
+    ns.tree.write("etc/headgate/conf.d/50-many.toml", many);
+    ns.headgate(&["apply"]).exits(0);
+    assert_eq!(ns.addresses().matches("10.1.").count(), 10_001);
+    // While nothing happens nobody looks: three times the pause that the daemon makes behind a look of a second.
+    std::thread::sleep(Duration::from_secs(3));
+    let after = looks();
+    assert!(after - before <= 3, "{} looks at 10,001 addresses", after - before);
+    assert_eq!(repairs(), 0, "{}", ns.tree.read("log"));
+    // And among them the one that somebody takes away comes back.
+    by_hand(&ns, "address del 10.1.7.7/32 dev cl");
+    ns.wait_for("repair", || ns.addresses().contains("10.1.7.7/32"));
+}
+
+#[test]
+fn a_lost_way_to_the_box_comes_back_unless_somebody_confirms() {
+    let ns = namespace(&format!(
+        "{CLIENTS}{BACKENDS}[network.routes.office]\nto = \"10.50.0.0/24\"\nvia = \"172.16.1.50\"\n"
+    ));
+    ns.far_address("cl", "10.50.0.9/32");
+    let _daemon = ns.start();
+    let listener = ns.within(|| TcpListener::bind("0.0.0.0:2222")).expect("a port");
+    // As the operator does who sits behind a router.
+    let operator = || {
+        ns.at_far(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&SocketAddr::from(([10, 50, 0, 9], 0)).into())?;
+            socket.connect_timeout(&SocketAddr::from(([172, 16, 1, 254], 2222)).into(), Duration::from_secs(1))?;
+            socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+            Ok::<TcpStream, std::io::Error>(socket.into())
+        })
+    };
+    let mut session = operator().expect("there is a way");
+    let mut here = listener.accept().expect("the operator").0;
+    for lost in
+        ["[network.routes.office]\nenabled = false\n", "[network.interfaces.cl]\naddresses = [\"172.16.1.253/24\"]\n"]
+    {
+        ns.tree.write("etc/headgate/conf.d/60-lost.toml", lost);
+        ns.headgate(&["apply", "--confirm", "4s"]).exits(0);
+        assert!(operator().is_err(), "the way is lost: {lost}");
+        let since = Instant::now();
+        ns.wait_for("return", || operator().is_ok());
+        println!("back after {:.1} s", since.elapsed().as_secs_f64());
+        // Who was logged in still is.
+        here.write_all(b"x").and_then(|()| session.read_exact(&mut [0])).expect("the session goes on");
+    }
+}
