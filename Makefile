@@ -3,7 +3,7 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test test-long test-boot-all test-tunnels hwprofiles fuzz image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
+.PHONY: help deps build check test test-long test-boot-all test-guest hwprofiles fuzz image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
@@ -31,8 +31,8 @@ test-long: deps ## random configurations on the kernel, ROUNDS=50 times as many,
 test-boot-all: deps ## the appliance over several starts: failing slots, updates, growing disks; a quarter of an hour (as root)
 	$(CARGO) test -p headgate-tests --test appliance -- --test-threads=1
 
-test-tunnels: deps ## dsr through tunnels and VLANs, in a guest with the image's kernel (as root)
-	$(CARGO) test -p headgate-tests --test tunnels -- --ignored --exact the_kernel_of_the_image_carries_tunnels
+test-guest: deps ## tunnels and queues in a guest with the image's kernel; GUEST=word for some of them (as root)
+	$(CARGO) test -p headgate-tests --test guest -- --ignored --nocapture --exact the_kernel_of_the_image_carries_packets
 
 hwprofiles: ## validate the hardware profiles of hwprofiles/
 	$(CARGO) run -q -p headgate --bin headgate -- hw check hwprofiles

@@ -7,6 +7,7 @@ pub mod farms;
 pub mod hostile;
 pub mod lab;
 pub mod listing;
+pub mod nfqueue;
 pub mod packets;
 pub mod server;
 pub mod tracer;

@@ -186,6 +186,11 @@ impl Talk {
         Ok(Self(socket))
     }
 
+    /// The client's end.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
     /// Asks who is there.
     pub fn ask(&self) -> io::Result<Answer> {
         self.0.send(b"who are you\n")?;

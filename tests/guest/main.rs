@@ -1,0 +1,85 @@
+//! Real packets under the kernel of the image, which has what that of the machine need not have: tunnels and queues.
+//!
+//! `make test-guest` runs the last of these tests. It packs and starts a guest with this program, those of the product and the
+//! kernel of `image/packages.toml`; there the others make the same lab of namespaces as elsewhere. `GUEST="offload queue"` runs those
+//! whose names have one of the words, `KERNEL=linux-image-amd64` takes another kernel of Debian's.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod machine;
+mod queue;
+mod tunnels;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use headgate_image::source::Source;
+
+/// The guest, and what it says.
+struct Guest(Child);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// How long a guest may say nothing: translated instructions on a machine that does other work too. Its tests say their names.
+const PATIENCE: Duration = Duration::from_secs(400);
+
+/// The tests that a guest runs: those with one of the words in their names, or all.
+fn chosen(words: &[String]) -> usize {
+    let listed =
+        Command::new(std::env::current_exe().unwrap()).args(OPTIONS).args(words).arg("--list").output().unwrap();
+    String::from_utf8_lossy(&listed.stdout).lines().filter(|line| line.ends_with(": test")).count()
+}
+
+const OPTIONS: [&str; 5] = ["--ignored", "--test-threads=1", "--nocapture", "--skip", "the_kernel_of_the_image"];
+
+#[test]
+#[ignore = "a guest on a busy machine takes minutes: make test-guest"]
+fn the_kernel_of_the_image_carries_packets() {
+    let words: Vec<String> = std::env::var("GUEST").unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let source = Source::find().unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let (kernel, initramfs) = machine::pack(&source, work.path(), &[&OPTIONS.map(str::to_owned), &*words].concat());
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args([
+        "-accel",
+        "tcg,thread=single",
+        "-smp",
+        "1",
+        "-m",
+        "1536",
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+    ]);
+    qemu.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-append", "console=ttyS0 quiet panic=-1"]);
+    qemu.arg("-kernel").arg(&kernel).arg("-initrd").arg(&initramfs).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut guest = Guest(qemu.spawn().expect("qemu-system-x86_64 is needed: `make deps` brings it"));
+    let output = guest.0.stdout.take().unwrap();
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let _ = tell.send(String::from_utf8_lossy(&line).trim_end().to_owned());
+        }
+    });
+    let mut said = Vec::new();
+    let ended = loop {
+        match told.recv_timeout(PATIENCE) {
+            Ok(line) if line.starts_with("guest: ") => break line,
+            Ok(line) => {
+                eprintln!("{line}");
+                said.push(line);
+            }
+            Err(RecvTimeoutError::Timeout) => panic!("the guest says nothing more"),
+            Err(RecvTimeoutError::Disconnected) => panic!("the guest died"),
+        }
+    };
+    assert_eq!(ended, "guest: 0");
+    let all = format!("test result: ok. {} passed; 0 failed;", chosen(&words));
+    assert!(said.iter().any(|line| line.starts_with(&all)), "not all of them ran");
+}
