@@ -1,11 +1,12 @@
 //! `log`: what the daemon says of real flows and refusals, and what is left of it in the kernel.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use headgate_tests::lab::{Lab, backend, backend6};
 use headgate_tests::server::{Connection, Server, ask_udp};
+use nix::sys::signal::Signal;
 
 const V4: &str = "172.16.1.1:80";
 const V6: &str = "[2001:db8:1::1]:80";
@@ -130,6 +131,33 @@ fn a_flood_is_a_few_lines_and_serves_on() {
     std::thread::sleep(Duration::from_millis(1500));
     let found = lines(&lab, 1, &["denied", "farm=web", "reason=on-empty"]).len();
     assert!((10..=20 + 10 * seconds).contains(&found), "{found} lines in {seconds} seconds");
+}
+
+/// A daemon that is not scheduled for a while, and somebody who logs to its group without a rate: more than its buffer holds.
+#[test]
+fn messages_that_the_kernel_threw_away_are_said_once_and_others_are_heard_on() {
+    let (lab, _servers) = lab("loge", "log = [\"denied\"]");
+    wait_for_groups(&lab, &[OURS]);
+    let rule = format!("udp dport 9 log group {OURS} queue-threshold 1 prefix \"foreign\" drop");
+    lab.nft("add table inet foreign").unwrap();
+    lab.nft("add chain inet foreign c { type filter hook prerouting priority -400; }").unwrap();
+    lab.nft(&format!("add rule inet foreign c {rule}")).unwrap();
+    lab.signal(Signal::SIGSTOP).unwrap();
+    let socket = lab.client.within(|| UdpSocket::bind("172.16.1.10:0").unwrap()).unwrap();
+    // Each message takes some hundred bytes of a buffer of two MiB at the least.
+    for _ in 0..8_000 {
+        let _ = socket.send_to(b"more", "172.16.1.254:9");
+    }
+    lab.signal(Signal::SIGCONT).unwrap();
+    let words = ["the kernel had more to tell of flows and refusals than was read", "times="];
+    assert_eq!(lines(&lab, 1, &words).len(), 1);
+    become_client(&lab, 20);
+    drop(Connection::open(&lab.client, at(V4)).unwrap().unwrap_err());
+    assert!(!lines(&lab, 1, &["denied", "farm=web", "reason=policies", V4]).is_empty(), "it hears nothing any more");
+    assert!(lines(&lab, 0, &["foreign"]).is_empty());
+    // What was lost is told every ten seconds, when there is something new.
+    assert_eq!(lines(&lab, 2, &words).len(), 1);
+    lab.headgate_ok(&["status"]).unwrap();
 }
 
 #[test]

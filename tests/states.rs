@@ -249,6 +249,56 @@ fn connections_of_a_backend_that_goes_down_are_reset_where_the_farm_says_so() {
     }
 }
 
+/// The same when a health check takes the backend out. What serves goes on, and only the port that is checked closes: so a
+/// connection that ends has been ended by the box.
+#[test]
+fn connections_of_a_backend_that_fails_its_checks_are_reset_where_the_farm_says_so() {
+    let (mut lab, _servers) = lab("resetc");
+    for mode in ["snat", "dnat"] {
+        let check = "type = \"tcp\", port = 9000, interval = \"100ms\", timeout = \"100ms\", rise = 1";
+        let lines = format!("mode = {mode:?}\nhealth = {{ {check}, on-fail = \"reset\" }}");
+        let checked = |address| Server::start(&lab.backends, "checked", address).unwrap();
+        let _stays = [backend(11, 9000), backend6(11, 9000)].map(checked);
+        let goes = [backend(12, 9000), backend6(12, 9000)].map(checked);
+        lab.configure(&farm(&lines, "", Some(""))).unwrap();
+        lab.start().unwrap();
+        until(&lab, mode, "up", 4);
+        let flows = Flows::open(&lab, mode);
+        drop(goes);
+        until(&lab, mode, "down", 2);
+        for mut connection in flows.tcp {
+            let server = connection.answer.server.clone();
+            match (server.as_str(), connection.echo("anybody")) {
+                ("b12", answer) => {
+                    let kind = answer.expect_err("a connection that was cut").kind();
+                    assert_eq!(kind, ErrorKind::ConnectionReset, "{mode}");
+                }
+                (_, answer) => answer.unwrap_or_else(|e| panic!("{mode}: {server}: {e}")),
+            }
+        }
+        for (before, talk) in &flows.udp {
+            assert_eq!(talk.ask().unwrap().server, "b11", "{mode}: UDP to {before}");
+        }
+        assert_eq!(served(&lab, mode), BTreeSet::from(["b11".to_owned()]), "{mode}");
+        lab.stop().unwrap();
+    }
+}
+
+/// Waits until so many backends are in a state by their checks.
+fn until(lab: &Lab, what: &str, state: &str, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let said = lab.headgate_ok(&["farm", "show", "web", "--json"]).unwrap();
+        let shown: serde_json::Value = serde_json::from_str(&said).unwrap();
+        let backends = shown["backends"].as_array().unwrap();
+        if backends.iter().filter(|backend| backend["health"]["state"] == state).count() == count {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: not {count} {state}: {said}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn with_all_backends_down_flows_are_refused_and_the_first_one_back_is_served() {
     let (mut lab, _servers) = lab("none");
