@@ -1,7 +1,7 @@
 //! Packets written by hand, from whatever address they say.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -55,7 +55,20 @@ pub fn packet(from: IpAddr, to: IpAddr, ports: (u16, u16), flags: u8) -> Vec<u8>
     packet
 }
 
-/// A socket of the calling thread's namespace for what [`packet`] makes.
+/// A datagram of UDP over IPv4 with nothing in it and no checksum.
+pub fn datagram(from: SocketAddrV4, to: SocketAddrV4) -> [u8; 28] {
+    let mut datagram = [0; 28];
+    // The kernel fills in the checksum of the header.
+    datagram[..12].copy_from_slice(&[0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0]);
+    datagram[12..16].copy_from_slice(&from.ip().octets());
+    datagram[16..20].copy_from_slice(&to.ip().octets());
+    datagram[20..22].copy_from_slice(&from.port().to_be_bytes());
+    datagram[22..24].copy_from_slice(&to.port().to_be_bytes());
+    datagram[25] = 8;
+    datagram
+}
+
+/// A socket of the calling thread's namespace for what [`packet`] and [`datagram`] make.
 pub fn raw_socket(to: IpAddr) -> io::Result<Socket> {
     let domain = if to.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     Socket::new(domain, Type::RAW, Some(Protocol::from(RAW)))

@@ -5,9 +5,9 @@
 //! touched. A dump walks the whole table whatever it selects (10 ms for 262,144 buckets), and each flow that is selected costs
 //! 1.1 µs of CPU and no memory when it is only counted (`examples/flows.rs`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use headgate_plan::names::{MARK_ID_MASK, MARK_TAG};
@@ -17,7 +17,10 @@ use crate::netlink::Netlink;
 
 pub(crate) mod messages;
 
-use self::messages::{AF_INET, AF_INET6, Attributes, DELETE, GET, Stage, decode, deletion, request, stage};
+use self::messages::{
+    AF_INET, AF_INET6, Attributes, DELETE, GET, Stage, decode, deletion, request, stage, statistics,
+    statistics_request, translated,
+};
 
 /// `NETLINK_NETFILTER`.
 const NETLINK_NETFILTER: isize = 12;
@@ -113,6 +116,39 @@ pub struct Load {
 /// The loads of backends, by ct mark without flags ([`MARK_TAG`] and the id). Who has no flow is not in it.
 pub type Loads = BTreeMap<u32, Load>;
 
+/// Loads, and the source ports that the same flows need.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// See [`Loads`].
+    pub loads: Loads,
+    /// Ended flows included: until the kernel forgets them nobody else gets their port.
+    pub ports: HashMap<Ports, u64>,
+}
+
+/// The ports that one source address has towards one backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ports {
+    /// Where the backend sees flows come from.
+    pub source: IpAddr,
+    /// Where they go.
+    pub backend: SocketAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+/// What connection tracking has counted in this network namespace, all CPUs together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// First packets of flows that were dropped.
+    pub dropped: u64,
+    /// Those of them whose tuple was taken.
+    pub insert_failed: u64,
+    /// Flows that made room for others in a full table.
+    pub early_dropped: u64,
+    /// Flows that a chain of the table had no place for.
+    pub chain_too_long: u64,
+}
+
 /// Some flows, and how many there are in all.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -171,17 +207,45 @@ impl Conntrack {
     /// Any [`ConntrackError`].
     pub fn loads(&mut self, select: Select) -> Result<Loads, ConntrackError> {
         let request = request(GET, select, None);
-        let counted = self.netlink.dump_raw(&request, Loads::new, |loads, message| {
-            let Stage { mark, ended, answered } = stage(Attributes::of(message.body())?)?;
-            let load = loads.entry(mark).or_default();
-            match ended {
-                true => load.ended += 1,
-                false => load.active += 1,
+        let counted =
+            self.netlink.dump_raw(&request, Loads::new, |loads, message| count(loads, Attributes::of(message.body())?));
+        counted.map_err(ConntrackError::request("count"))
+    }
+
+    /// The same with the source ports that these flows need: a tenth of a microsecond more for each.
+    ///
+    /// # Errors
+    /// Any [`ConntrackError`].
+    pub fn usage(&mut self, select: Select) -> Result<Usage, ConntrackError> {
+        let request = request(GET, select, None);
+        let counted = self.netlink.dump_raw(&request, Usage::default, |usage, message| {
+            let attributes = Attributes::of(message.body())?;
+            count(&mut usage.loads, attributes)?;
+            if let Some((protocol, reply)) = translated(attributes)?
+                && reply.destination.port() != 0
+            {
+                let ports = Ports { source: reply.destination.ip(), backend: reply.source, protocol };
+                *usage.ports.entry(ports).or_default() += 1;
             }
-            load.unanswered += u64::from(!ended && !answered);
             Ok(())
         });
         counted.map_err(ConntrackError::request("count"))
+    }
+
+    /// What was counted since the network namespace was made.
+    ///
+    /// # Errors
+    /// Any [`ConntrackError`].
+    pub fn statistics(&mut self) -> Result<Statistics, ConntrackError> {
+        let read = self.netlink.dump_raw(&statistics_request(), Statistics::default, |sum, message| {
+            let [insert_failed, dropped, early_dropped, chain_too_long] = statistics(Attributes::of(message.body())?)?;
+            sum.insert_failed += insert_failed;
+            sum.dropped += dropped;
+            sum.early_dropped += early_dropped;
+            sum.chain_too_long += chain_too_long;
+            Ok(())
+        });
+        read.map_err(ConntrackError::request("count"))
     }
 
     /// The flows that are selected, at most `limit` of them.
@@ -245,6 +309,17 @@ impl Conntrack {
             other => other.map_err(ConntrackError::request("delete")),
         }
     }
+}
+
+fn count(loads: &mut Loads, attributes: Attributes<'_>) -> io::Result<()> {
+    let Stage { mark, ended, answered } = stage(attributes)?;
+    let load = loads.entry(mark).or_default();
+    match ended {
+        true => load.ended += 1,
+        false => load.active += 1,
+    }
+    load.unanswered += u64::from(!ended && !answered);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@
 mod address;
 pub mod announce;
 mod apply;
+pub mod capacity;
 pub mod conntrack;
 mod counted;
 pub mod ethtool;

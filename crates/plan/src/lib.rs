@@ -7,10 +7,12 @@
 //!
 //! What must not move from one plan to the next is not written down anywhere: [`Ids`](ids::Ids) reads it back from the
 //! kernel. Weights become slots in [`slots`](compile::slots), so that the packet path needs no arithmetic; one farm's
-//! change is compiled alone by [`Context`](compile::Context); [`steering`] moves slots by the flows that backends have, [`health`] says which of them take none; [`Status`](status::Status) is the state in people's words,
+//! change is compiled alone by [`Context`](compile::Context); [`steering`] moves slots by the flows that backends have, [`health`] says which of them take none; [`capacity`] says what
+//! runs out; [`Status`](status::Status) is the state in people's words,
 //! and [`story`] what happened to one packet.
 
 pub mod affinity;
+pub mod capacity;
 pub mod compile;
 pub mod credit;
 pub mod ethtool;

@@ -9,6 +9,7 @@ use headgate_config::model::{Farm, FarmState, Mode};
 use headgate_config::types::{BackendName, FarmName};
 use serde::{Deserialize, Serialize};
 
+use crate::capacity::{Capacity, PortUse};
 use crate::compile::Desired;
 pub use crate::compile::Standing;
 use crate::names;
@@ -41,6 +42,9 @@ pub struct Status {
     pub profile: Option<String>,
     /// How flows are counted for the farms that are steered by their numbers; `None` without such farms.
     pub counting: Option<Counting>,
+    /// What runs out, or is lost already.
+    #[serde(default)]
+    pub capacity: Capacity,
 }
 
 /// How flows are counted for least connections.
@@ -191,6 +195,8 @@ pub struct Counted {
     pub traffic: BTreeMap<u32, Traffic>,
     /// Packets.
     pub refused: BTreeMap<Arc<str>, u64>,
+    /// The source ports that flows need.
+    pub ports: Vec<PortUse>,
 }
 
 /// One supervised process.
@@ -265,6 +271,7 @@ impl Status {
             warnings: desired.warnings.clone(),
             profile: desired.profile.clone(),
             counting: None,
+            capacity: Capacity::default(),
         };
         status.healthy = status.is_healthy();
         status

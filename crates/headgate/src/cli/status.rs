@@ -1,5 +1,6 @@
 //! `headgate status`.
 
+use headgate_plan::capacity::{Capacity, Finding, Severity};
 use headgate_plan::status::{FarmHealth, Standing, Status};
 
 use super::args::Output;
@@ -35,6 +36,7 @@ fn render(status: &Status) -> String {
     for (path, why) in &status.refused {
         text += &format!("refused: /{path}: {}\n", printable(why));
     }
+    text += &capacity(&status.capacity);
     if !status.farms.is_empty() {
         let bad = status.farms.iter().filter(|farm| farm.health < FarmHealth::Serving).count();
         let shown = &status.farms[..status.farms.len().min(bad + SERVING_SHOWN)];
@@ -68,8 +70,24 @@ fn not_serving(status: &Status) -> String {
     if table.is_empty() { String::new() } else { format!("\n{table}") }
 }
 
+/// What is lost or nearly runs out, each with what would help.
+fn capacity(capacity: &Capacity) -> String {
+    let line = |finding: &Finding| {
+        let word = match finding.severity {
+            Severity::Losing => "losing",
+            Severity::Near => "near the limit",
+        };
+        format!("{word}: {}\n    what helps: {}\n", printable(&finding.text), printable(&finding.help))
+    };
+    capacity.findings.iter().map(line).collect()
+}
+
 fn footer(status: &Status) -> String {
     let mut text = String::new();
+    if let (Some(entries), Some(limit)) = (status.capacity.entries, status.capacity.limit) {
+        let buckets = status.capacity.buckets.map(|buckets| format!(", in {buckets} buckets")).unwrap_or_default();
+        text += &format!("\nconnection table: {entries} of at most {limit} entries{buckets}\n");
+    }
     let knobs = &status.knobs;
     if knobs.kept + knobs.different + knobs.unsupported > 0 {
         let profile = status.profile.as_deref().unwrap_or("none");

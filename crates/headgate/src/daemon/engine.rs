@@ -4,6 +4,7 @@
 //! answer ([`Handle::call`]). One thing is done at a time, in the order in which it was asked for.
 
 mod announce;
+mod capacity;
 mod cause;
 mod change;
 mod clients;
@@ -123,6 +124,8 @@ pub struct Engine {
     untuned: bool,
     /// How flows were counted last.
     counting: Option<Counting>,
+    /// The counters of what runs out, at the last looks.
+    samples: capacity::Samples,
     /// Flows were steered so many times.
     round: u64,
 }
@@ -184,6 +187,7 @@ impl Engine {
             repairs: Repairs::default(),
             untuned: false,
             counting: None,
+            samples: capacity::Samples::default(),
             round: 0,
         })
     }

@@ -3,6 +3,7 @@
 //! A page is read from the kernel at most once a second, whoever asks how often: one dump of our counters and one walk of
 //! connection tracking. What runs is not compiled or compared for it. It is put together beside the engine.
 
+mod capacity;
 mod page;
 mod text;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use headgate_plan::capacity::{PortUse, Usage};
 use headgate_plan::status::FarmStatus;
 use tokio::sync::Mutex;
 
@@ -69,15 +71,6 @@ pub struct Knobs {
     pub refused: u64,
 }
 
-/// Connection tracking of this network namespace; `None`: the kernel does not say.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Conntrack {
-    /// Entries of all programs, not only of ours.
-    pub entries: Option<u64>,
-    /// Beyond so many new flows are dropped.
-    pub max: Option<u64>,
-}
-
 /// Of this process.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Process {
@@ -108,8 +101,10 @@ pub struct Readings {
     pub on_trial: bool,
     /// The files were returned from.
     pub returned: bool,
-    /// See [`Conntrack`].
-    pub conntrack: Conntrack,
+    /// See [`Usage`].
+    pub usage: Usage,
+    /// The source ports that flows need.
+    pub ports: Vec<PortUse>,
     /// See [`Process`].
     pub process: Process,
     /// How long reading all this took.

@@ -13,6 +13,8 @@ use super::{Flow, Select, TAG_MASK, Tuple};
 /// (include/uapi/linux/netfilter/nfnetlink_conntrack.h, as all numbers below).
 pub(super) const GET: u16 = 0x0101;
 pub(super) const DELETE: u16 = 0x0102;
+/// `IPCTNL_MSG_CT_GET_STATS_CPU`: a message for each CPU.
+const GET_STATISTICS: u16 = 0x0104;
 /// Length of `struct nfgenmsg`, which precedes the attributes.
 const NFGENMSG_BYTES: usize = 4;
 
@@ -39,8 +41,12 @@ pub(super) const AF_INET: u8 = 2;
 pub(super) const AF_INET6: u8 = 10;
 const NLA_F_NESTED: u16 = 1 << 15;
 const NLA_TYPE_MASK: u16 = 0x3fff;
+/// `CTA_STATS_INSERT_FAILED`, `_DROP`, `_EARLY_DROP`, `_CHAIN_TOOLONG`.
+const STATISTICS: [u16; 4] = [9, 10, 11, 15];
 const IPS_SEEN_REPLY: u32 = 1 << 1;
 const IPS_ASSURED: u32 = 1 << 2;
+/// Address or port of the sender was changed (`nf_nat_setup_info`).
+const IPS_SRC_NAT: u32 = 1 << 4;
 const IPS_OFFLOAD: u32 = 1 << 14;
 
 /// `IPPROTO_TCP`.
@@ -184,6 +190,37 @@ pub(super) fn stage(attributes: Attributes<'_>) -> io::Result<Stage> {
         }
     }
     Ok(stage)
+}
+
+/// Where a flow's backend sees it come from, the backend, and the protocol; `None` for a flow whose source is its client's.
+pub(super) fn translated(attributes: Attributes<'_>) -> io::Result<Option<(u8, Tuple)>> {
+    let (mut is_translated, mut reply) = (false, None);
+    for (kind, value) in attributes {
+        match kind {
+            CTA_STATUS => is_translated = be32(value)? & IPS_SRC_NAT != 0,
+            CTA_TUPLE_REPLY => reply = Some(value),
+            _ => {}
+        }
+    }
+    let Some(reply) = reply.filter(|_| is_translated) else { return Ok(None) };
+    let (protocol, tuple) = decode_tuple(reply)?;
+    Ok(tuple.map(|tuple| (protocol, tuple)))
+}
+
+/// Asks for what connection tracking has counted.
+pub(super) fn statistics_request() -> Vec<u8> {
+    finish(begin(GET_STATISTICS))
+}
+
+/// `insert_failed`, `drop`, `early_drop` and `chaintoolong` of one CPU.
+pub(super) fn statistics(attributes: Attributes<'_>) -> io::Result<[u64; 4]> {
+    let mut counts = [0; 4];
+    for (kind, value) in attributes {
+        if let Some(place) = STATISTICS.iter().position(|known| *known == kind) {
+            counts[place] = u64::from(be32(value)?);
+        }
+    }
+    Ok(counts)
 }
 
 /// `None` for an entry without a tuple of IP addresses.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use headgate_config::types::{BackendName, FarmName};
-use headgate_host::conntrack::{self, Conntrack, Loads, Select};
+use headgate_host::conntrack::{self, Conntrack, Ports, Select, Usage};
+use headgate_plan::capacity::PortUse;
 use headgate_plan::status::Counted;
 
 use super::{Engine, EngineError};
@@ -56,7 +57,15 @@ impl Engine {
             tracing::warn!(error = %crate::explain(&error), "counters are not read");
             Counted::default()
         });
-        Counted { active: active(), ..counted }
+        let usage = usage();
+        let ports = usage.ports.into_iter().map(|(Ports { source, backend, protocol: number }, used)| PortUse {
+            used,
+            source,
+            backend,
+            protocol: protocol(number),
+        });
+        let active = usage.loads.into_iter().map(|(mark, load)| (mark, load.active));
+        Counted { active: active.collect(), ports: ports.collect(), ..counted }
     }
 
     /// The ct marks that a query means.
@@ -77,14 +86,13 @@ impl Engine {
     }
 }
 
-/// Active flows by ct mark; none when connection tracking cannot be asked.
-fn active() -> BTreeMap<u32, u64> {
-    let loads = Conntrack::open().and_then(|mut conntrack| conntrack.loads(Select::Ours));
-    let loads = loads.unwrap_or_else(|error| {
+/// Our flows; none when connection tracking cannot be asked.
+fn usage() -> Usage {
+    let usage = Conntrack::open().and_then(|mut conntrack| conntrack.usage(Select::Ours));
+    usage.unwrap_or_else(|error| {
         tracing::warn!(error = %crate::explain(&error), "flows are not counted");
-        Loads::new()
-    });
-    loads.into_iter().map(|(mark, load)| (mark, load.active)).collect()
+        Usage::default()
+    })
 }
 
 /// One dump for everything, or one for each backend that is meant: the kernel compares the marks.

@@ -44,6 +44,7 @@ impl Engine {
 
     /// Compares the kernel with what it should be, and repairs it; takes what is still owed.
     pub fn watch(&mut self) {
+        self.sample();
         match self.look() {
             Ok(Some(mut looked)) => {
                 let disputed: BTreeSet<String> = self.repairs.disputed().map(|(path, _)| path.to_owned()).collect();

@@ -2,15 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use headgate_host::Root;
+use headgate_host::{Root, capacity};
 use headgate_plan::status::FarmStatus;
 use headgate_plan::step::Outcome;
 
 use super::{Engine, Running};
-use crate::daemon::metrics::{Conntrack, Knobs, Process, Readings};
+use crate::daemon::metrics::{Knobs, Process, Readings};
 
-const CONNTRACK_ENTRIES: &str = "proc/sys/net/netfilter/nf_conntrack_count";
-const CONNTRACK_MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
 /// `USER_HZ`: the unit of times in `/proc/PID/stat`, 100 on every architecture of ours.
 const TICKS: u64 = 100;
 
@@ -34,10 +32,8 @@ impl Engine {
             fault: self.fault.is_some(),
             on_trial: self.store.trial().is_some(),
             returned: self.store.returned().is_some(),
-            conntrack: Conntrack {
-                entries: number(&self.root, CONNTRACK_ENTRIES),
-                max: number(&self.root, CONNTRACK_MAX),
-            },
+            usage: capacity::read(&self.root),
+            ports: counted.ports.clone(),
             process: process(&self.root),
             took: Duration::ZERO,
         };
@@ -58,10 +54,6 @@ fn knobs(running: &Running) -> Knobs {
         }
     }
     knobs
-}
-
-fn number(root: &Root, path: &str) -> Option<u64> {
-    root.read_machine(path).ok()?.trim().parse().ok()
 }
 
 /// proc_pid_stat(5), proc_pid_statm(5).

@@ -51,6 +51,7 @@ impl Engine {
         self.board.show(&mut status.farms);
         status.warnings.extend(self.untuned.then(|| UNTUNED.to_owned()));
         status.counting = self.counting;
+        status.capacity = self.capacity(counted.ports);
         super::release_memory();
         Ok(status)
     }

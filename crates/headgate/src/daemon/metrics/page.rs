@@ -3,6 +3,7 @@
 use headgate_plan::compile::Standing;
 use headgate_plan::status::{BackendStatus, FarmHealth, FarmStatus};
 
+use super::capacity;
 use super::text::{Family, Kind, join};
 use super::{BOUNDS, Readings};
 use crate::service::{ServiceState, ServiceStatus};
@@ -18,13 +19,13 @@ pub(super) fn page(readings: &Readings, services: &[ServiceStatus]) -> String {
     join(&families)
 }
 
-fn gauge(name: &'static str, unit: &str, help: &str, value: impl std::fmt::Display) -> Family {
+pub(super) fn gauge(name: &'static str, unit: &str, help: &str, value: impl std::fmt::Display) -> Family {
     let mut family = Family::new(name, Kind::Gauge, unit, help);
     family.sample(&[], value);
     family
 }
 
-fn counter(name: &'static str, unit: &str, help: &str, value: impl std::fmt::Display) -> Family {
+pub(super) fn counter(name: &'static str, unit: &str, help: &str, value: impl std::fmt::Display) -> Family {
     let mut family = Family::new(name, Kind::Counter, unit, help);
     family.sample(&[], value);
     family
@@ -192,14 +193,7 @@ fn machine(readings: &Readings) -> Vec<Family> {
     repairs.sample(&[("outcome", "repaired")], readings.tally.repairs);
     repairs.sample(&[("outcome", "failed")], readings.tally.repairs_failed);
     let mut families = vec![knobs, repairs];
-    let conntrack = readings.conntrack;
-    if let Some(entries) = conntrack.entries {
-        families.push(gauge("headgate_conntrack_entries", "", "Tracked connections, everybody's.", entries));
-    }
-    if let Some(max) = conntrack.max {
-        let help = "Beyond so many tracked connections new ones are dropped.";
-        families.push(gauge("headgate_conntrack_entries_limit", "", help, max));
-    }
+    families.extend(capacity::families(readings));
     families
 }
 
