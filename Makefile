@@ -3,7 +3,7 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test test-long test-boot-all test-guest hwprofiles fuzz image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
+.PHONY: help deps build check test test-long test-boot-all test-guest test-cards hwprofiles fuzz image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
@@ -34,6 +34,9 @@ test-boot-all: deps ## the appliance over several starts: failing slots, updates
 test-guest: deps ## tunnels and queues in a guest with the image's kernel; GUEST=word for some of them (as root)
 	$(CARGO) test -p headgate-tests --test guest -- --ignored --nocapture --exact the_kernel_of_the_image_carries_packets
 
+test-cards: deps ## NICs that are turned by hand or bound anew, in a guest with two igb; 5 minutes (as root)
+	$(CARGO) test -p headgate-tests --test guest -- --ignored --nocapture --exact the_kernel_of_the_image_keeps_cards_tuned
+
 hwprofiles: ## validate the hardware profiles of hwprofiles/
 	$(CARGO) run -q -p headgate --bin headgate -- hw check hwprofiles
 
@@ -55,12 +58,14 @@ bench: deps ## measure Headgate beside its peers and write docs/benchmarks.md (a
 	$(CARGO) run -q --release -p headgate-bench -- consistency --write
 	$(CARGO) run -q --release -p headgate-bench -- paper --image --write
 	$(CARGO) run -q --release -p headgate-bench -- image --write
+	$(CARGO) run -q --release -p headgate-bench -- steer --write
 
 bench-quick: deps ## the same measurements in two minutes, to see that they run; writes nothing
 	$(CARGO) run -q --release -p headgate-bench -- dataplane --rounds 3 --slice 200
 	$(CARGO) run -q --release -p headgate-bench -- control --sizes 1x10,1000x4 --rounds 2
 	$(CARGO) run -q --release -p headgate-bench -- consistency --clients 10000
 	$(CARGO) run -q --release -p headgate-bench -- paper --seconds 2
+	$(CARGO) run -q --release -p headgate-bench -- steer --pairs 2 --slice 300
 
 bench-icount: deps ## count instructions per packet, flow and connection in a guest, and write docs/benchmarks.md
 	$(CARGO) run -q --release -p headgate-bench -- icount --write

@@ -1,7 +1,9 @@
 //! The machine's knobs under the daemon: turned, mended, given back, explained, and recorded.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -30,6 +32,13 @@ fn value(lab: &Lab, path: &str) -> Result<String> {
     Ok(lab.gate.run(&format!("cat {path}"))?.trim().to_owned())
 }
 
+/// Writes a value by hand, with dd(1): a redirection would be the shell's, outside.
+fn put(lab: &Lab, path: &str, text: &str) -> Result<()> {
+    let file = lab.root().join("by-hand");
+    std::fs::write(&file, format!("{text}\n"))?;
+    lab.gate.run(&format!("dd if={} of={path} status=none", file.display())).map(drop)
+}
+
 fn until(lab: &Lab, path: &str, wanted: &str) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -53,9 +62,7 @@ fn knobs_are_turned_mended_given_back_and_turned_again() -> Result<()> {
     let planned = lab.headgate_ok(&["hw", "plan"])?;
     ensure!(planned == "nothing to do\n", "{planned}");
 
-    // By hand, with tee(1): a redirection would be the shell's, outside.
-    std::fs::write(lab.root().join("77"), "77\n")?;
-    lab.gate.run(&format!("dd if={} of={TIME_WAIT} status=none", lab.root().join("77").display()))?;
+    put(&lab, TIME_WAIT, "77")?;
     until(&lab, TIME_WAIT, "30")?;
 
     lab.crash()?;
@@ -113,5 +120,136 @@ fn profiles_are_validated() -> Result<()> {
     ensure!(said(&checked).contains("did you mean \"per-core\"?"), "{}", said(&checked));
     let none = lab.headgate(&["hw", "check", "/nonexistent"])?;
     ensure!(none.status.code() == Some(2), "{}", said(&none));
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_comes_gets_its_knobs() -> Result<()> {
+    let mut lab = lab("comes")?;
+    let config = lab.root().join("etc/headgate/headgate.toml");
+    let text = std::fs::read_to_string(&config)?;
+    lab.configure(&format!("{text}[network.interfaces.late]\nmatch.name = \"late0\"\n"))?;
+    lab.start()?;
+    for _ in 0..2 {
+        lab.gate.ip(&["link", "add", "late0", "type", "veth", "peer", "name", "late1"])?;
+        until(&lab, "/proc/sys/net/ipv4/conf/late0/arp_announce", "2")?;
+        until(&lab, "/proc/sys/net/ipv4/conf/late0/rp_filter", "0")?;
+        lab.gate.ip(&["link", "delete", "late0"])?;
+    }
+    Ok(())
+}
+
+/// Ends with the value.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Another program with a known name, that wants the same knob otherwise and never tires.
+#[test]
+fn a_knob_that_another_program_keeps_turning_is_left_to_it() -> Result<()> {
+    let mut lab = lab("dispute")?;
+    lab.start()?;
+    let tuned = lab.root().join("tuned");
+    std::fs::copy("/bin/sh", &tuned)?;
+    let script = format!("while :; do echo 77 > {TIME_WAIT}; sleep 0.01; done");
+    let mut rival = lab.gate.command(&tuned);
+    let rival = Process(rival.args(["-c", &script]).stdout(Stdio::null()).spawn()?);
+    let deadline = Instant::now() + PATIENCE;
+    let told = loop {
+        let status = said(&lab.headgate(&["status"])?);
+        if status.contains("is left alone") {
+            break status;
+        }
+        ensure!(Instant::now() < deadline, "{status}");
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    ensure!(told.starts_with("exit status: 5\ndegraded"), "{told}");
+    ensure!(
+        told.contains(&format!("refused: {TIME_WAIT}: somebody keeps changing it back, and after 5 repairs")),
+        "{told}"
+    );
+    ensure!(told.contains("tuned runs and does such things"), "{told}");
+    // Nothing else waits for it: a configuration is still applied.
+    lab.headgate_ok(&["apply"])?;
+    drop(rival);
+    until(&lab, TIME_WAIT, "30")?;
+    put(&lab, TIME_WAIT, "77")?;
+    until(&lab, TIME_WAIT, "30")?;
+    // Everything else is kept as before.
+    put(&lab, FORWARD, "0")?;
+    until(&lab, FORWARD, "1")?;
+    let status = said(&lab.headgate(&["status"])?);
+    ensure!(!status.contains("left alone"), "{status}");
+    Ok(())
+}
+
+/// `probe`, as strace shows it: what asks whether nftables knows something is a batch for a table that does not stay.
+const PROBE: &str = "\\x70\\x72\\x6f\\x62\\x65";
+
+/// Files of the machine that were opened for writing, and requests over netlink that set something, of a program that strace(1)
+/// followed.
+fn writes(trace: &str) -> BTreeSet<String> {
+    let of_machine = |line: &&str| {
+        let path = line.split('"').nth(1).unwrap_or_default();
+        line.contains("openat(")
+            && (line.contains("O_WRONLY") || line.contains("O_RDWR"))
+            && ["/proc/", "/sys/", "/dev/cpu_dma_latency"].iter().any(|place| path.starts_with(place))
+    };
+    // `RTM_NEWLINK` and its kin carry NLM_F_ACK or NLM_F_CREATE; what only asks has a name with GET. A batch of nftables ends
+    // with its commit.
+    let sets = |line: &&str| {
+        line.contains("send")
+            && !line.contains(PROBE)
+            && line.contains("nlmsg_type=")
+            && ["RTM_NEW", "RTM_DEL", "RTM_SET", "NFNL_MSG_BATCH_END", "IPCTNL_MSG_CT_DELETE", "IPCTNL_MSG_CT_NEW"]
+                .iter()
+                .any(|kind| line.contains(kind))
+    };
+    trace.lines().filter(|line| of_machine(line) || sets(line)).map(str::to_owned).collect()
+}
+
+fn followed(lab: &Lab, arguments: &[&str]) -> Result<BTreeSet<String>> {
+    let trace = lab.root().join("trace");
+    let mut strace = lab.gate.command("strace");
+    strace.args(["-f", "-s", "200", "-e", "trace=openat,sendto,sendmsg", "-o"]).arg(&trace);
+    strace.arg(headgate_tests::binaries::directory().join("headgated")).arg("--root").arg(lab.root());
+    let output = strace.args(arguments).output()?;
+    ensure!(output.status.success(), "{}", said(&output));
+    Ok(writes(&std::fs::read_to_string(trace)?))
+}
+
+#[test]
+fn a_second_apply_writes_nothing() -> Result<()> {
+    let mut lab = lab("twice")?;
+    let first = followed(&lab, &["--once"])?;
+    for sign in [TIME_WAIT, FORWARD, "RTM_NEWADDR", "NFNL_MSG_BATCH_END"] {
+        ensure!(first.iter().any(|line| line.contains(sign)), "strace does not see {sign}: {first:#?}");
+    }
+    let second = followed(&lab, &["--once"])?;
+    ensure!(second.is_empty(), "{second:#?}");
+
+    // The same under the daemon, which has compared and announced everything by then.
+    lab.start()?;
+    let trace = lab.root().join("trace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-s", "200", "-e", "trace=openat,sendto,sendmsg", "-o"]).arg(&trace);
+    let mut strace = Process(strace.args(["-p", &lab.process()?.to_string()]).stderr(Stdio::null()).spawn()?);
+    let deadline = Instant::now() + PATIENCE;
+    // It follows once it has seen the daemon do anything.
+    while std::fs::read_to_string(&trace).is_ok_and(|text| !text.contains("nf_conntrack_tcp_timeout_time_wait")) {
+        ensure!(Instant::now() < deadline, "strace follows nothing");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    lab.headgate_ok(&["hw", "apply"])?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(strace.0.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)?;
+    strace.0.wait()?;
+    let text = std::fs::read_to_string(&trace)?;
+    let daemon = writes(&text);
+    ensure!(daemon.is_empty(), "{daemon:#?}");
     Ok(())
 }

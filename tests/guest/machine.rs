@@ -41,10 +41,12 @@ pub(crate) fn pack(source: &Source, work: &Path, arguments: &[String]) -> (PathB
             .find(|path| path.is_file())
             .unwrap_or_else(|| panic!("{name} is missing: `make deps` brings it"))
     };
-    let tools = ["ip", "nft", "conntrack", "dash", "busybox"].map(|name| (found(name), format!("sbin/{name}")));
+    let tools =
+        ["ip", "nft", "conntrack", "ethtool", "dash", "busybox"].map(|name| (found(name), format!("sbin/{name}")));
     for (from, to) in programs.into_iter().chain([modprobe, tests]).chain(tools) {
         install(&from, &root, &to);
     }
+    run(tool("cp").arg("-r").arg(source.join("hwprofiles")).arg(root.join("hwprofiles"))).unwrap();
     std::fs::write(root.join("init"), INIT.replace("ARGUMENTS", &arguments.join(" "))).unwrap();
     run(tool("chmod").arg("755").arg(root.join("init"))).unwrap();
     tree::write_index(&kernel.install(&modules(lists), &root).unwrap(), &root).unwrap();
@@ -53,11 +55,11 @@ pub(crate) fn pack(source: &Source, work: &Path, arguments: &[String]) -> (PathB
     (kernel.image().to_owned(), initramfs)
 }
 
-/// Those of the image, which loads them when they are asked for, and one for the lab's switch.
+/// Those of the image, which loads them when they are asked for, one for the lab's switch, and one for NICs.
 fn modules(mut lists: ModuleLists) -> Sets {
     let mut asked = lists.root.remove("netfilter").unwrap_or_default();
     asked.extend(lists.root.remove("on-request").unwrap_or_default());
-    asked.push("bridge".to_owned());
+    asked.extend(["bridge", "igb"].map(str::to_owned));
     [("on-request".to_owned(), asked)].into()
 }
 

@@ -1,10 +1,12 @@
-//! Real packets under the kernel of the image, which has what that of the machine need not have: tunnels and queues.
+//! Real packets under the kernel of the image, which has what that of the machine need not have: tunnels, queues and NICs.
 //!
-//! `make test-guest` runs the last of these tests. It packs and starts a guest with this program, those of the product and the
-//! kernel of `image/packages.toml`; there the others make the same lab of namespaces as elsewhere. `GUEST="offload queue"` runs those
-//! whose names have one of the words, `KERNEL=linux-image-amd64` takes another kernel of Debian's.
+//! `make test-guest` and `make test-cards` run the last of these tests. They pack and start a guest with this program, those of
+//! the product and the kernel of `image/packages.toml`; there the others make the same lab of namespaces as elsewhere.
+//! `GUEST="offload queue"` runs those whose names have one of the words, `KERNEL=linux-image-amd64` takes another kernel of
+//! Debian's.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod cards;
 mod machine;
 mod queue;
 mod tunnels;
@@ -36,27 +38,43 @@ fn chosen(words: &[String]) -> usize {
     String::from_utf8_lossy(&listed.stdout).lines().filter(|line| line.ends_with(": test")).count()
 }
 
+/// Those that need NICs, and have a guest of their own.
+const CARDS: &str = "cards::";
 const OPTIONS: [&str; 5] = ["--ignored", "--test-threads=1", "--nocapture", "--skip", "the_kernel_of_the_image"];
 
 #[test]
 #[ignore = "a guest on a busy machine takes minutes: make test-guest"]
 fn the_kernel_of_the_image_carries_packets() {
-    let words: Vec<String> = std::env::var("GUEST").unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let words = std::env::var("GUEST").unwrap_or_default();
+    let words = ["--skip", CARDS].into_iter().chain(words.split_whitespace()).map(str::to_owned).collect::<Vec<_>>();
+    carry_out(&words, &["-smp", "1"].map(str::to_owned));
+}
+
+/// Two cores with two threads each, and two cards.
+#[test]
+#[ignore = "a guest on a busy machine takes minutes: make test-cards"]
+fn the_kernel_of_the_image_keeps_cards_tuned() {
+    let mut hardware: Vec<String> =
+        ["-machine", "q35", "-smp", "4,sockets=1,cores=2,threads=2"].map(str::to_owned).into();
+    for number in 0..2 {
+        let port = number + 1;
+        // Each igb brings virtual functions: two on one bus collide.
+        let root = format!("pcie-root-port,id=port{number},chassis={port},slot={port}");
+        let card = format!("igb,bus=port{number},netdev=net{number},romfile=");
+        let arguments = [("-netdev", format!("user,id=net{number}")), ("-device", root), ("-device", card)];
+        hardware.extend(arguments.into_iter().flat_map(|(option, value)| [option.to_owned(), value]));
+    }
+    carry_out(&[CARDS.to_owned()], &hardware);
+}
+
+/// Runs the tests that these words choose in a guest with this hardware.
+fn carry_out(words: &[String], hardware: &[String]) {
     let source = Source::find().unwrap();
     let work = tempfile::tempdir().unwrap();
-    let (kernel, initramfs) = machine::pack(&source, work.path(), &[&OPTIONS.map(str::to_owned), &*words].concat());
+    let (kernel, initramfs) = machine::pack(&source, work.path(), &[&OPTIONS.map(str::to_owned), words].concat());
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args([
-        "-accel",
-        "tcg,thread=single",
-        "-smp",
-        "1",
-        "-m",
-        "1536",
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-    ]);
+    qemu.args(["-accel", "tcg,thread=single", "-m", "1536", "-nodefaults", "-no-user-config", "-no-reboot"]);
+    qemu.args(hardware);
     qemu.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-append", "console=ttyS0 quiet panic=-1"]);
     qemu.arg("-kernel").arg(&kernel).arg("-initrd").arg(&initramfs).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut guest = Guest(qemu.spawn().expect("qemu-system-x86_64 is needed: `make deps` brings it"));
@@ -80,6 +98,6 @@ fn the_kernel_of_the_image_carries_packets() {
         }
     };
     assert_eq!(ended, "guest: 0");
-    let all = format!("test result: ok. {} passed; 0 failed;", chosen(&words));
+    let all = format!("test result: ok. {} passed; 0 failed;", chosen(words));
     assert!(said.iter().any(|line| line.starts_with(&all)), "not all of them ran");
 }

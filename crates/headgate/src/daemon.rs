@@ -48,6 +48,11 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(10);
 /// A comparison is followed by a pause of this many times its length: watching takes at most 2 % of one CPU.
 const WATCH_PAUSE: u32 = 50;
 
+/// How often knobs that are files are read, at most: no event tells of them.
+const KNOBS_INTERVAL: Duration = Duration::from_secs(1);
+/// Reading them is followed by a pause of this many times its length: at most 1 % of one CPU.
+const KNOBS_PAUSE: u32 = 100;
+
 /// Descriptors that are enough.
 const DESCRIPTORS: u64 = 65_536;
 
@@ -217,6 +222,7 @@ async fn until_terminated(
     supervisor: &Mutex<Option<Supervisor>>,
 ) {
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    let mut knobs = tokio::time::interval(KNOBS_INTERVAL);
     let mut announce = tokio::time::interval(ANNOUNCE_INTERVAL);
     let mut watchdog = notify::watchdog_interval().map(tokio::time::interval);
     services.mark_changed();
@@ -236,6 +242,11 @@ async fn until_terminated(
                 let begin = Instant::now();
                 let _ = engine.call(Engine::watch).await;
                 watch.reset_after(WATCH_INTERVAL.max(begin.elapsed() * WATCH_PAUSE));
+            }
+            _ = knobs.tick() => {
+                let begin = Instant::now();
+                let _ = engine.call(Engine::watch_knobs).await;
+                knobs.reset_after(KNOBS_INTERVAL.max(begin.elapsed() * KNOBS_PAUSE));
             }
             _ = announce.tick() => {
                 let _ = engine.call(Engine::announce_again).await;

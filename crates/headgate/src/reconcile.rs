@@ -26,6 +26,9 @@ use crate::owed::Owed;
 /// One more for another program that writes nftables while we do.
 const ROUNDS: usize = 4;
 
+/// How often a knob is set in one go: new queues undo what was set before them.
+const KNOB_ATTEMPTS: usize = 2;
+
 /// How far to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
@@ -195,14 +198,17 @@ pub fn cut_lost(host: &mut Host, lost: &Lost) -> Vec<String> {
     warnings
 }
 
-/// The kernel has said its word about this step: trying again would say the same.
+/// The kernel has said its word about this step: trying again would say the same. So it would be with a knob that was set and read
+/// back twice, and is otherwise once more: another program turns it faster than we look, and nothing else may wait for that.
 fn is_settled(step: &Step, done: &[(Step, Outcome)]) -> bool {
     let same = |other: &Step| match (step, other) {
         (Step::Knob { path, want, .. }, Step::Knob { path: other, want: tried, .. }) => path == other && want == tried,
         _ => step == other,
     };
     let refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused(_) | Outcome::Unsupported | Outcome::Kept);
-    done.iter().any(|(other, outcome)| refused(outcome) && same(other))
+    let is_knob = matches!(step, Step::Knob { .. });
+    let set = done.iter().filter(|(other, outcome)| is_knob && *outcome == Outcome::Set && same(other)).count();
+    set >= KNOB_ATTEMPTS || done.iter().any(|(other, outcome)| refused(outcome) && same(other))
 }
 
 /// Steps and their outcomes as the API tells them.

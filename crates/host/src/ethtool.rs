@@ -22,6 +22,7 @@ use headgate_plan::state::KnobValue;
 use nix::errno::Errno;
 
 pub use ioctl::{driver, statistics};
+pub(crate) use netlink::{NETLINK_GENERIC, monitor_group};
 
 /// `ETHTOOL_MSG_*_SET` and `EEE_GET`.
 const RINGS_SET: u8 = 16;

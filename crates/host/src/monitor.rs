@@ -1,4 +1,4 @@
-//! What changes of links, addresses and routes, told by the kernel as it happens.
+//! What changes of links, addresses, routes and settings of NICs, told by the kernel as it happens.
 //!
 //! A [`Monitor`] says *that* something changed and never what: who is told looks at the machine, so a lost message costs
 //! nothing but the look. The kernel drops messages for a socket whose buffer is full and answers the next read with ENOBUFS
@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use nix::libc;
 use rtnetlink::sys::Socket;
 
+use crate::ethtool::{NETLINK_GENERIC, monitor_group};
 use crate::netlink::{Messages, RECEIVE_BUFFER_BYTES};
 
 /// `NETLINK_ROUTE`.
@@ -31,12 +32,12 @@ pub enum Subject {
     Addresses,
     /// A route of any table.
     Routes,
+    /// What ethtool sets: queues, rings, coalescing, features, pause.
+    Settings,
 }
 
 impl Subject {
-    const ALL: [Self; 3] = [Self::Links, Self::Addresses, Self::Routes];
-
-    fn of(message: u16) -> Option<Self> {
+    fn of_route(message: u16) -> Option<Self> {
         match message {
             kind if LINKS.contains(&kind) => Some(Self::Links),
             kind if ADDRESSES.contains(&kind) => Some(Self::Addresses),
@@ -51,22 +52,44 @@ impl Subject {
 #[derive(Debug)]
 pub struct Monitor {
     socket: Socket,
+    /// What a message of this type is about.
+    subject: fn(u16) -> Option<Subject>,
+    /// Everything that may be told here.
+    all: &'static [Subject],
     buffer: Vec<u8>,
 }
 
 impl Monitor {
-    /// Subscribes.
+    /// Subscribes to links, addresses and routes.
     ///
     /// # Errors
     /// There is no such socket.
-    pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+    pub fn network() -> io::Result<Self> {
+        let all = &[Subject::Links, Subject::Addresses, Subject::Routes];
+        Self::open(NETLINK_ROUTE, &GROUPS, Subject::of_route, all)
+    }
+
+    /// Subscribes to settings of NICs. What a driver changes by itself is not told, nor, before Linux 6.17, are hash fields.
+    ///
+    /// # Errors
+    /// There is no such socket: a kernel without ethtool's netlink (before Linux 5.6).
+    pub fn settings() -> io::Result<Self> {
+        Self::open(NETLINK_GENERIC, &[monitor_group()?], |_| Some(Subject::Settings), &[Subject::Settings])
+    }
+
+    fn open(
+        protocol: isize,
+        groups: &[u32],
+        subject: fn(u16) -> Option<Subject>,
+        all: &'static [Subject],
+    ) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
-        for group in GROUPS {
-            socket.add_membership(group)?;
+        for group in groups {
+            socket.add_membership(*group)?;
         }
         socket.set_non_blocking(true)?;
-        Ok(Self { socket, buffer: vec![0; RECEIVE_BUFFER_BYTES] })
+        Ok(Self { socket, subject, all, buffer: vec![0; RECEIVE_BUFFER_BYTES] })
     }
 
     /// What changed since it was asked last; nothing when nothing did. Does not wait.
@@ -80,12 +103,13 @@ impl Monitor {
             match self.socket.recv(&mut unfilled, 0) {
                 // A message that is cut off says enough with its header.
                 Ok(length) => {
-                    changed
-                        .extend(Messages(&self.buffer[..length]).flatten().filter_map(|one| Subject::of(one.kind())));
+                    changed.extend(
+                        Messages(&self.buffer[..length]).flatten().filter_map(|one| (self.subject)(one.kind())),
+                    );
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(changed),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed.extend(Subject::ALL),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed.extend(self.all),
                 Err(error) => return Err(error),
             }
         }

@@ -1,4 +1,4 @@
-//! Changes of a real kernel's links, addresses and routes. Needs root and iproute2.
+//! Changes of a real kernel's links, addresses, routes and settings of NICs. Needs root, iproute2 and ethtool.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -25,7 +25,7 @@ fn is_readable(monitor: &Monitor) -> bool {
 #[test]
 fn links_addresses_and_routes_are_told_apart() {
     Namespace::new().run(|| {
-        let mut monitor = Monitor::open().expect("a socket");
+        let mut monitor = Monitor::network().expect("a socket");
         assert_eq!(monitor.take().expect("a working socket"), BTreeSet::new());
         assert!(!is_readable(&monitor));
         let has = |changed: BTreeSet<Subject>, subject| assert!(changed.contains(&subject), "{changed:?}");
@@ -45,7 +45,7 @@ fn links_addresses_and_routes_are_told_apart() {
 #[test]
 fn other_namespaces_are_not_told() {
     let (here, there) = (Namespace::new(), Namespace::new());
-    let mut monitor = here.run(|| Monitor::open().expect("a socket"));
+    let mut monitor = here.run(|| Monitor::network().expect("a socket"));
     there.run(|| drop(ip("link add x type veth peer name y")));
     assert_eq!(monitor.take().expect("a working socket"), BTreeSet::new());
 }
@@ -53,7 +53,7 @@ fn other_namespaces_are_not_told() {
 #[test]
 fn what_was_lost_counts_as_changed() {
     Namespace::new().run(|| {
-        let mut monitor = Monitor::open().expect("a socket");
+        let mut monitor = Monitor::network().expect("a socket");
         ip("link add x type veth peer name y");
         ip("link set y up");
         ip("link set x up");
@@ -68,4 +68,29 @@ fn what_was_lost_counts_as_changed() {
         assert_eq!(monitor.take().expect("a working socket"), BTreeSet::new());
         assert!(changed(&mut monitor, "address add 172.16.1.1/24 dev x").contains(&Subject::Addresses));
     });
+}
+
+#[test]
+fn settings_of_nics_are_told() {
+    let (here, there) = (Namespace::new(), Namespace::new());
+    let told = here.run(|| {
+        ip("link add x numrxqueues 4 numtxqueues 4 type veth peer name y");
+        let mut monitor = Monitor::settings().expect("a socket");
+        for change in ["-L x rx 2 tx 2", "-K x gro on", "-K x gro off", "-L x rx 4 tx 4"] {
+            command("ethtool", change);
+            assert!(is_readable(&monitor), "{change}");
+            assert_eq!(monitor.take().expect("a working socket"), BTreeSet::from([Subject::Settings]), "{change}");
+            assert_eq!(monitor.take().expect("a working socket"), BTreeSet::new());
+        }
+        ip("address add 172.16.1.1/24 dev x");
+        command("ethtool", "-l x");
+        assert_eq!(monitor.take().expect("a working socket"), BTreeSet::new(), "nothing was set");
+        monitor
+    });
+    let mut monitor = told;
+    there.run(|| {
+        ip("link add x numrxqueues 4 numtxqueues 4 type veth peer name y");
+        command("ethtool", "-L x rx 2 tx 2");
+    });
+    assert_eq!(monitor.take().expect("a working socket"), BTreeSet::new(), "of another namespace");
 }

@@ -18,6 +18,7 @@
 //! mount has nothing to go on with, and reboots, so that GRUB's counter leads to the other slot.
 
 pub mod boot;
+pub mod conntrack;
 pub mod console;
 pub mod data;
 pub mod gate;

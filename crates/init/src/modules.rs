@@ -1,6 +1,7 @@
 //! Kernel modules: an index that the image builder resolved, and loading by it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::sync::Mutex;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 
-use crate::modalias;
+use crate::{conntrack, modalias};
 
 /// Where the index lies, in the initramfs and in the root file system alike.
 pub const INDEX: &str = "/usr/lib/headgate/modules";
@@ -204,7 +205,10 @@ impl<'a> Loader<'a> {
         }
         let path = &module.path;
         let file = File::open(path).map_err(|source| LoadError::Open { path: path.clone(), source })?;
-        match finit_module(&file, c"", ModuleInitFlags::empty()) {
+        let is_table = name == conntrack::MODULE;
+        let parameters = if is_table { conntrack::parameters() } else { CString::default() };
+        match finit_module(&file, &parameters, ModuleInitFlags::empty()) {
+            Ok(()) if is_table => conntrack::limit(),
             // Two threads may want the same one: the kernel lets the second wait for the first.
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(source) => return Err(LoadError::Refused { path: path.clone(), source }),

@@ -42,8 +42,14 @@ impl Repairs {
         });
     }
 
+    /// Whether a knob that should be `want` is mended when it is not: it is not left to somebody else, and the kernel did not
+    /// refuse this very value.
+    pub fn mends(&self, path: &str, want: &KnobValue) -> bool {
+        !self.disputed.contains_key(path) && self.settled.get(path).is_none_or(|(settled, _)| settled != want)
+    }
+
     fn admits(&mut self, path: &str, want: &KnobValue, rivals: &BTreeSet<String>, now: Duration) -> bool {
-        if self.disputed.contains_key(path) || self.settled.get(path).is_some_and(|(settled, _)| settled == want) {
+        if !self.mends(path, want) {
             return false;
         }
         if self.mended.get(path).is_none_or(|times| times.len() < REPAIRS_MAX) {
@@ -67,7 +73,13 @@ impl Repairs {
         for (step, outcome) in done {
             let Step::Knob { path, want, .. } = step else { continue };
             match outcome {
-                Outcome::Set => self.mended.entry(path.clone()).or_default().push_back(now),
+                Outcome::Set => {
+                    let times = self.mended.entry(path.clone()).or_default();
+                    // Set twice in one repair is one repair.
+                    if times.back() != Some(&now) {
+                        times.push_back(now);
+                    }
+                }
                 Outcome::Refused(_) | Outcome::Unsupported => {
                     self.settled.insert(path.clone(), (want.clone(), now));
                 }

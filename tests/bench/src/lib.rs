@@ -19,3 +19,4 @@ pub mod processors;
 pub mod report;
 pub mod setting;
 pub mod statistics;
+pub mod steer;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
 use headgate_bench::report::Report;
-use headgate_bench::{consistency, control, dataplane, icount, image, paper};
+use headgate_bench::{consistency, control, dataplane, icount, image, paper, steer};
 use headgate_image::stop::Stop;
 
 /// Measures Headgate beside its peers.
@@ -50,6 +50,8 @@ enum What {
     Icount(icount::Options),
     /// Who moves when backends come and go, how fair the schedulers are, and a connection's memory
     Consistency(consistency::Options),
+    /// Packets through a NIC with one queue, by the processors that it is steered to
+    Steer(steer::Options),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +76,7 @@ fn run(arguments: Arguments) -> Result<()> {
         What::Paper(options) => paper::run(&options, &stop)?,
         What::Image(options) => image::run(&options, &stop)?,
         What::Icount(options) => icount::run(&options, &stop)?,
+        What::Steer(options) => steer::run(&options, &stop)?,
     };
     show(&report, arguments.json)?;
     if arguments.write {

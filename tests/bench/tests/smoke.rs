@@ -87,3 +87,15 @@ fn a_size_that_is_none_is_refused() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("FARMSxBACKENDS is needed"));
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn steer_moves_packets_to_the_processors_that_it_says() {
+    let report = measure(&["steer", "--pairs", "1", "--slice", "100"]);
+    for table in 0..2 {
+        let rows = rows(&report, table);
+        assert_eq!(rows.len(), 4, "{rows:?}");
+        for row in rows {
+            assert!(row[1].as_f64().unwrap() > 0.0 && row[2].as_f64().unwrap() > 0.0, "{row:?}");
+        }
+    }
+}

@@ -1,4 +1,5 @@
-//! Following the machine: what changes of links, addresses and routes is looked at at once, not at the next watch.
+//! Following the machine: what changes of links, addresses, routes and settings of NICs is looked at at once, not at the next
+//! watch.
 //!
 //! Events only say that it is time to look. What an interface that came means (its address, its place in a flowtable, a new
 //! default source) is for the comparison with what is wanted, as ever. A lost event, or no monitor at all, costs the time
@@ -19,39 +20,52 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// A look is followed by a pause of this many times its length: a routing daemon that writes a whole table takes at most a
 /// tenth of one CPU.
 const PAUSE: u32 = 10;
-/// The same behind a change of interfaces, which is rare and seldom comes alone.
+/// The same behind a change of interfaces or of their settings, which is rare and seldom comes alone.
 const PAUSE_AFTER_LINKS: u32 = 1;
 
 /// Has the engine look whenever something changes, until the runtime goes down.
 pub async fn run(engine: Handle) {
-    let mut monitor = match open() {
-        Ok(monitor) => monitor,
-        Err(error) => return tracing::warn!(%error, "changes of interfaces are seen by the next watch only"),
-    };
+    let mut network = open(Monitor::network(), "interfaces, addresses and routes");
+    let mut settings = open(Monitor::settings(), "settings of NICs");
     loop {
-        let mut changed = match next(&mut monitor).await {
-            Ok(changed) => changed,
-            Err(error) => return tracing::warn!(%error, "changes of interfaces are seen by the next watch only"),
+        let mut changed = tokio::select! {
+            changed = next(&mut network) => changed,
+            changed = next(&mut settings) => changed,
         };
         tokio::time::sleep(SETTLE).await;
-        changed.extend(monitor.get_mut().take().unwrap_or_default());
+        for monitor in [&mut network, &mut settings].into_iter().flatten() {
+            changed.extend(monitor.get_mut().take().unwrap_or_default());
+        }
         tracing::debug!(?changed, "the machine changed; looking");
         let begin = Instant::now();
         // Who is busy with something else looks at the machine anyhow.
         let _ = engine.call(Engine::watch).await;
-        let pause = if changed.contains(&Subject::Links) { PAUSE_AFTER_LINKS } else { PAUSE };
+        let is_rare = changed.contains(&Subject::Links) || changed.contains(&Subject::Settings);
+        let pause = if is_rare { PAUSE_AFTER_LINKS } else { PAUSE };
         tokio::time::sleep(begin.elapsed() * pause).await;
     }
 }
 
-fn open() -> io::Result<AsyncFd<Monitor>> {
-    let monitor = Monitor::open()?;
+fn open(monitor: io::Result<Monitor>, what: &'static str) -> Option<AsyncFd<Monitor>> {
     // SAFETY: a monitor has one descriptor, which stays open and the same for as long as it lives.
-    Ok(unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) }?)
+    let registered =
+        monitor.and_then(|monitor| Ok(unsafe { AsyncFd::register_with_interest(monitor, Interest::READABLE) }?));
+    registered.inspect_err(|error| tracing::warn!(%error, "changes of {what} are seen by the next watch only")).ok()
 }
 
-/// What changed, once something has.
-async fn next(monitor: &mut AsyncFd<Monitor>) -> io::Result<BTreeSet<Subject>> {
+/// What changed, once something has; a monitor that breaks is closed and says nothing any more.
+async fn next(monitor: &mut Option<AsyncFd<Monitor>>) -> BTreeSet<Subject> {
+    if let Some(open) = monitor {
+        match wait(open).await {
+            Ok(changed) => return changed,
+            Err(error) => tracing::warn!(%error, "some changes of the machine are seen by the next watch only"),
+        }
+        *monitor = None;
+    }
+    std::future::pending().await
+}
+
+async fn wait(monitor: &mut AsyncFd<Monitor>) -> io::Result<BTreeSet<Subject>> {
     loop {
         let mut ready = monitor.readable_mut().await?;
         let changed = ready.get_inner_mut().take()?;

@@ -11,7 +11,7 @@ use rtnetlink::packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLA_TYPE_MASK, 
 
 use crate::netlink::Netlink;
 
-const NETLINK_GENERIC: isize = 16;
+pub(crate) const NETLINK_GENERIC: isize = 16;
 /// `nlmsghdr` and `genlmsghdr`.
 const HEADER_BYTES: usize = 16;
 const GENL_HEADER_BYTES: usize = 4;
@@ -21,6 +21,12 @@ const CONTROLLER: u16 = 16;
 const GET_FAMILY: u8 = 3;
 const FAMILY_ID: u16 = 1;
 const FAMILY_NAME: u16 = 2;
+/// `CTRL_ATTR_MCAST_GROUPS`, and of a group `CTRL_ATTR_MCAST_GRP_NAME`, `_ID`.
+const FAMILY_GROUPS: u16 = 7;
+const GROUP_NAME: u16 = 1;
+const GROUP_ID: u16 = 2;
+/// `ETHTOOL_MCGRP_MONITOR_NAME`.
+const MONITOR: &str = "monitor";
 /// Every request's header with the name of the interface.
 const HEADER: u16 = 1;
 const HEADER_NAME: u16 = 2;
@@ -133,11 +139,32 @@ fn family() -> io::Result<u16> {
     if let Some(family) = FAMILY.get() {
         return Ok(*family);
     }
-    let name = DefaultNla::new(FAMILY_NAME, text(EthtoolMessage::family_name()));
-    let (_, answer) = ask(CONTROLLER, GET_FAMILY, &emit(&[name]))?.ok_or(Errno::EOPNOTSUPP)?;
-    let found = attributes(&answer)?.into_iter().find(|(kind, _)| *kind == FAMILY_ID);
+    let found = described()?.into_iter().find(|(kind, _)| *kind == FAMILY_ID);
     let id = found.and_then(|(_, value)| Some(u16::from_ne_bytes(*value.first_chunk()?))).ok_or(Errno::EOPNOTSUPP)?;
     Ok(*FAMILY.get_or_init(|| id))
+}
+
+/// What the controller says of the family.
+fn described() -> io::Result<Vec<(u16, Vec<u8>)>> {
+    let name = DefaultNla::new(FAMILY_NAME, text(EthtoolMessage::family_name()));
+    let (_, answer) = ask(CONTROLLER, GET_FAMILY, &emit(&[name]))?.ok_or(Errno::EOPNOTSUPP)?;
+    attributes(&answer)
+}
+
+/// The multicast group that is told of every change of a setting, whether it was made by netlink or by the older ioctl
+/// (`ethtool_notify`, net/ethtool).
+pub(crate) fn monitor_group() -> io::Result<u32> {
+    let described = described()?;
+    let groups = described.iter().find(|(kind, _)| *kind == FAMILY_GROUPS).ok_or(Errno::EOPNOTSUPP)?;
+    for (_, group) in attributes(&groups.1)? {
+        let group = attributes(&group)?;
+        let value = |wanted| group.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| value.as_slice());
+        if value(GROUP_NAME) == Some(&text(MONITOR)) {
+            let id = value(GROUP_ID).and_then(|id| id.first_chunk()).ok_or(Errno::EOPNOTSUPP)?;
+            return Ok(u32::from_ne_bytes(*id));
+        }
+    }
+    Err(Errno::EOPNOTSUPP.into())
 }
 
 /// Sends a request in the network namespace of this thread; the answer's command and attributes, if there is more than an

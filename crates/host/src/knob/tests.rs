@@ -267,3 +267,67 @@ fn many_are_turned_in_order_and_their_originals_kept_together() {
     assert_eq!(kept[FORWARD], Original { was: "0".into(), ours: one });
     assert_eq!(kept["proc/lost"].ours, KnobValue::text(""), "what is left there is what the kernel kept");
 }
+
+/// One knob of each kind: its file, what is wanted of it, and what is found.
+fn one_of_each_kind() -> [(&'static str, KnobValue, &'static str); 7] {
+    [
+        ("proc/sys/net/ipv4/x", KnobValue::Int(100_000), "0\n"),
+        ("proc/irq/41/smp_affinity_list", KnobValue::CpuList(vec![2000, 2001]), "0-7\n"),
+        (RPS, KnobValue::CpuMask(vec![2000]), "00\n"),
+        (
+            "sys/devices/system/cpu/cpufreq/policy0/scaling_governor",
+            KnobValue::Text("performance".into()),
+            "powersave\n",
+        ),
+        (RINGS, rings(2048, 1024), "rx=256 tx=256\n"),
+        ("ethtool/eth0/features/rx-gro", KnobValue::Int(2000), "0\n"),
+        ("ethtool/eth0/hash/udp4", KnobValue::Text("sdfn".into()), "sd\n"),
+    ]
+}
+
+#[test]
+fn every_kind_of_knob_meets_every_fault() {
+    for (path, want, before) in one_of_each_kind() {
+        let absent = machine(&[]);
+        assert_eq!(absent.write(path, &want), Outcome::Unsupported, "{path}: ENOENT");
+        assert_eq!(originals(&absent.root).unwrap().knobs, BTreeMap::new(), "{path}");
+
+        // A file of the kernel that takes numbers up to 1000 and answers EINVAL to everything else.
+        let picky = machine(&[]);
+        symlink("/proc/self/oom_score_adj", picky.path(path)).unwrap();
+        assert_eq!(picky.write(path, &want), refused("Invalid argument"), "{path}: EINVAL");
+        assert_eq!(originals(&picky.root).unwrap().knobs, BTreeMap::new(), "{path}: nothing changed");
+
+        let deaf = machine(&[]);
+        symlink("/dev/null", deaf.path(path)).unwrap();
+        let told = deaf.write(path, &want);
+        assert!(matches!(&told, Outcome::Refused(why) if why.starts_with("the kernel kept")), "{path}: {told:?}");
+
+        let full = machine(&[]);
+        symlink("/dev/full", full.path(path)).unwrap();
+        let told = full.write(path, &want);
+        assert!(matches!(told, Outcome::Refused(_)), "{path}: ENOSPC, or zeros without end: {told:?}");
+
+        let willing = machine(&[(path, before)]);
+        assert_eq!(willing.write(path, &want), Outcome::Set, "{path}");
+        assert_eq!(willing.write(path, &want), Outcome::Kept, "{path}");
+        assert_eq!(willing.restore(), [(path.to_owned(), Outcome::Set)], "{path}");
+        assert_eq!(willing.get(path).trim(), before.trim(), "{path}");
+    }
+}
+
+#[test]
+fn what_a_driver_says_by_netlink_means_the_same() {
+    let kernel = |errno: Errno| fault(RINGS, &Fault::Kernel(errno.into()));
+    for errno in [Errno::EOPNOTSUPP, Errno::ENODEV] {
+        assert_eq!(kernel(errno), Outcome::Unsupported, "{errno}");
+    }
+    for (errno, told) in [
+        (Errno::EINVAL, "Invalid argument"),
+        (Errno::EBUSY, "Device or resource busy"),
+        (Errno::EPERM, "Operation not permitted"),
+        (Errno::EIO, "Input/output error"),
+    ] {
+        assert_eq!(kernel(errno), refused(told), "{errno}");
+    }
+}

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headgate_host::knob::originals;
+use headgate_host::knob::{originals, read};
 use headgate_plan::compile::Desired;
+use headgate_plan::ethtool::of_path;
 use headgate_plan::flows::Lost;
 use headgate_plan::hardware::{HardwareReport, Sources};
 use headgate_plan::knob;
@@ -63,6 +64,23 @@ impl Engine {
         }
         self.owed.settle(Lost::default(), |lost| cut_lost(&mut self.host, lost));
         release_memory();
+    }
+
+    /// Reads the knobs that are files, and only when one is not as it was left, [compares](Self::watch) everything: whoever turns
+    /// such a knob is told of by no event. Nothing is compiled for it.
+    pub fn watch_knobs(&mut self) {
+        let Some(running) = &self.running else { return };
+        let turned = running.desired.knobs.iter().find(|knob| {
+            let is_ours = !self.untuned || knob.origin.is_none();
+            is_ours
+                && of_path(&knob.path).is_none()
+                && self.repairs.mends(&knob.path, &knob.want)
+                && read(&self.root, &knob.path, &knob.want).is_some_and(|found| !knob.is_satisfied_by(&found))
+        });
+        if let Some(knob) = turned {
+            tracing::debug!(knob = knob::name(&knob.path), "not as it was left; looking");
+            self.watch();
+        }
     }
 
     fn repair(&mut self, looked: &Reconciled, withheld: &BTreeSet<String>) {

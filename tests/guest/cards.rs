@@ -1,0 +1,154 @@
+//! NICs that are turned by hand, whose driver begins anew, or whose queues change: found and mended.
+
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use headgate_tests::binaries;
+
+/// Everything in a guest takes longer, and in a debug build far longer.
+const PATIENCE: Duration = Duration::from_secs(120);
+const ROOT: &str = "/box";
+const SLOT: &str = "0000:01:00.0";
+
+/// Runs a line by the shell; what it printed.
+fn shell(line: &str) -> String {
+    let output = Command::new("sh").args(["-c", line]).output().unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The interface in the slot, whatever its driver calls it.
+fn card() -> String {
+    shell(&format!("ls /sys/bus/pci/devices/{SLOT}/net")).trim().to_owned()
+}
+
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The daemon on a box with two roles, one for each slot.
+fn daemon() -> Daemon {
+    shell(&format!("mkdir -p {ROOT}/etc/headgate && cp -r /hwprofiles {ROOT}/etc/headgate/"));
+    let lans = "[network.interfaces.lan0]\nmatch.pci = \"0000:01:00.0\"\naddresses = [\"172.16.1.254/24\"]\n\
+                [network.interfaces.lan1]\nmatch.pci = \"0000:02:00.0\"\naddresses = [\"172.16.2.1/24\"]\n";
+    let farm = "[farms.web]\nlisten = \"172.16.1.1:80\"\nbackends.b1.address = \"172.16.2.11\"\n";
+    std::fs::write(Path::new(ROOT).join("etc/headgate/headgate.toml"), format!("{lans}{farm}")).unwrap();
+    let daemon = Command::new(binaries::directory().join("headgated")).args(["--root", ROOT]).spawn().unwrap();
+    let daemon = Daemon(daemon);
+    until("the daemon answers", || headgate(&["status"]).0 != 4);
+    daemon
+}
+
+/// Exit status and output of the CLI.
+fn headgate(arguments: &[&str]) -> (i32, String) {
+    let output = Command::new(binaries::directory().join("headgate")).args(["--root", ROOT]).args(arguments).output();
+    let output = output.unwrap();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Waits, and says for how long.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "{what}: not so\n{}", headgate(&["hw", "show"]).1);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!("{what}: {:.2} s", begin.elapsed().as_secs_f64());
+}
+
+fn contains(command: &str, text: &str) -> bool {
+    let output = Command::new("sh").args(["-c", command]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).contains(text)
+}
+
+/// One queue of one core serves each interrupt of a queue.
+fn is_placed() -> bool {
+    let card = card();
+    let vectors = shell("cat /proc/interrupts");
+    let queues = vectors.lines().filter(|line| line.contains(&format!("{card}-")));
+    let mut count = 0;
+    let placed = queues.inspect(|_| count += 1).all(|line| {
+        let number = line.split(':').next().unwrap().trim();
+        std::fs::read_to_string(format!("/proc/irq/{number}/smp_affinity_list"))
+            .is_ok_and(|list| list.trim().parse::<u32>().is_ok())
+    });
+    placed && count > 0
+}
+
+#[test]
+#[ignore = "in the guest of the_kernel_of_the_image_keeps_cards_tuned"]
+fn what_is_turned_by_hand_is_mended() {
+    shell("modprobe igb");
+    until("both NICs are there", || contains("ls /sys/class/net", "eth1"));
+    let _daemon = daemon();
+    let eth = card();
+    let two = || contains(&format!("ethtool -l {eth} | sed 1,/Current/d"), "Combined:\t2");
+    let rings = || contains(&format!("ethtool -g {eth} | sed 1,/Current/d"), "RX:\t\t2048");
+    until("tuned", || two() && rings() && is_placed());
+    let hash = || contains(&format!("ethtool -n {eth} rx-flow-hash udp4"), "L4 bytes 0 & 1");
+    assert!(hash());
+    println!("-- told by the kernel");
+    shell(&format!("ethtool -L {eth} combined 4"));
+    until("ethtool -L", || two() && is_placed());
+    shell(&format!("ethtool -G {eth} rx 512"));
+    until("ethtool -G", rings);
+    shell(&format!("ethtool -C {eth} rx-usecs 100"));
+    until("ethtool -C", || contains(&format!("ethtool -c {eth}"), "rx-usecs:\t3"));
+    shell(&format!("ethtool -K {eth} gro off"));
+    until("ethtool -K", || contains(&format!("ethtool -k {eth}"), "generic-receive-offload: on"));
+    shell(&format!("ip link set {eth} down && ip link set {eth} up"));
+    until("a link that went down and up", is_placed);
+    println!("-- compared");
+    let irq = shell(&format!("grep {eth}- /proc/interrupts | head -1 | cut -d: -f1 | tr -d ' '"));
+    shell(&format!("echo 0-3 > /proc/irq/{}/smp_affinity_list", irq.trim()));
+    until("an interrupt", is_placed);
+    let rps = format!("/sys/class/net/{eth}/queues/rx-0/rps_cpus");
+    shell(&format!("echo f > {rps}"));
+    until("RPS", || contains(&format!("cat {rps}"), "0\n"));
+    shell(&format!("ethtool -N {eth} rx-flow-hash udp4 sd"));
+    until("hash fields", hash);
+    assert_eq!(headgate(&["hw", "plan"]), (0, "nothing to do\n".to_owned()));
+}
+
+/// Before anything of NAT is there, and the daemon finds nothing to change.
+#[test]
+#[ignore = "in the guest of the_kernel_of_the_image_keeps_cards_tuned"]
+fn a_table_has_its_buckets_before_nat_is_loaded() {
+    assert!(!shell("cat /proc/modules").contains("nf_nat"));
+    shell("modprobe nf_conntrack");
+    let number = |path: &str| -> u64 { std::fs::read_to_string(path).unwrap().trim().parse().unwrap() };
+    let table = "/proc/sys/net/netfilter/nf_conntrack";
+    let (buckets, limit) = (number(&format!("{table}_buckets")), number(&format!("{table}_max")));
+    assert_eq!((buckets, limit), (131_072, 262_144), "of 1.5 GiB, and not what the kernel makes of it");
+    let _daemon = daemon();
+    for knob in ["nf_conntrack_buckets", "nf_conntrack_max"] {
+        let told = headgate(&["hw", "explain", knob]).1;
+        assert!(told.starts_with("as wanted") && !told.contains("it was"), "{told}");
+    }
+}
+
+#[test]
+#[ignore = "in the guest of the_kernel_of_the_image_keeps_cards_tuned"]
+fn what_a_driver_begins_anew_is_tuned_again() {
+    shell("modprobe igb");
+    let _daemon = daemon();
+    shell(&format!("echo {SLOT} > /sys/bus/pci/drivers/igb/unbind"));
+    until("the NIC is gone", || !Path::new(&format!("/sys/bus/pci/devices/{SLOT}/net")).exists());
+    let away = headgate(&["status"]);
+    assert_eq!(away.0, 0, "without a NIC everything that can be as wanted is: {}", away.1);
+    shell(&format!("echo {SLOT} > /sys/bus/pci/drivers/igb/bind"));
+    let eth = card();
+    until("a driver that was bound anew", || {
+        contains(&format!("ethtool -g {eth} | sed 1,/Current/d"), "RX:\t\t2048")
+            && contains(&format!("ethtool -l {eth} | sed 1,/Current/d"), "Combined:\t2")
+            && contains(&format!("ip address show {eth}"), "172.16.1.254/24")
+            && is_placed()
+    });
+    until("nothing is left to do", || headgate(&["hw", "plan"]).0 == 0);
+}
