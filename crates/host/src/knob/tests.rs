@@ -326,7 +326,7 @@ fn what_a_driver_says_by_netlink_means_the_same() {
         (Errno::EINVAL, "Invalid argument"),
         (Errno::EBUSY, "Device or resource busy"),
         (Errno::EPERM, "Operation not permitted"),
-        (Errno::EIO, "Input/output error"),
+        (Errno::EIO, "I/O error"),
     ] {
         assert_eq!(kernel(errno), refused(told), "{errno}");
     }

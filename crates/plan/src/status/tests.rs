@@ -117,7 +117,7 @@ fn flows_are_counted_by_mark() {
     let refused = ["ban", "new-connections"].map(|reason| (names::refused_counter(&web().name, reason), 8));
     let other = names::refused_counter(&FarmName::new("web2").unwrap(), "ban");
     let refused = refused.into_iter().chain([(other, 9)]).collect();
-    let farm = FarmStatus::new(&web(), &desired, &Counted { active, new, traffic, refused });
+    let farm = FarmStatus::new(&web(), &desired, &Counted { active, new, traffic, refused, ports: Vec::new() });
     assert_eq!((farm.flows, farm.backends[0].flows, farm.backends[1].flows), (7, 3, 4));
     assert_eq!((farm.new_flows, farm.backends[0].new_flows), (70, 30));
     assert_eq!((farm.traffic, farm.backends[1].traffic), (Some(Traffic { packets: 5, bytes: 500 }), None));
