@@ -517,7 +517,8 @@ fn field_of(field: Field, flow: &Flow) -> Option<Vec<u8>> {
         Field::CtDirection => (!flow.untracked).then(|| vec![0]),
         Field::TcpFlags => Some(vec![SYN]),
         // Neither links nor routes nor payloads are followed.
-        Field::Oif | Field::UdpChecksum | Field::EtherSaddr | Field::EtherDaddr | Field::FibDaddrType => None,
+        Field::Oif | Field::Iifname | Field::IcmpType => None,
+        Field::UdpChecksum | Field::EtherSaddr | Field::EtherDaddr | Field::FibDaddrType => None,
     }
 }
 

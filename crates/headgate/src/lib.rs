@@ -25,5 +25,6 @@ pub mod remembered;
 pub mod secret;
 pub mod service;
 pub mod steps;
+pub mod way;
 
 pub use headgate_host::explain;

@@ -38,6 +38,8 @@ pub enum Field {
     Mark,
     /// `meta iif`, 4 bytes, host order.
     Iif,
+    /// `meta iifname`, 16 bytes, padded with zeroes.
+    Iifname,
     /// `meta oif`, 4 bytes, host order; from the forward hook on.
     Oif,
     /// `ct mark`, 4 bytes, host order.
@@ -60,6 +62,8 @@ pub enum Field {
     Dport,
     /// `tcp flags`, 1 byte: fin 1, syn 2, rst 4, psh 8, ack 16, urg 32, ecn 64, cwr 128.
     TcpFlags,
+    /// The first byte of the transport header: the type of ICMP and ICMPv6 (`icmp type`).
+    IcmpType,
     /// `udp checksum`, 2 bytes; 0 means that there is none (RFC 768).
     UdpChecksum,
     /// `ether saddr`, 6 bytes.

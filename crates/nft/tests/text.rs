@@ -85,6 +85,8 @@ fn prints_the_features() {
             "ct direction original counter",
             "ct direction reply counter",
             "meta oif 1 counter",
+            "meta iifname \"eth0\" counter",
+            "meta l4proto icmp @th,0,8 0x08 counter",
             "meta l4proto tcp synproxy mss 1460 wscale 7 timestamp sack-perm",
         ]
     );

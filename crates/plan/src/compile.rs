@@ -20,6 +20,7 @@ mod nat;
 mod network;
 mod offload;
 mod policy;
+mod protect;
 mod queue;
 mod refuse;
 mod schedule;
@@ -31,7 +32,7 @@ mod unsupported;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use headgate_config::Config;
 use headgate_config::model::{Farm, Profile, Scheduler, TrafficCount};
@@ -125,15 +126,13 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
     }
     let mut warnings = layout.warnings;
     warnings.extend(tuned.notes);
-    if facts.appliance && config.system.protect.is_none() {
-        warnings.push("traffic to the box itself is not filtered: system.protect is not supported yet".to_owned());
-    }
     let site = Site::new(config.site_secret.as_deref());
     let (lacking, without) = (facts.lacking_helpers.clone(), facts.lacking_features.clone());
     let traffic = config.metrics.as_ref().map_or_else(TrafficCount::default, |metrics| metrics.traffic);
     let (offload, policies) = (Offload::new(facts), policy::known(config));
     let context = Context { routing, site, offload, lacking, without, policies, traffic };
-    let ruleset = ruleset(config, context.ground(&ids), &mut warnings);
+    let mut ruleset = ruleset(config, context.ground(&ids), &mut warnings);
+    ruleset.tables.extend(protect::table(config, facts, &layout.roles));
     // Not only what is read back from the kernel is kept: one farm's changes add elements until a map is full, and that is
     // no reason to want another map.
     ids.remember_sizes(&ruleset);
@@ -159,6 +158,14 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         ids,
         context,
     })
+}
+
+impl Desired {
+    /// Why `system.protect` would not let a TCP client in again that came to this address and port of the box; `None`: it
+    /// would, or nobody knows.
+    pub fn shuts_out(&self, config: &Config, facts: &Facts, way: (IpAddr, SocketAddr)) -> Option<String> {
+        protect::shuts_out(config, facts, &self.roles, way)
+    }
 }
 
 fn ruleset(config: &Config, ground: Ground<'_>, warnings: &mut Vec<String>) -> Ruleset {

@@ -38,8 +38,9 @@ impl Place {
 }
 
 /// All our tables. They are dumped by name, so that a ruleset of others costs nothing.
-pub fn tables() -> [TableId; 4] {
-    [Place::Inet.table(), Place::Netdev.table(), Place::Tunnels.table(), TableId::inet(names::GUARD_TABLE)]
+pub fn tables() -> [TableId; 5] {
+    let [guard, protect] = [names::GUARD_TABLE, names::PROTECT_TABLE].map(TableId::inet);
+    [Place::Inet.table(), Place::Netdev.table(), Place::Tunnels.table(), guard, protect]
 }
 
 /// A place on a packet's way where it is asked which farm it is for. Each has listeners' maps of its own, so that a packet

@@ -25,6 +25,23 @@ pub const GUARD_CHAIN: &str = "hold";
 /// translate live connections too, and the box answers their packets with RST.
 pub const GUARD_NAT: &str = "hold-nat";
 
+/// The table that filters what is meant for the box itself.
+pub const PROTECT_TABLE: &str = "headgate-protect";
+/// Its hook, behind every other chain on input.
+pub const PROTECT_INPUT: &str = "protect";
+/// Its map: interface → the chain that says what the interface lets in.
+pub const PROTECT_INTERFACES: &str = "interfaces";
+
+/// The chain of what of ICMP or ICMPv6 passes everywhere.
+pub fn control_chain(version: IpVersion) -> Arc<str> {
+    versioned("control", version).into()
+}
+
+/// The chain of what an interface lets in: `allow-service`.
+pub fn allow_chain(role: &str) -> Arc<str> {
+    format!("allow-{role}").into()
+}
+
 /// The ct mark of a flow of ours is this tag with the backend's id in the low 20 bits. Flows of others, whose marks we
 /// never read as ids, do not carry the tag.
 pub const MARK_TAG: u32 = 0x4800_0000;
@@ -118,6 +135,7 @@ pub fn base_chain(name: &str) -> Option<BaseChain> {
         QUEUE_OUTPUT => (ChainKind::Filter, Hook::Output, -110),
         PREROUTING => (ChainKind::Nat, Hook::Prerouting, -100),
         INPUT => (ChainKind::Filter, Hook::Input, 0),
+        PROTECT_INPUT => (ChainKind::Filter, Hook::Input, 100),
         FORWARD => (ChainKind::Filter, Hook::Forward, 0),
         OUTPUT | GUARD_NAT => (ChainKind::Nat, Hook::Output, -100),
         RAW_POSTROUTING => (ChainKind::Filter, Hook::Postrouting, -300),

@@ -57,7 +57,9 @@ fn alone(files: &Files, looked: &Reconciled, farm: &Farm) -> Result<Desired, Cli
     config.farms.retain(|name, _| *name == farm.name);
     let compiled = compile(&config, &files.profiles, &looked.facts, &looked.desired.ids);
     let mut alone = compiled.map_err(|list| CliError::Kernel(ReconcileError::Unsupported(list)))?;
-    alone.state.ruleset.tables.remove(&TableId::inet(names::GUARD_TABLE));
+    for of_all in [names::GUARD_TABLE, names::PROTECT_TABLE] {
+        alone.state.ruleset.tables.remove(&TableId::inet(of_all));
+    }
     for (id, table) in &mut alone.state.ruleset.tables {
         let Some(whole) = looked.desired.state.ruleset.tables.get(id) else { continue };
         for (name, set) in &mut table.sets {

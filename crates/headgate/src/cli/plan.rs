@@ -14,12 +14,17 @@ use crate::reconcile::{Knobs, Reconciled, Until, Wanted, planned, reconcile};
 use crate::remembered::Remembered;
 use crate::secret;
 use crate::steps::{Listing, alike, listed, printable};
+use crate::way::Way;
 
 pub(super) fn run(root: &Path, plan: &args::Plan) -> Result<Answer, CliError> {
     let (files, looked) = look(root, plan.steps.output)?;
     let detail = if plan.verbose { Detail::Full } else { Detail::Summary };
     let mut warnings: Vec<String> = files.loaded.warnings.iter().map(|warning| warning.message.clone()).collect();
     warnings.extend(looked.desired.warnings.iter().cloned());
+    let way = i32::try_from(std::process::id()).ok().and_then(Way::of_process);
+    warnings.extend(
+        way.and_then(|way| looked.desired.shuts_out(&files.loaded.config, &looked.facts, (way.client, way.server))),
+    );
     let planned = Planned { steps: planned(&looked.plan, detail), warnings };
     let mut answer = Answer::of(plan.steps.output, &planned, |planned| render(planned, plan.steps.listing()))?;
     if !plan.steps.output.json {

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::api::Scope;
+use crate::way::Way;
 
 /// Where the names of users are. A static program has no other way to them.
 const USERS: &str = "/etc/passwd";
@@ -14,6 +15,7 @@ const NOBODY: u32 = u32::MAX;
 pub struct Caller {
     name: String,
     scope: Scope,
+    way: Option<Way>,
 }
 
 impl Caller {
@@ -28,12 +30,22 @@ impl Caller {
             None => name(&users, uid),
         };
         // The permissions of the socket's file have let them in.
-        Self { name, scope: Scope::Root }
+        Self { name, scope: Scope::Root, way: pid.and_then(Way::of_process) }
     }
 
     /// Who came with a token.
     pub fn token(name: &str, scope: Scope) -> Self {
-        Self { name: format!("token {name}"), scope }
+        Self { name: format!("token {name}"), scope, way: None }
+    }
+
+    /// The connection that the request came over.
+    pub fn over(self, way: Option<Way>) -> Self {
+        Self { way: way.or(self.way), ..self }
+    }
+
+    /// How they came to this machine, if it is known.
+    pub fn way(&self) -> Option<Way> {
+        self.way
     }
 
     /// What they may do.

@@ -264,13 +264,28 @@ impl Engine {
         self.files(Cause { reason: Reason::Apply, by: Some(by) })
     }
 
+    /// Not the branch that one sits on: who asks must be able to come back, unless the configuration returns by itself.
+    fn require_way_back(&mut self, candidate: &Candidate, by: Option<&Caller>) -> Result<(), EngineError> {
+        let Some(way) = by.and_then(Caller::way) else { return Ok(()) };
+        let looked = self.go(candidate, Until::Planned)?;
+        let shut = |config, desired: &Desired| desired.shuts_out(config, &looked.facts, (way.client, way.server));
+        let was_shut = self.running.as_ref().and_then(|running| shut(&running.config, &running.desired)).is_some();
+        match shut(&candidate.config, &looked.desired).filter(|_| !was_shut) {
+            Some(why) => Err(EngineError::ShutsOut(why)),
+            None => Ok(()),
+        }
+    }
+
     /// Whether this machine runs our image.
     pub fn is_appliance(&mut self) -> bool {
         self.host.facts().is_ok_and(|facts| facts.appliance)
     }
 
     fn files(&mut self, cause: Cause<'_>) -> Result<Applied, EngineError> {
-        let applied = self.load(cause).and_then(|candidate| self.run(candidate, cause));
+        let applied = self.load(cause).and_then(|candidate| {
+            self.require_way_back(&candidate, cause.by)?;
+            self.run(candidate, cause)
+        });
         applied.inspect_err(|error| {
             self.blame_files(error);
         })
@@ -342,11 +357,10 @@ impl Engine {
         applied
     }
 
-    fn carry_out(&mut self, candidate: Candidate, cause: Cause<'_>) -> Result<Applied, EngineError> {
-        self.require_no_other_trial(&candidate)?;
+    /// From what is there to what this configuration asks for.
+    fn go(&mut self, candidate: &Candidate, until: Until) -> Result<Reconciled, EngineError> {
         let profiles = self.profiles()?;
         let known = self.running.as_ref().map(|running| running.desired.ids.clone());
-        self.untuned = false;
         let failed = self.fallen.within(&candidate.config);
         let wanted = Wanted {
             config: &candidate.config,
@@ -355,8 +369,13 @@ impl Engine {
             failed: &failed,
             knobs: Knobs::All,
         };
-        let reconciled = reconcile(&mut self.host, wanted, Until::Verified);
-        let mut reconciled = reconciled.map_err(|error| self.placed(error, &candidate))?;
+        reconcile(&mut self.host, wanted, until).map_err(|error| self.placed(error, candidate))
+    }
+
+    fn carry_out(&mut self, candidate: Candidate, cause: Cause<'_>) -> Result<Applied, EngineError> {
+        self.require_no_other_trial(&candidate)?;
+        self.untuned = false;
+        let mut reconciled = self.go(&candidate, Until::Verified)?;
         self.owed.add(std::mem::take(&mut reconciled.owed));
         self.owed.settle(Lost::default(), |lost| cut_lost(&mut self.host, lost));
         let mut applied = Applied {

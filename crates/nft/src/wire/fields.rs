@@ -21,12 +21,13 @@ const NETWORK: u32 = sys::NFT_PAYLOAD_NETWORK_HEADER;
 const TRANSPORT: u32 = sys::NFT_PAYLOAD_TRANSPORT_HEADER;
 
 /// Every field with its load and its length in bytes.
-pub(crate) const FIELDS: [(Field, Load, usize); 20] = [
+pub(crate) const FIELDS: [(Field, Load, usize); 22] = [
     (Field::Nfproto, Load::Meta(sys::NFT_META_NFPROTO), 1),
     (Field::Protocol, Load::Meta(sys::NFT_META_PROTOCOL), 2),
     (Field::L4proto, Load::Meta(sys::NFT_META_L4PROTO), 1),
     (Field::Mark, Load::Meta(sys::NFT_META_MARK), 4),
     (Field::Iif, Load::Meta(sys::NFT_META_IIF), 4),
+    (Field::Iifname, Load::Meta(sys::NFT_META_IIFNAME), 16),
     (Field::Oif, Load::Meta(sys::NFT_META_OIF), 4),
     (Field::CtMark, Load::Conntrack(sys::NFT_CT_MARK), 4),
     (Field::CtState, Load::Conntrack(sys::NFT_CT_STATE), 4),
@@ -38,6 +39,7 @@ pub(crate) const FIELDS: [(Field, Load, usize); 20] = [
     (Field::Sport, Load::Payload(TRANSPORT, 0, 2), 2),
     (Field::Dport, Load::Payload(TRANSPORT, 2, 2), 2),
     (Field::TcpFlags, Load::Payload(TRANSPORT, 13, 1), 1),
+    (Field::IcmpType, Load::Payload(TRANSPORT, 0, 1), 1),
     (Field::UdpChecksum, Load::Payload(TRANSPORT, 6, 2), 2),
     (Field::EtherSaddr, Load::Payload(LINK, 6, 6), 6),
     (Field::EtherDaddr, Load::Payload(LINK, 0, 6), 6),

@@ -341,6 +341,8 @@ pub(crate) fn features() -> Ruleset {
         rule(vec![is(CtDirection, &[0]), Statement::Counter]),
         rule(vec![is(CtDirection, &[1]), Statement::Counter]),
         rule(vec![is(Oif, &1u32.to_ne_bytes()), Statement::Counter]),
+        rule(vec![is(Iifname, b"eth0\0\0\0\0\0\0\0\0\0\0\0\0"), Statement::Counter]),
+        rule(vec![is(L4proto, &[1]), is(IcmpType, &[8]), Statement::Counter]),
     ];
     let proxy = Statement::Synproxy { mss: 1460, wscale: 7, timestamp: true, sack: true };
     table.chains.extend([

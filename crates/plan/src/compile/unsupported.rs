@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
 use headgate_config::model::{
-    AcceptRa, Allow, Farm, Interface, InterfaceAddress, LogEvent, Mode, Network, Persistence, System, Word,
+    AcceptRa, Farm, Interface, InterfaceAddress, LogEvent, Mode, Network, Persistence, System, Word,
 };
 
 use crate::ids::{BACKENDS_MAX, FARMS_MAX};
@@ -87,9 +87,6 @@ impl Uses {
 
     fn system(&mut self, system: &System) {
         let at = format_args!("system.");
-        if system.protect == Some(true) {
-            self.add(at, "protect", "true".to_owned());
-        }
         if !system.ntp_servers.is_empty() {
             self.add(at, "ntp-servers", list(&system.ntp_servers));
         }
@@ -128,20 +125,7 @@ impl Uses {
         if interface.accept_ra == AcceptRa::Yes {
             self.add(at, "accept-ra", text(interface.accept_ra.word()));
         }
-        if let Some(allow) = &interface.allow
-            && !matches!(allow.as_slice(), [one] if one.service == "ping" && one.from.is_empty())
-        {
-            let entries: Vec<String> = allow.iter().map(allow_text).collect();
-            self.add(at, "allow", format!("[{}]", entries.join(", ")));
-        }
     }
-}
-
-fn allow_text(allow: &Allow) -> String {
-    if allow.from.is_empty() {
-        return text(&allow.service);
-    }
-    format!("{{ service = {}, from = {} }}", text(&allow.service), list(&allow.from))
 }
 
 /// A TOML string. What is not printable is escaped: this ends on terminals.

@@ -53,6 +53,8 @@ pub enum EngineError {
     NoTrial,
     #[error("what runs now is not kept, so it could not return: apply without --confirm")]
     NoReturn,
+    #[error("{0}; `headgate apply --confirm 60s` tries it, and returns unless you can still confirm")]
+    ShutsOut(String),
     #[error("what runs is not kept as a generation; `headgate status` says why")]
     NotKept,
 }
@@ -105,6 +107,7 @@ impl EngineError {
             | EngineError::OnTrial
             | EngineError::NoTrial
             | EngineError::NoReturn
+            | EngineError::ShutsOut(_)
             | EngineError::NotKept => ErrorCode::Conflict,
         }
     }

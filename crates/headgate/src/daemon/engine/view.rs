@@ -89,18 +89,7 @@ impl Engine {
     /// Why `apply` would be refused.
     pub fn plan(&mut self) -> Result<Planned, EngineError> {
         let candidate = self.load_files(Reason::Apply)?;
-        let profiles = self.profiles()?;
-        let known = self.running.as_ref().map(|running| running.desired.ids.clone());
-        let failed = self.fallen.within(&candidate.config);
-        let wanted = Wanted {
-            config: &candidate.config,
-            profiles: &profiles,
-            ids: known.as_ref(),
-            failed: &failed,
-            knobs: Knobs::All,
-        };
-        let reconciled = reconcile(&mut self.host, wanted, Until::Planned);
-        let reconciled = reconciled.map_err(|error| self.placed(error, &candidate))?;
+        let reconciled = self.go(&candidate, Until::Planned)?;
         let warnings = candidate.warnings.iter().chain(&reconciled.desired.warnings).cloned().collect();
         Ok(Planned { steps: planned(&reconciled.plan, Detail::Summary), warnings })
     }

@@ -9,6 +9,7 @@ use super::connection::Busy;
 use crate::api::{ApiError, ErrorCode, Scope, Values};
 use crate::daemon::caller::Caller;
 use crate::daemon::tokens::Tokens;
+use crate::way::Way;
 
 /// Lets nobody in without a token. Nothing of the body has been read yet.
 pub(super) async fn authenticate(State(tokens): State<Tokens>, mut request: Request, next: Next) -> Response {
@@ -19,7 +20,8 @@ pub(super) async fn authenticate(State(tokens): State<Tokens>, mut request: Requ
     if let Some(busy) = request.extensions().get::<Busy>() {
         busy.serve();
     }
-    request.extensions_mut().insert(caller);
+    let way = request.extensions().get::<Way>().copied();
+    request.extensions_mut().insert(caller.over(way));
     next.run(request).await
 }
 

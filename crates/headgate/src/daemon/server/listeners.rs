@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::extract::Extension;
 use axum::middleware::from_fn_with_state;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -16,6 +17,7 @@ use super::connection::{Connections, answer};
 use super::tls::Tls;
 use super::{Api, metrics_router, token_router};
 use crate::daemon::engine::{Listen, ListenApi};
+use crate::way::Way;
 
 /// An interface that comes late brings its address with it.
 const BIND_AGAIN: Duration = Duration::from_secs(5);
@@ -105,6 +107,11 @@ async fn serve_metrics(api: Api, address: SocketAddr) {
     accept("metrics", address, &api.faults, each).await;
 }
 
+/// Where the client is and where it came to; `None` when it is gone already.
+fn way(stream: &TcpStream) -> Option<Way> {
+    Some(Way { client: stream.peer_addr().ok()?.ip(), server: stream.local_addr().ok()? })
+}
+
 async fn serve_api(api: Api, listen: ListenApi) {
     let tls = loop {
         match Tls::open(&api.root, listen.certificate.as_deref(), listen.address.ip()) {
@@ -118,6 +125,10 @@ async fn serve_api(api: Api, listen: ListenApi) {
     let mut connections = Connections::new(API_CONNECTIONS_MAX);
     let each = |stream: TcpStream| {
         let (tls, router) = (tls.clone(), router.clone());
+        let router = match way(&stream) {
+            Some(way) => router.layer(Extension(way)),
+            None => router,
+        };
         connections.add(|busy| async move {
             if let Some(stream) = tls.accept(stream).await {
                 answer(stream, router, None, busy).await;

@@ -6,7 +6,7 @@ use headgate_config::model::{
 use headgate_config::types::{Rate, Role};
 
 use super::*;
-use crate::samples::{address, config, interface, net, origin, web};
+use crate::samples::{address, config, interface, origin, web};
 
 fn sentences(config: &Config) -> Vec<String> {
     find(config).iter().map(ToString::to_string).collect()
@@ -36,7 +36,7 @@ fn what_is_supported_is_not_told() {
     assert_eq!(with_farm(|farm| farm.source_addresses = vec![address("10.0.0.1"), address("2001:db8::1")]), [""; 0]);
     assert_eq!(with_farm(|farm| farm.limits = Some(Limits::default())), [""; 0]);
     assert_eq!(with(|config| config.system.hostname = Some("lb1".to_owned())), [""; 0]);
-    assert_eq!(with(|config| config.system.protect = Some(false)), [""; 0]);
+    assert_eq!(with(|config| config.system.protect = Some(true)), [""; 0]);
 }
 
 #[test]
@@ -99,7 +99,6 @@ fn a_farm_that_is_off_is_told_as_well() {
 #[test]
 fn the_system() {
     let system = System {
-        protect: Some(true),
         ntp_servers: vec![address("192.0.2.123")],
         dns_servers: vec![address("192.0.2.53")],
         syslog: Some("udp://192.0.2.5:514".to_owned()),
@@ -112,7 +111,6 @@ fn the_system() {
             "not supported yet: system.authorized-keys = [\"ssh-ed25519 AAAA \\\"ops\\\"\\u001B\"]",
             "not supported yet: system.dns-servers = [\"192.0.2.53\"]",
             "not supported yet: system.ntp-servers = [\"192.0.2.123\"]",
-            "not supported yet: system.protect = true",
             "not supported yet: system.syslog = \"udp://192.0.2.5:514\"",
         ]
     );
@@ -120,18 +118,11 @@ fn the_system() {
 
 #[test]
 fn the_network() {
-    let allow = |service: &str, from: &[&str]| Allow {
-        service: service.to_owned(),
-        from: from.iter().map(|text| net(text)).collect(),
-    };
     let told = with(|config| {
         let mut eth0 = interface("eth0", &["10.0.0.1/24"]);
         eth0.addresses.push(InterfaceAddress::Dhcp);
         eth0.accept_ra = AcceptRa::Yes;
-        eth0.allow = Some(vec![allow("ping", &[]), allow("ssh", &["10.0.0.0/8"])]);
-        let mut eth1 = interface("eth1", &[]);
-        eth1.allow = Some(vec![allow("ping", &[])]);
-        config.network.interfaces = [eth0, eth1].into_iter().map(|one| (one.role.clone(), one)).collect();
+        config.network.interfaces = [eth0].into_iter().map(|one| (one.role.clone(), one)).collect();
         let role = Role::new("v10").unwrap();
         let vlan = Vlan {
             role: role.clone(),
@@ -161,7 +152,6 @@ fn the_network() {
             "not supported yet: network.bonds.b0.mode = \"802.3ad\"",
             "not supported yet: network.interfaces.eth0.accept-ra = \"yes\"",
             "not supported yet: network.interfaces.eth0.addresses = [\"10.0.0.1/24\", \"dhcp\"]",
-            "not supported yet: network.interfaces.eth0.allow = [\"ping\", { service = \"ssh\", from = [\"10.0.0.0/8\"] }]",
             "not supported yet: network.vlans.v10.id = 10",
         ]
     );
