@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -144,6 +144,111 @@ fn tftp_is_answered_from_another_port() {
         lab.gate.run("conntrack --flush").unwrap();
         assert!(!fetch(&lab, url, &[]).0, "without the helper nobody knows whose answer it is");
     }
+}
+
+/// Each helper that the kernel has is given to the flows of its farm, and the flows are served as before.
+#[test]
+fn every_helper_is_given_to_the_flows_of_its_farm() {
+    let lab = Lab::new("helpers").unwrap();
+    let _servers = servers(&lab);
+    for (helper, protocols, families) in [
+        ("sip", &["tcp", "udp"][..], 2),
+        ("snmp", &["udp"], 1),
+        ("pptp", &["tcp"], 1),
+        ("ftp", &["tcp"], 2),
+        ("tftp", &["udp"], 2),
+    ] {
+        let listen: Vec<String> = VIP[..families]
+            .iter()
+            .flat_map(|to| protocols.iter().map(move |protocol| format!("{to}/{protocol}")))
+            .collect();
+        let mut text = format!("[farms.web]\nlisten = {listen:?}\nhelper = {helper:?}\n");
+        for (name, address) in [("b11", backend(11, 8080)), ("c11", backend6(11, 8080))].into_iter().take(families) {
+            text += &format!("backends.{name}.address = \"{address}\"\n");
+        }
+        lab.configure(&text).unwrap();
+        let applied = lab.headgated(&["--once"]).unwrap();
+        assert!(applied.status.success() && !said(&applied).contains("no helper"), "{helper}: {}", said(&applied));
+        lab.gate.run("conntrack --flush").unwrap();
+        let mut kept = Vec::new();
+        for to in &VIP[..families] {
+            for protocol in protocols {
+                match (*protocol, helper) {
+                    ("tcp", _) => kept.push(Connection::open(&lab.client, at(to)).unwrap().unwrap()),
+                    // It drops what is no SNMP, our server's answer among it.
+                    (_, "snmp") => assert!(get(&lab, to).is_err()),
+                    _ => drop(ask_udp(&lab.client, at(to)).unwrap().unwrap()),
+                }
+                let family = if to.contains('[') { "ipv6" } else { "ipv4" };
+                let flows = lab.gate.run(&format!("conntrack -L -f {family} -p {protocol}")).unwrap();
+                assert_eq!(
+                    flows.matches(&format!(" helper={helper} ")).count(),
+                    1,
+                    "{helper} {to} {protocol}: {flows}"
+                );
+                assert_eq!(flows.matches("helper=").count(), 1, "{helper} {to} {protocol}: {flows}");
+            }
+        }
+        for connection in &mut kept {
+            connection.echo("as before").unwrap();
+        }
+    }
+}
+
+/// Asks a farm by a GetRequest of SNMPv1 (RFC 1157) for nothing in particular.
+fn get(lab: &Lab, to: &str) -> std::io::Result<usize> {
+    let socket = lab.client.within(|| UdpSocket::bind("172.16.1.10:0")).unwrap()?;
+    socket.set_read_timeout(Some(Duration::from_millis(300)))?;
+    let community = b"\x30\x26\x02\x01\x00\x04\x06public";
+    let request =
+        b"\xa0\x19\x02\x04\x00\x00\x00\x01\x02\x01\x00\x02\x01\x00\x30\x0b\x30\x09\x06\x05\x2b\x06\x01\x02\x01\x05\x00";
+    socket.send_to(&[&community[..], request].concat(), to)?;
+    socket.recv(&mut [0; 64])
+}
+
+/// A call: what the client says of its own address and port is translated, and the sound that the backend sends there comes to it.
+#[test]
+fn sip_brings_the_sound_of_a_call_to_its_client() {
+    let lab = Lab::new("sip").unwrap();
+    let callee = lab.backends.within(|| UdpSocket::bind("172.16.2.11:5060").unwrap()).unwrap();
+    let caller = lab.client.within(|| UdpSocket::bind("172.16.1.10:5060").unwrap()).unwrap();
+    let sound = lab.client.within(|| UdpSocket::bind("172.16.1.10:4000").unwrap()).unwrap();
+    for socket in [&callee, &caller, &sound] {
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    }
+    let session =
+        "v=0\r\no=alice 1 1 IN IP4 172.16.1.10\r\ns=-\r\nc=IN IP4 172.16.1.10\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n";
+    let invitation = format!(
+        "INVITE sip:bob@172.16.1.1 SIP/2.0\r\nVia: SIP/2.0/UDP 172.16.1.10:5060;branch=z9hG4bK1\r\n\
+         From: <sip:alice@172.16.1.10>;tag=1\r\nTo: <sip:bob@172.16.1.1>\r\nCall-ID: 1@172.16.1.10\r\nCSeq: 1 INVITE\r\n\
+         Contact: <sip:alice@172.16.1.10:5060>\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{session}",
+        session.len()
+    );
+    let farm = |lines: &str| {
+        format!(
+            "[farms.calls]\nlisten = \"172.16.1.1:5060/udp\"\n{lines}\nbackends.b11.address = \"172.16.2.11:5060\"\n"
+        )
+    };
+    // What the callee is told of the address for the sound.
+    let told = |farm: &str| {
+        lab.once(farm).unwrap();
+        lab.gate.run("conntrack --flush").unwrap();
+        caller.send_to(invitation.as_bytes(), "172.16.1.1:5060").unwrap();
+        let mut buffer = [0; 2048];
+        let (length, _) = callee.recv_from(&mut buffer).unwrap();
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let address = text.lines().find_map(|line| line.strip_prefix("c=IN IP4 ")).unwrap().to_owned();
+        let port = text.lines().find_map(|line| line.strip_prefix("m=audio ")?.split(' ').next()).unwrap().to_owned();
+        (address, port)
+    };
+    assert_eq!(told(&farm("")), ("172.16.1.10".to_owned(), "4000".to_owned()), "without the helper");
+    let (address, port) = told(&farm("helper = \"sip\""));
+    assert_eq!(address, "172.16.2.1", "the callee would send to an address that is not the box's");
+    let voice = lab.backends.within(|| UdpSocket::bind("172.16.2.11:0").unwrap()).unwrap();
+    voice.send_to(b"hello", format!("{address}:{port}")).unwrap();
+    let mut buffer = [0; 64];
+    let (length, _) = sound.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"hello");
 }
 
 /// A second way from the box to the backends, and an address behind both: 10.9.9.9 and 2001:db8:9::9.
