@@ -86,6 +86,8 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /run
 ip link set lo up
+# What a rule asks for is loaded while a test waits.
+for module in nf_flow_table_inet nft_flow_offload nft_queue nfnetlink_queue nft_tunnel nft_fwd_netdev veth dummy bridge; do modprobe $module; done
 /tests ARGUMENTS 2>&1
 echo \"guest: $?\"
 poweroff -f

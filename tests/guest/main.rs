@@ -1,4 +1,4 @@
-//! Real packets under the kernel of the image, which has what that of the machine need not have: tunnels, queues and NICs.
+//! Real packets under the kernel of the image, which has what that of the machine need not have: tunnels, flowtables, queues and NICs.
 //!
 //! `make test-guest` and `make test-cards` run the last of these tests. They pack and start a guest with this program, those of
 //! the product and the kernel of `image/packages.toml`; there the others make the same lab of namespaces as elsewhere.
@@ -8,6 +8,7 @@
 
 mod cards;
 mod machine;
+mod offload;
 mod queue;
 mod tunnels;
 
@@ -69,6 +70,7 @@ fn the_kernel_of_the_image_keeps_cards_tuned() {
 
 /// Runs the tests that these words choose in a guest with this hardware.
 fn carry_out(words: &[String], hardware: &[String]) {
+    let all = format!("test result: ok. {} passed; 0 failed;", chosen(words));
     let source = Source::find().unwrap();
     let work = tempfile::tempdir().unwrap();
     let (kernel, initramfs) = machine::pack(&source, work.path(), &[&OPTIONS.map(str::to_owned), words].concat());
@@ -98,6 +100,5 @@ fn carry_out(words: &[String], hardware: &[String]) {
         }
     };
     assert_eq!(ended, "guest: 0");
-    let all = format!("test result: ok. {} passed; 0 failed;", chosen(words));
     assert!(said.iter().any(|line| line.starts_with(&all)), "not all of them ran");
 }
