@@ -20,29 +20,56 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// A look is followed by a pause of this many times its length: a routing daemon that writes a whole table takes at most a
 /// tenth of one CPU.
 const PAUSE: u32 = 10;
-/// The same behind a change of interfaces or of their settings, which is rare and seldom comes alone.
-const PAUSE_AFTER_LINKS: u32 = 1;
+/// The pause behind a change of interfaces or of their settings, and before one, is as long as the look and no longer than this:
+/// they are rare, seldom come alone, and one that comes during a look can make it fail.
+const PAUSE_BY_LINKS_MAX: Duration = Duration::from_secs(1);
+
+/// Of the network, and of settings.
+type Monitors = [Option<AsyncFd<Monitor>>; 2];
 
 /// Has the engine look whenever something changes, until the runtime goes down.
 pub async fn run(engine: Handle) {
-    let mut network = open(Monitor::network(), "interfaces, addresses and routes");
-    let mut settings = open(Monitor::settings(), "settings of NICs");
+    let network = open(Monitor::network(), "interfaces, addresses and routes");
+    let mut monitors = [network, open(Monitor::settings(), "settings of NICs")];
+    let mut changed = BTreeSet::new();
     loop {
-        let mut changed = tokio::select! {
-            changed = next(&mut network) => changed,
-            changed = next(&mut settings) => changed,
-        };
+        if changed.is_empty() {
+            changed = any(&mut monitors).await;
+        }
         tokio::time::sleep(SETTLE).await;
-        for monitor in [&mut network, &mut settings].into_iter().flatten() {
+        for monitor in monitors.iter_mut().flatten() {
             changed.extend(monitor.get_mut().take().unwrap_or_default());
         }
         tracing::debug!(?changed, "the machine changed; looking");
         let begin = Instant::now();
         // Who is busy with something else looks at the machine anyhow.
         let _ = engine.call(Engine::watch).await;
-        let is_rare = changed.contains(&Subject::Links) || changed.contains(&Subject::Settings);
-        let pause = if is_rare { PAUSE_AFTER_LINKS } else { PAUSE };
-        tokio::time::sleep(begin.elapsed() * pause).await;
+        changed = pause(&mut monitors, &changed, begin.elapsed()).await;
+    }
+}
+
+/// The pause behind a look at what has `changed`, which took so long. What changes meanwhile, which can end it sooner.
+async fn pause(monitors: &mut Monitors, changed: &BTreeSet<Subject>, took: Duration) -> BTreeSet<Subject> {
+    let is_rare =
+        |changed: &BTreeSet<Subject>| changed.contains(&Subject::Links) || changed.contains(&Subject::Settings);
+    let begin = Instant::now();
+    let mut meanwhile = BTreeSet::new();
+    loop {
+        let by_links = is_rare(changed) || is_rare(&meanwhile);
+        let pause = if by_links { took.min(PAUSE_BY_LINKS_MAX) } else { took * PAUSE };
+        let Some(left) = pause.checked_sub(begin.elapsed()) else { return meanwhile };
+        match tokio::time::timeout(left, any(monitors)).await {
+            Ok(more) => meanwhile.extend(more),
+            Err(_) => return meanwhile,
+        }
+    }
+}
+
+/// What changed, once something has.
+async fn any([network, settings]: &mut Monitors) -> BTreeSet<Subject> {
+    tokio::select! {
+        changed = next(network) => changed,
+        changed = next(settings) => changed,
     }
 }
 
@@ -53,7 +80,7 @@ fn open(monitor: io::Result<Monitor>, what: &'static str) -> Option<AsyncFd<Moni
     registered.inspect_err(|error| tracing::warn!(%error, "changes of {what} are seen by the next watch only")).ok()
 }
 
-/// What changed, once something has; a monitor that breaks is closed and says nothing any more.
+/// The same of one; a monitor that breaks is closed and says nothing any more.
 async fn next(monitor: &mut Option<AsyncFd<Monitor>>) -> BTreeSet<Subject> {
     if let Some(open) = monitor {
         match wait(open).await {
