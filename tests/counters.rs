@@ -1,10 +1,13 @@
 //! Counters with real packets: exact numbers, both families, and nothing for who asks for nothing.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 
 use headgate_tests::lab::{Lab, backend, backend6};
-use headgate_tests::server::{Connection, Server, ask_udp};
+use headgate_tests::server::{Connection, Server, Talk, ask_udp};
+use headgate_tests::wire::{self, Wire};
 use serde_json::Value;
 
 const V4: &str = "172.16.1.1:80";
@@ -138,4 +141,46 @@ fn stateless_farms_count_both_ways_only_for_who_asks() {
         assert_eq!((&traffic["packets"], &traffic["bytes"]), (&packets.into(), &bytes.into()), "{farm}");
     }
     assert_eq!((&farm["traffic"]["packets"], &farm["traffic"]["bytes"]), (&20.into(), &(8 * four + 2 * six).into()));
+}
+
+/// Answers go past the box. One packet begins a flow, one finds it begun, and one finds it looked up a moment ago.
+#[test]
+fn dsr_farms_count_what_goes_to_their_backends_only_for_who_asks() {
+    let mut wire = Wire::new("count-dsr");
+    wire.lab.configure(&wire::farm("")).unwrap();
+    wire.lab.start().unwrap();
+    ask_udp(&wire.lab.client, at(wire::VIP)).unwrap().unwrap();
+    assert_eq!(shown(&wire.lab)["traffic"], Value::Null);
+    let table = wire.lab.nft("list table netdev headgate").unwrap();
+    assert!(!table.contains("traffic"), "a lookup for each packet:\n{table}");
+
+    wire.lab.configure(&(wire::farm("") + "[metrics]\ntraffic = \"bytes\"\n")).unwrap();
+    wire.lab.headgate_ok(&["apply"]).unwrap();
+    let ask = |wire: &Wire| {
+        for to in [wire::VIP, wire::VIP_6] {
+            for talk in (0..3).map(|_| Talk::open(&wire.lab.client, at(to)).unwrap()) {
+                (0..3).for_each(|_| drop(talk.ask().unwrap()));
+            }
+        }
+    };
+    ask(&wire);
+    // To a backend by its own address: nobody asked the farm.
+    wire.lab.gate.run("ping -c 1 172.16.2.11").unwrap();
+    wire.lab.crash().unwrap();
+    ask(&wire);
+    wire.lab.start().unwrap();
+
+    let farm = shown(&wire.lab);
+    for (backend, headers) in [28, 28, 28, 48, 48, 48].into_iter().enumerate() {
+        let traffic = &farm["backends"][backend]["traffic"];
+        assert_eq!((&traffic["packets"], &traffic["bytes"]), (&6.into(), &(6 * (12 + headers)).into()), "{farm}");
+    }
+    assert_eq!((&farm["traffic"]["packets"], &farm["traffic"]["bytes"]), (&36.into(), &(18 * (40 + 60)).into()));
+    let text = wire.lab.headgate_ok(&["farm", "show", "web"]).unwrap();
+    assert!(text.contains("BYTES"), "{text}");
+    let mut page = String::new();
+    let mut stream = UnixStream::connect(wire.lab.root().join("run/headgate/api.sock")).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    stream.read_to_string(&mut page).unwrap();
+    assert!(page.contains("headgate_backend_bytes_total{farm=\"web\",backend=\"b11\"} 240\n"), "{page}");
 }

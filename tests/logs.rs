@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use headgate_tests::lab::{Lab, backend, backend6};
 use headgate_tests::server::{Connection, Server, ask_udp};
+use headgate_tests::wire::{self, Wire};
 use nix::sys::signal::Signal;
 
 const V4: &str = "172.16.1.1:80";
@@ -226,4 +227,25 @@ fn a_service_of_the_box_itself_is_told_of_too() {
     lab.headgate_ok(&["apply"]).unwrap();
     drop(Connection::open(&lab.client, at("172.16.1.254:7000")).unwrap().unwrap_err());
     assert_eq!(lines(&lab, 1, &["denied", "farm=own", "reason=on-empty"]).len(), 1);
+}
+
+#[test]
+fn new_flows_of_dsr_farms_are_told_once_each() {
+    let mut wire = Wire::new("logw");
+    wire.lab.configure(&wire::farm("log = [\"new\"]")).unwrap();
+    wire.lab.start().unwrap();
+    wait_for_groups(&wire.lab, &[OURS]);
+    for (to, letter, own) in [(wire::VIP, 'b', "client=172.16.1.10:"), (wire::VIP_6, 'c', "client=[2001:db8:1::10]:")] {
+        let mut connections = wire.connect(to, 3);
+        ask_udp(&wire.lab.client, at(to)).unwrap().unwrap();
+        wire::alive(to, &mut connections);
+        let destination = format!("destination={to}");
+        for number in [11, 12, 13] {
+            let backend = format!("backend={letter}{number}");
+            let found = lines(&wire.lab, 1, &["new flow", "farm=web", &backend, &destination, "protocol=tcp", own]);
+            assert_eq!(found.len(), 1, "{to} {backend}: {found:?}");
+        }
+        assert_eq!(lines(&wire.lab, 1, &["new flow", &destination, "protocol=udp", own]).len(), 1, "{to}");
+        assert_eq!(lines(&wire.lab, 4, &["new flow", &destination]).len(), 4, "{to}: packets of flows that are known");
+    }
 }

@@ -18,8 +18,9 @@ impl Host {
     pub fn counted(&mut self) -> Result<Counted, HostError> {
         let mut counted = Counted { new: self.new_flows()?, ..Counted::default() };
         let traffic = |Counts { packets, bytes }| Traffic { packets, bytes };
-        counted.traffic = self.marks(Map::Traffic)?.into_iter().map(|(mark, counts)| (mark, traffic(counts))).collect();
         for place in Place::ALL {
+            let marks = self.marks(Map::Traffic(place))?;
+            counted.traffic.extend(marks.into_iter().map(|(mark, counts)| (mark, traffic(counts))));
             let refused = self.nft.counters(&place.table()).map_err(HostError::Dump)?;
             counted.refused.extend(refused.into_iter().map(|(name, counts)| (name, counts.packets)));
         }

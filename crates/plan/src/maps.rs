@@ -157,10 +157,10 @@ pub enum Map {
     VirtualPorts,
     /// ct mark → the chain that chooses a source address, for backends of farms that have several.
     Pooled,
-    /// ct mark → the chain of what else a farm does with a new flow.
-    Chosen,
-    /// ct mark → the chain that tells of a new flow.
-    Logged,
+    /// Mark → the chain of what else a farm does with a new flow.
+    Chosen(Place),
+    /// Mark → the chain that tells of a new flow.
+    Logged(Place),
     /// ct mark → mark of the packets.
     Marks,
     /// Mark → address of a `dsr` backend.
@@ -189,8 +189,8 @@ pub enum Map {
     Overflow,
     /// ct marks of backends of farms that refuse in silence.
     Silent,
-    /// Marks of backends whose packets and bytes are counted: the ct mark, or for `stateless` farms the packet's.
-    Traffic,
+    /// Marks of backends whose packets and bytes are counted: the ct mark, or the packet's for farms without connection tracking.
+    Traffic(Place),
 }
 
 impl Map {
@@ -225,7 +225,8 @@ impl Map {
             Self::Listeners(door, ..) => door.place(),
             Self::Anywhere(..) => Door::Input.place(),
             Self::Slots(place) | Self::Down(place) | Self::Cut(place) => place,
-            Self::Egress(place) | Self::Begun(place) => place,
+            Self::Egress(place) | Self::Begun(place) | Self::Traffic(place) => place,
+            Self::Chosen(place) | Self::Logged(place) => place,
             Self::Nexthops(place, _) | Self::Bindings(place, _) => place,
             Self::Recent(place, _) | Self::Closing(place, _) => place,
             Self::Tunnels(_) => Place::Tunnels,
@@ -233,8 +234,6 @@ impl Map {
             | Self::Hosts(_)
             | Self::Sources(_)
             | Self::Pooled
-            | Self::Chosen
-            | Self::Logged
             | Self::Marks
             | Self::Rewrites(_)
             | Self::RewritePorts
@@ -247,8 +246,7 @@ impl Map {
             | Self::Capped
             | Self::Admitted
             | Self::Overflow
-            | Self::Silent
-            | Self::Traffic => Place::Inet,
+            | Self::Silent => Place::Inet,
         }
     }
 
@@ -270,11 +268,11 @@ impl Map {
             Self::Down(_) => "down".into(),
             Self::Cut(_) => "cut".into(),
             Self::Pooled => "pooled".into(),
-            Self::Chosen => "chosen".into(),
-            Self::Logged => "logged".into(),
+            Self::Chosen(_) => "chosen".into(),
+            Self::Logged(_) => "logged".into(),
             Self::Marks => "marks".into(),
             Self::Offloaded => "offloaded".into(),
-            Self::Traffic => "traffic".into(),
+            Self::Traffic(_) => "traffic".into(),
             Self::Targets(version) => format!("targets{}", digit(version)).into(),
             Self::Hosts(version) => format!("hosts{}", digit(version)).into(),
             Self::Sources(version) => format!("sources{}", digit(version)).into(),
@@ -338,7 +336,7 @@ impl Map {
     /// What it yields; nothing for a set.
     pub fn data(self) -> Option<SetData> {
         match self {
-            Self::Listeners(..) | Self::Anywhere(..) | Self::Pooled | Self::Chosen | Self::Logged => {
+            Self::Listeners(..) | Self::Anywhere(..) | Self::Pooled | Self::Chosen(_) | Self::Logged(_) => {
                 Some(SetData::Verdict)
             }
             Self::Bindings(..) | Self::Recent(..) | Self::Closing(..) => Some(SetData::Value(vec![Datatype::Mark])),
@@ -352,7 +350,7 @@ impl Map {
             | Self::Capped
             | Self::Admitted
             | Self::Silent
-            | Self::Traffic => None,
+            | Self::Traffic(_) => None,
             Self::Egress(_) => Some(SetData::Value(vec![Datatype::IfIndex])),
             Self::Nexthops(_, version) => Some(SetData::Value(vec![address(version)])),
             Self::Tunnels(_) => Some(SetData::Objects(ObjectKind::Tunnel)),
@@ -378,7 +376,7 @@ impl Map {
     /// Every element counts its lookups: those of a translation are the new flows of a backend, since only the first packet
     /// of a flow asks for it.
     pub fn is_counted(self) -> bool {
-        matches!(self, Self::Targets(_) | Self::Hosts(_) | Self::Traffic | Self::Admitted | Self::Begun(_))
+        matches!(self, Self::Targets(_) | Self::Hosts(_) | Self::Traffic(_) | Self::Admitted | Self::Begun(_))
     }
 
     /// Its keys are ranges.

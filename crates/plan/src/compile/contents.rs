@@ -106,6 +106,11 @@ impl Contents {
         self.elements.contains_key(&map)
     }
 
+    /// How many elements farms have in it.
+    pub(super) fn count(&self, map: Map) -> usize {
+        self.elements.get(&map).map_or(0, Vec::len)
+    }
+
     pub(super) fn shape(&self) -> Shape<'_> {
         let maps = self.elements.keys().copied().filter(|map| !Map::always(map.place()).contains(map)).collect();
         Shape { maps, needs: &self.needs }

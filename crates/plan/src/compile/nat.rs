@@ -86,7 +86,7 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
         contents.add(Map::Cut(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
     }
     if ground.traffic == TrafficCount::Bytes {
-        contents.add(Map::Traffic, key(), Element { comment: comment.clone(), ..Element::default() });
+        contents.add(Map::Traffic(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
     }
     if farm.offload && ground.offload.is_possible() {
         contents.add(Map::Offloaded, key(), Element { comment: comment.clone(), ..Element::default() });

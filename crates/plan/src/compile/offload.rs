@@ -11,7 +11,8 @@ use headgate_nft::{Flowtable, Statement};
 
 use super::contents::Contents;
 use crate::facts::Facts;
-use crate::names;
+use crate::maps::Map;
+use crate::names::{self, IpVersion};
 use crate::tunnel::Device;
 
 /// What this machine can offload.
@@ -44,6 +45,13 @@ impl Offload {
             }
         }
     }
+}
+
+/// Whether every backend that connection tracking translates to is one of a farm that offloads. It changes with whole farms only,
+/// and a farm's marks are in the same maps as long as it is.
+pub(super) fn is_for_all(contents: &Contents) -> bool {
+    let translated = IpVersion::ALL.into_iter().flat_map(|version| [Map::Targets(version), Map::Hosts(version)]);
+    translated.map(|map| contents.count(map)).sum::<usize>() == contents.count(Map::Offloaded)
 }
 
 /// The flowtable over these devices.

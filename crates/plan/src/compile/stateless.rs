@@ -58,7 +58,7 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
         contents.add(Map::Down(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
     }
     if ground.traffic == TrafficCount::Bytes {
-        contents.add(Map::Traffic, key(), Element { comment: comment.clone(), ..Element::default() });
+        contents.add(Map::Traffic(Place::Inet), key(), Element { comment: comment.clone(), ..Element::default() });
     }
     let data = Some(Data::Value(address_bytes(address)));
     contents.add(Map::Rewrites(IpVersion::of(address)), key(), Element { data, comment, ..Element::default() });
@@ -149,7 +149,7 @@ fn by_source(map: Map, version: IpVersion, reach: Reach) -> Statement {
 
 /// The element counts what looks it up.
 fn count() -> Statement {
-    Statement::InSet { value: Value::Field(Field::Mark), set: Map::Traffic.name(), invert: false }
+    Statement::InSet { value: Value::Field(Field::Mark), set: Map::Traffic(Place::Inet).name(), invert: false }
 }
 
 /// An answer on its way through the box is not tracked. One to the box itself is: the box asked the backend by its own
@@ -190,7 +190,7 @@ fn rewrite(version: IpVersion, contents: &Contents) -> Vec<Rule> {
     let ports = [(TCP, Target::TcpDport), (UDP, Target::UdpDport), (SCTP, Target::SctpDport)];
     let to = Rewrite { version, address, ports, addresses: Map::Rewrites(version), port: Map::RewritePorts };
     let mut rules = vec![rule([Statement::Notrack, set(Target::Mark, by_packet_mark(Map::Slots(Place::Inet)))])];
-    if contents.uses(Map::Traffic) {
+    if contents.uses(Map::Traffic(Place::Inet)) {
         rules.push(rule([count()]));
     }
     rules.extend(to.rules(contents));

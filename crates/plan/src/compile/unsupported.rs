@@ -6,9 +6,7 @@
 use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
-use headgate_config::model::{
-    AcceptRa, Farm, Interface, InterfaceAddress, LogEvent, Mode, Network, Persistence, System, Word,
-};
+use headgate_config::model::{AcceptRa, Farm, Interface, InterfaceAddress, Mode, Network, Persistence, System, Word};
 
 use crate::ids::{BACKENDS_MAX, FARMS_MAX};
 
@@ -56,9 +54,6 @@ impl Uses {
         }
         if let Some(helper) = farm.helper.filter(|_| !translated) {
             self.add(at, "helper", text(helper.word()));
-        }
-        if farm.mode == Mode::Dsr && farm.log.contains(&LogEvent::New) {
-            self.add(at, "log", list(farm.log.iter().map(|event| event.word())));
         }
         if let Some(persistence) = farm.persistence.as_ref().filter(|_| !translated) {
             self.persistence(at, persistence);

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headgate_config::model::{Backend, Farm, OnFail};
+use headgate_config::model::{Backend, Farm, OnFail, TrafficCount};
 use headgate_nft::{
     Bytes, Chain, Data, Dynset, DynsetOp, Element, Field, Object, ObjectKind, Operator, Rule, Statement, Target,
     Tunnel, Value, Verdict,
 };
 
+use super::chosen;
 use super::contents::Contents;
 use super::farm::{Ground, add_listeners, place, versions};
 use super::guard::{self, Post};
@@ -45,6 +46,7 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
         }
         let slots = schedule::slot(contents, farm, version, &able, ground);
         add_chains(contents, farm, version, slots, ground);
+        chosen::add_untracked(contents, farm, version, ground);
     }
     for listen in &farm.listen {
         let named = farm.address_interface.as_deref().and_then(|name| ground.routing.interface(name));
@@ -89,6 +91,10 @@ fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: 
     }
     contents.add(Map::Egress(place), key(), yields(mark_bytes(egress.index)));
     contents.add(Map::Begun(place), key(), Element::default());
+    if ground.traffic == TrafficCount::Bytes {
+        let comment = Some(names::backend_comment(&farm.name, &backend.name));
+        contents.add(Map::Traffic(place), key(), Element { comment, ..Element::default() });
+    }
     contents.needs.departures.insert((place, egress.index));
     true
 }
@@ -162,7 +168,7 @@ pub(super) fn passages(contents: &Contents, place: Place, version: IpVersion) ->
         (Passage::Fast, flow.fast(contents)),
         (Passage::Refresh, flow.refresh(contents)),
         (Passage::Bind, flow.bind()),
-        (Passage::Begin, flow.begin()),
+        (Passage::Begin, flow.begin(contents)),
         (Passage::Settle, flow.settle()),
         (Passage::Send, flow.send(contents)),
     ]
@@ -293,13 +299,12 @@ impl Flow {
     /// know. Only while some farm wants that, since it is asked for each packet.
     fn is_cut(self, contents: &Contents) -> Option<[Statement; 2]> {
         let cut = Map::Cut(self.place);
-        let is_in = Statement::InSet { value: Value::Field(Field::Mark), set: cut.name(), invert: false };
-        contents.uses(cut).then(|| [is_in, self.is_down()])
+        contents.uses(cut).then(|| [is_in(cut), self.is_down()])
     }
 
     /// The mark is that of a backend that is down.
     fn is_down(self) -> Statement {
-        Statement::InSet { value: Value::Field(Field::Mark), set: Map::Down(self.place).name(), invert: false }
+        is_in(Map::Down(self.place))
     }
 
     fn is_not_down(self) -> Statement {
@@ -320,10 +325,10 @@ impl Flow {
     }
 
     /// What counts a flow must not be what sends it: between two changes a backend may be in one map and not in the other.
-    fn begin(self) -> Vec<Rule> {
-        let set = Map::Begun(self.place).name();
-        let counted = Statement::InSet { value: Value::Field(Field::Mark), set, invert: false };
-        vec![rule([counted]), rule([self.goto(Passage::Send)])]
+    fn begin(self, contents: &Contents) -> Vec<Rule> {
+        let chosen = contents.uses(Map::Chosen(self.place)).then(|| rule([chosen::by_mark(self.place)]));
+        let counted = rule([is_in(Map::Begun(self.place))]);
+        [counted].into_iter().chain(chosen).chain([rule([self.goto(Passage::Send)])]).collect()
     }
 
     /// A mark is no slot, so it stays what it is.
@@ -349,7 +354,9 @@ impl Flow {
         let ipv6 = self.version == IpVersion::V6;
         let (nexthops, tunnels) = (Map::Nexthops(self.place, self.version), Map::Tunnels(self.version));
         let device = Box::new(device);
-        let mut rules = Vec::new();
+        // By a rule of its own: what is not counted is sent all the same.
+        let traffic = Map::Traffic(self.place);
+        let mut rules: Vec<Rule> = contents.uses(traffic).then(|| rule([is_in(traffic)])).into_iter().collect();
         if self.place == Place::Tunnels && contents.uses(tunnels) {
             let (kind, key) = (ObjectKind::Tunnel, Value::Field(Field::Mark));
             let outer = Statement::ObjectMap { kind, key, map: tunnels.name() };
@@ -364,6 +371,11 @@ impl Flow {
         rules.extend([self.bindings(), self.recent(), self.closing()].map(|map| rule([self.forget(map)])));
         rules
     }
+}
+
+/// The packet has the mark of a backend in this set, whose element counts it if it counts.
+fn is_in(map: Map) -> Statement {
+    Statement::InSet { value: Value::Field(Field::Mark), set: map.name(), invert: false }
 }
 
 fn is_not_tcp() -> Statement {

@@ -86,8 +86,15 @@ const OPTIONS: &[Setting] = &[
         mode: "snat",
         toml: "policies = [\"bad\"]\n[policies.bad]\naction = \"deny\"\nelements = [\"192.0.2.0/24\", \"198.51.100.0/24\"]\n",
     },
+    // Nobody listens: what the kernel does by itself.
+    Setting { name: "queue", mode: "snat", toml: "queue = 5\n" },
+    Setting { name: "log", mode: "snat", toml: "log = [\"new\", \"denied\"]\n" },
+    Setting { name: "syn-proxy", mode: "snat", toml: "limits.syn-proxy = true\n" },
     Setting { name: "bytes", mode: "snat", toml: BYTES },
     Setting { name: "bytes", mode: "dnat", toml: BYTES },
+    Setting { name: "bytes", mode: "stateless", toml: BYTES },
+    Setting { name: "bytes", mode: "dsr", toml: BYTES },
+    Setting { name: "log", mode: "dsr", toml: "log = [\"new\"]\n" },
     Setting { name: "offload", mode: "snat", toml: "offload = true\n" },
     Setting { name: "offload", mode: "dnat", toml: "offload = true\n" },
 ];

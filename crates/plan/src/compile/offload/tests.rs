@@ -1,4 +1,5 @@
 use headgate_config::model::{Farm, Mode};
+use headgate_config::types::FarmName;
 use headgate_nft::Change;
 use headgate_nft::change::between;
 
@@ -24,11 +25,22 @@ fn flows_of_a_farm_that_asks_take_the_short_way() {
     let desired = compiled(true, &with_flowtables());
     let table = &desired.state.ruleset.tables[&Place::Inet.table()];
     let rules: Vec<String> = table.chains["forward"].rules.iter().map(ToString::to_string).collect();
-    assert_eq!(rules, ["ct mark @offloaded flow add @fast"]);
+    assert_eq!(rules, ["ct mark & 0xff000000 == 0x48000000 flow add @fast"]);
     assert_eq!(table.sets["offloaded"].elements.len(), web().backends.len());
     let names = facts().links.into_iter().filter(|(_, link)| !link.loopback).map(|(name, _)| name);
     assert!(table.flowtables["fast"].devices.iter().map(|name| name.to_string()).eq(names));
     assert_eq!(desired.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn where_a_farm_does_not_ask_every_flow_is_looked_up() {
+    let ask = |name: &str, offload| Farm { name: FarmName::new(name).unwrap(), offload, mode: Mode::Snat, ..web() };
+    let farms = vec![ask("fast", true), ask("slow", false)];
+    let desired = compile(&config(farms), &[], &with_flowtables(), &Ids::default()).unwrap();
+    let table = &desired.state.ruleset.tables[&Place::Inet.table()];
+    let rules: Vec<String> = table.chains["forward"].rules.iter().map(ToString::to_string).collect();
+    assert_eq!(rules, ["ct mark @offloaded flow add @fast"]);
+    assert_eq!(table.sets["offloaded"].elements.len(), web().backends.len());
 }
 
 #[test]
