@@ -1,12 +1,11 @@
 //! `headgate trace` against real packets and the real kernel.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use headgate_tests::binaries;
+use headgate_tests::following::{Following, stable};
 use headgate_tests::lab::{Lab, backend, backend6};
 use headgate_tests::server::{Connection, Server, ask_udp};
 
@@ -29,46 +28,9 @@ fn lab(label: &str, extra: &str) -> (Lab, [Server; 2]) {
     (lab, servers)
 }
 
-/// `headgate trace` that has begun.
-struct Following(Child, BufReader<std::process::ChildStderr>);
-
-impl Following {
-    fn begin(lab: &Lab, arguments: &[&str]) -> Self {
-        let mut command = lab.gate.command(binaries::directory().join("headgate"));
-        command.arg("--root").arg(lab.root()).args(["trace", "web"]).args(arguments);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut said = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        assert!(line.starts_with("following packets"), "{line}");
-        Self(child, said)
-    }
-
-    /// All that it prints until it ends by itself.
-    fn end(mut self) -> Vec<String> {
-        let mut text = String::new();
-        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        let mut said = String::new();
-        self.1.read_to_string(&mut said).unwrap();
-        assert!(self.0.wait().unwrap().success(), "{said}");
-        text.lines().map(str::to_owned).collect()
-    }
-}
-
 fn knock(lab: &Lab, to: &str) -> Option<TcpStream> {
     let to: SocketAddr = to.parse().unwrap();
     lab.client.within(|| TcpStream::connect_timeout(&to, Duration::from_millis(400))).unwrap().ok()
-}
-
-/// Without the ports that differ from run to run.
-fn stable(line: &str) -> String {
-    let words = line.split(' ').map(|word| match word.rsplit_once(':') {
-        Some((address, port)) if port.parse::<u16>().is_ok_and(|port| port >= 1024 && port != 8080) => {
-            format!("{address}:PORT")
-        }
-        _ => word.to_owned(),
-    });
-    words.collect::<Vec<_>>().join(" ")
 }
 
 /// What is told about one connection and one datagram to each listener.
@@ -239,11 +201,10 @@ fn only_the_client_that_is_asked_for_is_followed_and_known_flows_are_said() {
 #[test]
 fn nothing_stays_behind_a_trace_that_is_killed() {
     let (lab, _servers) = lab("trace-k", "");
-    let mut following = Following::begin(&lab, &[]);
+    let following = Following::begin(&lab, &[]);
     let tables = || lab.nft("list tables").unwrap();
     assert!(tables().contains("headgate-trace-"), "{}", tables());
-    following.0.kill().unwrap();
-    following.0.wait().unwrap();
+    following.kill();
     assert_eq!(tables().matches("headgate-trace-").count(), 0);
     let mut json = lab.gate.command(binaries::directory().join("headgate"));
     json.arg("--root").arg(lab.root()).args(["trace", "web", "--json", "--seconds", "1"]);

@@ -1,7 +1,10 @@
 //! `dsr` farms whose backends are behind tunnels or in a VLAN.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use headgate_tests::following::{Following, stable};
+use headgate_tests::packets::{around, inner_packet, raw_socket, send};
 use headgate_tests::server::{Connection, Talk};
 use headgate_tests::wire::{VIP, VIP_6, Wire, alive, at, counts, farm, farm_with, shares, upload};
 
@@ -98,6 +101,92 @@ fn devices_are_made_kept_and_removed_and_those_of_others_left_alone() {
     assert!(said.contains("interface others is external and of kind ipip"), "{said}");
     assert!(links(&wire).contains("others") && !links(&wire).contains("headgate-ipip "), "{}", links(&wire));
     assert!(Connection::open(&wire.lab.client, at(VIP)).unwrap().is_err());
+}
+
+#[test]
+#[ignore = "in the guest"]
+fn tunnels_are_told_by_trace() {
+    for (via, word) in [(IPIP, "ipip"), (GRE, "gre")] {
+        let wire = Wire::with(&format!("told-{word}"), via);
+        wire.lab.once(&farm(via)).unwrap();
+        let following = Following::begin(&wire.lab, &["--count", "2", "--seconds", "60"]);
+        let opened = [VIP, VIP_6].map(|to| wire.connect(to, 1).remove(0));
+        let told: Vec<String> = following.end().iter().map(|line| stable(line)).collect();
+        let numbers = opened.map(|connection| connection.answer.server[1..].to_owned());
+        let [four, six] = numbers;
+        assert_eq!(
+            told,
+            [
+                format!(
+                    "client 172.16.1.10:PORT → 172.16.1.1:80/tcp → farm web → scheduler chose b{four} → \
+                     sent on by {word} to 172.16.2.{four} → out headgate-{word}"
+                ),
+                format!(
+                    "client [2001:db8:1::10]:PORT → [2001:db8:1::1]:80/tcp → farm web → scheduler chose c{six} → \
+                     sent on by {word} to 2001:db8:2::{six} → out headgate-{word}6"
+                ),
+            ]
+        );
+    }
+}
+
+/// What a tunnel would unpack for anybody who sends it, and lead on to the client's network.
+#[test]
+#[ignore = "in the guest"]
+fn forged_packets_in_tunnels_are_not_unpacked() {
+    const PORT: u16 = 7777;
+    let gre = |kind: u16| [&[0x20, 0][..], &kind.to_be_bytes(), &72_u32.to_be_bytes()].concat();
+    for (via, device) in [(IPIP, "headgate-ipip"), (GRE, "headgate-gre")] {
+        let wire = Wire::with("forged", via);
+        let (gate, client) = (&wire.lab.gate, &wire.lab.client);
+        wire.lab.once(&farm(via)).unwrap();
+        for line in [
+            "add table inet seen",
+            "add chain inet seen c { type filter hook prerouting priority -300; }",
+            &format!("add rule inet seen c tcp dport {PORT} counter"),
+        ] {
+            client.run(&format!("nft {line}")).unwrap();
+        }
+        let unpacked = || !client.run("nft list table inet seen").unwrap().contains("counter packets 0 ");
+        let received = |device: &str| -> u64 {
+            let link = gate.ip(&["-s", "link", "show", device]).unwrap();
+            link.lines().nth(3).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        let six = |text: &str| text.parse::<IpAddr>().unwrap();
+        let families = [
+            ("", six("172.16.2.11"), six("172.16.2.1"), six("172.16.1.10"), (4, 0x0800)),
+            ("6", six("2001:db8:2::11"), six("2001:db8:2::1"), six("2001:db8:1::10"), (41, 0x86dd)),
+        ];
+        let forge = |outer: (IpAddr, IpAddr), to: IpAddr, (protocol, kind): (u8, u16)| {
+            let inside = inner_packet(outer.0, to, (4711, PORT), 2);
+            let packet = match via {
+                GRE => around(outer.0, outer.1, 47, &[gre(kind), inside].concat()),
+                _ => around(outer.0, outer.1, protocol, &inside),
+            };
+            let sent = wire.backends[0].within(|| send(&raw_socket(outer.1)?, &packet, outer.1)).unwrap();
+            sent.unwrap();
+        };
+        for (digit, from, to, victim, kind) in families {
+            let device = format!("{device}{digit}");
+            let before = received(&device);
+            forge((from, to), victim, kind);
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while received(&device) == before {
+                assert!(Instant::now() < deadline, "nothing came to {device}: {}", gate.ip(&["-s", "link"]).unwrap());
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            assert!(!unpacked(), "{device}: it went on to the client");
+        }
+        // Without the rule it would: this is what it keeps out.
+        gate.run("nft flush chain netdev headgate-tunnels tunnel-ingress").unwrap();
+        let (_, from, to, victim, kind) = families[0];
+        forge((from, to), victim, kind);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !unpacked() {
+            assert!(Instant::now() < deadline, "{device}: it is kept out by something else");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 pub mod arbitrary;
 pub mod binaries;
 pub mod farms;
+pub mod following;
 pub mod hostile;
 pub mod lab;
 pub mod listing;

@@ -55,6 +55,34 @@ pub fn packet(from: IpAddr, to: IpAddr, ports: (u16, u16), flags: u8) -> Vec<u8>
     packet
 }
 
+/// The same with the checksum that a header inside another packet needs.
+pub fn inner_packet(from: IpAddr, to: IpAddr, ports: (u16, u16), flags: u8) -> Vec<u8> {
+    let mut packet = packet(from, to, ports, flags);
+    if from.is_ipv4() {
+        let length = packet.len() as u16;
+        packet[2..4].copy_from_slice(&length.to_be_bytes());
+        let sum: u32 = packet[..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    packet
+}
+
+/// A header of the network layer around whatever protocol.
+pub fn around(from: IpAddr, to: IpAddr, protocol: u8, inside: &[u8]) -> Vec<u8> {
+    let mut packet = packet(from, to, (0, 0), 0);
+    packet.truncate(if from.is_ipv4() { 20 } else { 40 });
+    match from {
+        IpAddr::V4(_) => packet[9] = protocol,
+        IpAddr::V6(_) => {
+            packet[4..6].copy_from_slice(&(inside.len() as u16).to_be_bytes());
+            packet[6] = protocol;
+        }
+    }
+    packet.extend(inside);
+    packet
+}
+
 /// A datagram of UDP over IPv4 with nothing in it and no checksum.
 pub fn datagram(from: SocketAddrV4, to: SocketAddrV4) -> [u8; 28] {
     let mut datagram = [0; 28];

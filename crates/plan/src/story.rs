@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use headgate_config::model::{Farm, FarmState, Mode};
+use headgate_config::model::{DsrVia, Farm, FarmState, Mode};
 use headgate_config::types::BackendName;
 use headgate_nft::trace::{Event, Headers, Ruling, Step};
 use headgate_nft::{Rule, Statement, TableId, Target, Value};
@@ -21,6 +21,7 @@ use crate::follow;
 use crate::ids::Ids;
 use crate::maps;
 use crate::names;
+use crate::tunnel::{self, Device};
 
 /// What a story is told with.
 #[derive(Debug)]
@@ -337,8 +338,19 @@ impl Teller<'_> {
         let address = address.map(|backend| backend.address.address);
         self.chosen(backend);
         let to = address.map(|address| format!(" to {address}")).unwrap_or_default();
-        let out = rule.and_then(device).map(|index| format!(" → out {}", link(self.scene.links, index)));
-        self.say(format!("sent on as it is{to}{}", out.unwrap_or_default()));
+        let via = tunnel::via(self.scene.farm);
+        let how = match via {
+            DsrVia::Ipip => "by ipip",
+            DsrVia::Gre => "by gre",
+            DsrVia::L2 => "as it is",
+        };
+        // The device of a tunnel is the only one of its kind; others are where the backends are.
+        let out = match address.and_then(|address| Device::to(via, address)) {
+            Some(tunnel) => Some(tunnel.name().to_owned()),
+            None => rule.and_then(device).map(|index| link(self.scene.links, index)),
+        };
+        let out = out.map(|name| format!(" → out {name}")).unwrap_or_default();
+        self.say(format!("sent on {how}{to}{out}"));
         self.story.end = End::Sent;
     }
 
