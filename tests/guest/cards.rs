@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use headgate_tests::binaries;
 
 /// Everything in a guest takes longer, and in a debug build far longer.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 const ROOT: &str = "/box";
 const SLOT: &str = "0000:01:00.0";
 
@@ -57,7 +57,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     let begin = Instant::now();
     while !is_so() {
         assert!(begin.elapsed() < PATIENCE, "{what}: not so\n{}", headgate(&["hw", "show"]).1);
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(300));
     }
     println!("{what}: {:.2} s", begin.elapsed().as_secs_f64());
 }
@@ -106,10 +106,10 @@ fn what_is_turned_by_hand_is_mended() {
     until("a link that went down and up", is_placed);
     println!("-- compared");
     let irq = shell(&format!("grep {eth}- /proc/interrupts | head -1 | cut -d: -f1 | tr -d ' '"));
-    shell(&format!("echo 0-3 > /proc/irq/{}/smp_affinity_list", irq.trim()));
+    shell(&format!("echo 0-1 > /proc/irq/{}/smp_affinity_list", irq.trim()));
     until("an interrupt", is_placed);
     let rps = format!("/sys/class/net/{eth}/queues/rx-0/rps_cpus");
-    shell(&format!("echo f > {rps}"));
+    shell(&format!("echo 3 > {rps}"));
     until("RPS", || contains(&format!("cat {rps}"), "0\n"));
     shell(&format!("ethtool -N {eth} rx-flow-hash udp4 sd"));
     until("hash fields", hash);
@@ -140,8 +140,7 @@ fn what_a_driver_begins_anew_is_tuned_again() {
     let _daemon = daemon();
     shell(&format!("echo {SLOT} > /sys/bus/pci/drivers/igb/unbind"));
     until("the NIC is gone", || !Path::new(&format!("/sys/bus/pci/devices/{SLOT}/net")).exists());
-    let away = headgate(&["status"]);
-    assert_eq!(away.0, 0, "without a NIC everything that can be as wanted is: {}", away.1);
+    until("it is said", || headgate(&["status"]).1.contains("no interface has pci"));
     shell(&format!("echo {SLOT} > /sys/bus/pci/drivers/igb/bind"));
     let eth = card();
     until("a driver that was bound anew", || {

@@ -51,12 +51,12 @@ fn the_kernel_of_the_image_carries_packets() {
     carry_out(&words, &["-smp", "1"].map(str::to_owned));
 }
 
-/// Two cores with two threads each, and two cards.
+/// Two cores and two cards.
 #[test]
 #[ignore = "a guest on a busy machine takes minutes: make test-cards"]
 fn the_kernel_of_the_image_keeps_cards_tuned() {
     let mut hardware: Vec<String> =
-        ["-machine", "q35", "-smp", "4,sockets=1,cores=2,threads=2"].map(str::to_owned).into();
+        ["-machine", "q35", "-smp", "2,sockets=1,cores=2,threads=1"].map(str::to_owned).into();
     for number in 0..2 {
         let port = number + 1;
         // Each igb brings virtual functions: two on one bus collide.
