@@ -22,7 +22,7 @@ pub mod watchdog;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use headgate_host::lock::LockError;
 use headgate_host::root::RootError;
@@ -45,12 +45,14 @@ use crate::steps::{Listing, told};
 const MARK_GOOD: [&str; 2] = ["/usr/sbin/headgate-init", "mark-good"];
 /// How often the kernel is compared with what it should be, at most.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
-/// A comparison is followed by a pause of this many times its length: watching takes at most 2 % of one CPU.
+/// A comparison is followed by a pause of this many times its CPU time: watching takes at most 2 % of one CPU. That it waited,
+/// for a link that is reset or behind other work, costs nobody anything.
 const WATCH_PAUSE: u32 = 50;
 
-/// How often knobs that are files are read, at most: no event tells of them.
+/// How often knobs that are files are read, at most and at least: no event tells of them.
 const KNOBS_INTERVAL: Duration = Duration::from_secs(1);
-/// Reading them is followed by a pause of this many times its length: at most 1 % of one CPU.
+const KNOBS_INTERVAL_MAX: Duration = Duration::from_secs(10);
+/// Between these, reading them is followed by a pause of this many times its CPU time: at most 1 % of one CPU.
 const KNOBS_PAUSE: u32 = 100;
 
 /// Descriptors that are enough.
@@ -239,14 +241,12 @@ async fn until_terminated(
             }
             _ = watch.tick() => {
                 // Whoever is busy changing the kernel needs no watching.
-                let begin = Instant::now();
-                let _ = engine.call(Engine::watch).await;
-                watch.reset_after(WATCH_INTERVAL.max(begin.elapsed() * WATCH_PAUSE));
+                let cost = cost(engine, Engine::watch).await;
+                watch.reset_after(WATCH_INTERVAL.max(cost * WATCH_PAUSE));
             }
             _ = knobs.tick() => {
-                let begin = Instant::now();
-                let _ = engine.call(Engine::watch_knobs).await;
-                knobs.reset_after(KNOBS_INTERVAL.max(begin.elapsed() * KNOBS_PAUSE));
+                let cost = cost(engine, Engine::watch_knobs).await;
+                knobs.reset_after((cost * KNOBS_PAUSE).clamp(KNOBS_INTERVAL, KNOBS_INTERVAL_MAX));
             }
             _ = announce.tick() => {
                 let _ = engine.call(Engine::announce_again).await;
@@ -259,6 +259,16 @@ async fn until_terminated(
             }
         }
     }
+}
+
+/// Has the engine do something; the CPU time that it took, none when it has too much to do.
+async fn cost(engine: &Handle, work: fn(&mut Engine)) -> Duration {
+    let timed = move |engine: &mut Engine| {
+        let before = steering::cpu_time();
+        work(engine);
+        steering::cpu_time().saturating_sub(before)
+    };
+    engine.call(timed).await.unwrap_or_default()
 }
 
 /// The engine answers: the watchdog is fed by what it watches.

@@ -52,6 +52,6 @@ fn count(wanted: Count) -> Result<(Count, Loads, Duration), ConntrackError> {
 }
 
 /// Of this thread. A dump is the kernel's work, in the name of who reads it.
-fn cpu_time() -> Duration {
+pub(super) fn cpu_time() -> Duration {
     ClockId::CLOCK_THREAD_CPUTIME_ID.now().map(Duration::from).unwrap_or_default()
 }
