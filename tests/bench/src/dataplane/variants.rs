@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use headgate_image::http;
-use headgate_image::netns::Namespace;
+use headgate_image::netns::{Namespace, veth};
 use headgate_image::nginx::Nginx;
 use headgate_tests::farms;
 use headgate_tests::lab::Lab;
@@ -62,7 +62,14 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "headgate-snat", engine: Engine::Headgate { farm: "mode = \"snat\"", others: 0 } },
     Variant { name: "headgate-snat-10000", engine: Engine::Headgate { farm: "mode = \"snat\"", others: 9_999 } },
     Variant { name: "headgate-dnat", engine: Engine::Headgate { farm: "mode = \"dnat\"", others: 0 } },
+    Variant { name: "headgate-stateless", engine: Engine::Headgate { farm: STATELESS, others: 0 } },
+    Variant { name: DIRECT, engine: Engine::Headgate { farm: "mode = \"dsr\"", others: 0 } },
 ];
+
+/// Its servers answer past the box.
+const DIRECT: &str = "headgate-dsr";
+/// Packet by packet: a connection needs a scheduler that always says the same.
+const STATELESS: &str = "mode = \"stateless\"\nscheduler = \"hash\"\nhash = [\"source-address\", \"source-port\"]";
 
 impl Engine {
     /// Whether it carries this load at all.
@@ -99,9 +106,14 @@ impl Alive {
         let lab = Lab::new(&format!("d{number}"))?;
         let files = tempfile::Builder::new().prefix("headgate-bench-").tempdir()?;
         datagrams::sink(&lab.backends, "eth0")?;
-        let [first, second] = BACKENDS.map(|address| SocketAddr::from((address, crate::load::http::PORT)));
+        if variant.name == DIRECT {
+            answer_directly(&lab)?;
+        }
+        // Where answers go past the box a server has the virtual address itself, and so only one of the two can serve.
+        let own = if variant.name == DIRECT { [VIRTUAL, BACKENDS[1]] } else { BACKENDS };
+        let [first, second] = own.map(|address| SocketAddr::from((address, crate::load::http::PORT)));
         let servers = [Nginx::start(&lab.backends, &[first])?, Nginx::start(&lab.backends, &[second])?];
-        let sinks = bulk::Sinks::start(&lab.backends, &BACKENDS.map(|address| (address, bulk::PORT).into()))?;
+        let sinks = bulk::Sinks::start(&lab.backends, &own.map(|address| (address, bulk::PORT).into()))?;
         for space in [&lab.client, &lab.gate, &lab.backends] {
             peer::sysctl(space, &["net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_tw_reuse=1"])?;
         }
@@ -142,6 +154,20 @@ impl Alive {
         }
         Ok(())
     }
+}
+
+/// A way past the box for answers, and the virtual address on the servers.
+fn answer_directly(lab: &Lab) -> Result<()> {
+    veth((&lab.client, "eth1"), (&lab.backends, "eth1"))?;
+    lab.client.ip(&["address", "add", "172.16.3.10/24", "dev", "eth1"])?;
+    lab.backends.ip(&["address", "add", "172.16.3.11/24", "dev", "eth1"])?;
+    lab.backends.ip(&["address", "add", &format!("{VIRTUAL}/32"), "dev", "lo"])?;
+    lab.backends.ip(&["route", "add", "172.16.1.0/24", "via", "172.16.3.10", "dev", "eth1"])?;
+    for (space, device) in [(&lab.client, "eth1"), (&lab.backends, "eth0")] {
+        let filters = ["all", device].map(|name| format!("net.ipv4.conf.{name}.rp_filter=0"));
+        peer::sysctl(space, &filters.each_ref().map(String::as_str))?;
+    }
+    Ok(())
 }
 
 /// What all of them do.
