@@ -31,7 +31,7 @@ test-long: deps ## random configurations on the kernel, ROUNDS=50 times as many,
 test-boot-all: deps ## the appliance over several starts: failing slots, updates, growing disks; a quarter of an hour (as root)
 	$(CARGO) test -p headgate-tests --test appliance -- --test-threads=1
 
-test-guest: deps ## tunnels, offload and queues in a guest with the image's kernel; GUEST=word for some of them (as root)
+test-guest: deps ## tunnels, VLANs, bonds, VRFs, offload and queues in a guest with the image's kernel; GUEST=word for some of them (as root)
 	$(CARGO) test -p headgate-tests --test guest -- --ignored --nocapture --exact the_kernel_of_the_image_carries_packets
 
 test-cards: deps ## NICs that are turned by hand or bound anew, in a guest with two igb; 5 minutes (as root)

@@ -1,4 +1,5 @@
-//! Real packets under the kernel of the image, which has what that of the machine need not have: tunnels, flowtables, queues and NICs.
+//! Real packets under the kernel of the image, which has what that of the machine need not have: tunnels, VLANs, bonds, VRFs, flowtables,
+//! queues and NICs.
 //!
 //! `make test-guest` and `make test-cards` run the last of these tests. They pack and start a guest with this program, those of
 //! the product and the kernel of `image/packages.toml`; there the others make the same lab of namespaces as elsewhere.
@@ -11,6 +12,7 @@ mod machine;
 mod offload;
 mod queue;
 mod tunnels;
+mod uppers;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

@@ -17,7 +17,7 @@ pub use hardware::*;
 pub use host::*;
 pub use ranges::Ranges;
 pub use words::Word;
-pub(crate) use words::{Auto, BondMode, HealthType, SchedulerName};
+pub(crate) use words::{Auto, HealthType, SchedulerName};
 
 use crate::types::{FarmName, PolicyName, ServiceName};
 

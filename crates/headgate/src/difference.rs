@@ -8,13 +8,14 @@ use crate::steps::printable;
 /// So many things are named in the history; the rest is counted.
 const NAMED: usize = 12;
 /// Tables of named things, and what one of them is called.
-const THINGS: [(&[&str], &str); 7] = [
+const THINGS: [(&[&str], &str); 8] = [
     (&["farms"], "farm"),
     (&["policies"], "policy"),
     (&["services"], "service"),
     (&["network", "interfaces"], "interface"),
     (&["network", "vlans"], "VLAN"),
     (&["network", "bonds"], "bond"),
+    (&["network", "vrfs"], "VRF"),
     (&["network", "routes"], "route"),
 ];
 

@@ -1,6 +1,6 @@
 //! Carrying out a plan, and taking it back when a step on which others rely fails.
 //!
-//! Knobs, links, added addresses and routes come first; the ruleset, one transaction, is the point of no return; removals
+//! Knobs, links, VLANs, bonds, VRFs, added addresses and routes come first; the ruleset, one transaction, is the point of no return; removals
 //! follow it. When an address, a route or the ruleset fails, what was done before is taken back in reverse order, so that
 //! a machine is never left between two configurations. A knob or link that the kernel refuses, and a removal that fails, stop
 //! nothing: the first must not keep a balancer from serving, the last is found and tried again by the next plan.
@@ -20,7 +20,7 @@ use crate::link::{self, Interface};
 use crate::netlink::{Refusal, Request};
 use crate::route::Beside;
 use crate::wakeup::WakeUp;
-use crate::{Host, HostError, address, knob, route, tunnel};
+use crate::{Host, HostError, address, knob, route, tunnel, upper};
 
 /// What became of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -77,6 +77,7 @@ impl Report {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Prepare,
+    Make,
     Add,
     Ruleset,
     Remove,
@@ -93,9 +94,12 @@ fn turn(step: &Step) -> Option<knob::Turn<'_>> {
 fn phase(step: &Step) -> Phase {
     match step {
         Step::Knob { .. } | Step::LinkUp { .. } | Step::LinkMtu { .. } => Phase::Prepare,
+        Step::AddUpper { .. } | Step::ReplaceUpper { .. } | Step::Master { .. } => Phase::Make,
         Step::AddTunnel(_) | Step::AddAddress(_) | Step::AddRoute(_) => Phase::Add,
         Step::Ruleset(_) => Phase::Ruleset,
-        Step::RemoveRoute(_) | Step::RemoveAddress(_) | Step::RemoveTunnel(_) => Phase::Remove,
+        Step::RemoveRoute(_) | Step::RemoveAddress(_) | Step::RemoveTunnel(_) | Step::RemoveUpper { .. } => {
+            Phase::Remove
+        }
     }
 }
 
@@ -104,7 +108,7 @@ impl Host {
     pub fn apply(&mut self, plan: Plan) -> Report {
         let mut report = Report::default();
         let mut steps = plan.steps;
-        let interfaces = match link::list(&mut self.netlink) {
+        let mut interfaces = match link::list(&mut self.netlink) {
             Ok(interfaces) => interfaces,
             Err(error) => {
                 report.fail(0, &HostError::list("interfaces")(error));
@@ -120,6 +124,7 @@ impl Host {
             let start = report.steps.len();
             let outcomes = match current {
                 Phase::Prepare => self.prepare_all(&steps, &interfaces),
+                Phase::Make => self.make(&steps, &mut interfaces),
                 Phase::Add => {
                     displaced.extend(self.displace(&steps, &rest, &interfaces));
                     self.change(&steps, &rest, &interfaces)
@@ -128,7 +133,7 @@ impl Host {
                 Phase::Remove => self.remove(&steps, &interfaces),
             };
             report.steps.extend(steps.into_iter().zip::<Vec<Outcome>>(outcomes));
-            if matches!(current, Phase::Add | Phase::Ruleset) {
+            if matches!(current, Phase::Make | Phase::Add | Phase::Ruleset) {
                 report.fail_on_refusal(start);
             }
             steps = rest;
@@ -234,13 +239,18 @@ impl Host {
         })
     }
 
-    /// Removed routes, addresses and tunnels.
+    /// Removed routes, addresses, tunnels, VLANs, bonds and VRFs.
     fn remove(&mut self, steps: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Outcome> {
         let promotion = self.promote_secondaries(steps);
         let outcomes = self.send(steps, |step| match step {
             Step::RemoveRoute(route) => Ok(route::remove(route, route_index(interfaces, route)?)),
             Step::RemoveAddress(Address { link, net }) => Ok(address::remove(index(interfaces, link)?, *net)),
             Step::RemoveTunnel(device) => Ok(tunnel::remove(*device)),
+            // Its name may be another's by now.
+            Step::RemoveUpper { name, .. } => {
+                let found = interfaces.get(name).filter(|found| found.ours && found.upper.is_some());
+                found.map(|found| upper::remove(found.index)).ok_or_else(|| no_interface(name))
+            }
             _ => Err("not a removal".to_owned()),
         });
         for path in promotion {
@@ -316,11 +326,12 @@ impl Host {
 
     /// Takes back in reverse order what was done before the failure, and puts back what was displaced for it.
     fn take_back(&mut self, report: &mut Report, displaced: &[Step]) {
-        let interfaces = link::list(&mut self.netlink).unwrap_or_default();
+        let mut interfaces = link::list(&mut self.netlink).unwrap_or_default();
         for (step, outcome) in report.steps.iter_mut().rev().filter(|(_, outcome)| *outcome == Outcome::Set) {
             let Some(inverse) = step.inverse() else { continue };
             let result = match phase(&inverse) {
                 Phase::Prepare => self.prepare(&inverse, &interfaces),
+                Phase::Make => self.make(std::slice::from_ref(&inverse), &mut interfaces).remove(0),
                 Phase::Remove => self.remove(std::slice::from_ref(&inverse), &interfaces).remove(0),
                 Phase::Add | Phase::Ruleset => continue,
             };
@@ -457,7 +468,7 @@ fn settle(step: &Step, result: Result<(), Refusal>) -> Outcome {
         }
         // Routes go with the address that was their source or with their interface.
         (Step::RemoveRoute(_), Errno::ESRCH | Errno::ENODEV) => Outcome::Kept,
-        (Step::RemoveTunnel(_), Errno::ENODEV) => Outcome::Kept,
+        (Step::RemoveTunnel(_) | Step::RemoveUpper { .. }, Errno::ENODEV) => Outcome::Kept,
         (Step::RemoveAddress(_), Errno::EADDRNOTAVAIL | Errno::ENODEV) => Outcome::Kept,
         (_, Errno::EPERM) => Outcome::Refused("CAP_NET_ADMIN is missing".to_owned()),
         _ => Outcome::Refused(refusal.to_string()),

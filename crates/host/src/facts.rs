@@ -24,7 +24,8 @@ impl Host {
         let mut devices = std::mem::take(&mut facts.links);
         for interface in interfaces.values() {
             let device = devices.remove(&interface.name).unwrap_or_default();
-            facts.links.insert(interface.name.clone(), fact(interface, device));
+            let master = interface.master.and_then(|index| names.get(&index)).map(|name| (*name).to_owned());
+            facts.links.insert(interface.name.clone(), Link { master, ..fact(interface, device) });
         }
         for found in addresses {
             let name = names.get(&found.index).copied().unwrap_or_default();
@@ -78,6 +79,7 @@ fn fact(interface: &Interface, device: Link) -> Link {
         loopback: interface.loopback,
         mtu: interface.mtu,
         external: interface.external.clone(),
+        ours: interface.upper.is_some() && interface.ours,
         ..device
     }
 }

@@ -38,6 +38,7 @@ pub mod root;
 mod route;
 pub mod topology;
 mod tunnel;
+mod upper;
 mod wakeup;
 
 use std::collections::{BTreeMap, BTreeSet};

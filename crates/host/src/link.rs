@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use headgate_plan::upper::LINK_GROUP;
 use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 
 use crate::netlink::{Netlink, Request};
-use crate::tunnel;
+use crate::{tunnel, upper};
 
 /// `IFLA_EXT_MASK` with `RTEXT_FILTER_SKIP_STATS`: the statistics are most of a link's message and nobody reads them.
 const IFLA_EXT_MASK: u16 = 29;
@@ -33,14 +34,24 @@ pub(crate) struct Interface {
     pub(crate) arp: bool,
     /// Bytes.
     pub(crate) mtu: u32,
+    /// Its permanent MAC address: a bond gives its members its own.
+    pub(crate) permanent: Option<[u8; 6]>,
+    /// It is in the group of those that we make.
+    pub(crate) ours: bool,
+    /// Index of the bond, VRF or bridge that it belongs to.
+    pub(crate) master: Option<u32>,
+    /// Index of the interface that carries it.
+    pub(crate) parent: Option<u32>,
+    /// It is a VLAN, bond or VRF.
+    pub(crate) upper: Option<upper::Listed>,
     /// Its kind, when it takes the addresses of its tunnels from packets.
     pub(crate) external: Option<String>,
 }
 
 impl Interface {
-    /// The MAC address in lower case with colons; empty without one.
+    /// The MAC address, permanent where it has one, in lower case with colons; empty without one.
     pub(crate) fn mac_text(&self) -> String {
-        let octets = self.mac.iter().flatten().map(|octet| format!("{octet:02x}"));
+        let octets = self.permanent.or(self.mac).into_iter().flatten().map(|octet| format!("{octet:02x}"));
         octets.collect::<Vec<_>>().join(":")
     }
 }
@@ -71,6 +82,11 @@ pub(crate) fn decode(message: LinkMessage) -> Option<Interface> {
         loopback: flags.contains(LinkFlags::Loopback),
         arp: !flags.contains(LinkFlags::Noarp),
         mtu: 0,
+        permanent: None,
+        ours: false,
+        master: None,
+        parent: None,
+        upper: None,
         external: None,
     };
     for attribute in message.attributes {
@@ -78,7 +94,14 @@ pub(crate) fn decode(message: LinkMessage) -> Option<Interface> {
             LinkAttribute::IfName(name) => interface.name = name,
             LinkAttribute::Address(octets) if ethernet => interface.mac = octets.try_into().ok(),
             LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
-            LinkAttribute::LinkInfo(info) => interface.external = tunnel::external_kind(&info),
+            LinkAttribute::PermAddress(octets) if ethernet => interface.permanent = octets.try_into().ok(),
+            LinkAttribute::Group(group) => interface.ours = group == LINK_GROUP,
+            LinkAttribute::Controller(index) => interface.master = Some(index),
+            LinkAttribute::Link(index) => interface.parent = Some(index),
+            LinkAttribute::LinkInfo(info) => {
+                interface.external = tunnel::external_kind(&info);
+                interface.upper = upper::decode(&info);
+            }
             _ => {}
         }
     }

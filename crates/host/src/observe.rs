@@ -9,11 +9,12 @@ use headgate_plan::maps;
 use headgate_plan::state::{Address, LinkState, State};
 use headgate_plan::step::{Outcome, Plan, Step};
 use headgate_plan::tunnel::Device;
+use headgate_plan::upper::Upper;
 
-use crate::{Host, HostError, Report, address, knob, link, route};
+use crate::{Host, HostError, Report, address, knob, link, route, upper};
 
 impl Host {
-    /// Reads what there is of ours: our tables and tunnels, the addresses and routes that carry our protocol number, and of
+    /// Reads what there is of ours: our tables, tunnels, VLANs, bonds and VRFs, the addresses and routes that carry our protocol number, and of
     /// interfaces and knobs those that `wanted` names.
     ///
     /// # Errors
@@ -53,10 +54,20 @@ impl Host {
             Some((device, LinkState { up: found.up, mtu: None }))
         });
         let ours = addresses.iter().filter(|found| found.ours);
+        let uppers: BTreeMap<String, Upper> =
+            interfaces.values().filter_map(|found| Some((found.name.clone(), upper::ours(found, &names)?))).collect();
+        let masters = interfaces.values().filter_map(|found| {
+            let master = (*names.get(&found.master?)?).to_owned();
+            let concerns = uppers.contains_key(&master) || wanted.masters.contains_key(&found.name);
+            concerns.then(|| (found.name.clone(), master))
+        });
+        let masters = masters.collect();
         Ok(State {
             ruleset,
             links: links.collect(),
             tunnels: tunnels.collect(),
+            uppers,
+            masters,
             addresses: ours
                 .filter_map(|found| Some(Address { link: (*names.get(&found.index)?).to_owned(), net: found.net }))
                 .collect(),
@@ -89,7 +100,7 @@ impl Host {
         Ok(knob::restore(&self.root, &wanted.knobs)?)
     }
 
-    /// Removes everything of ours: tables, the guard's included, routes, addresses and tunnels; and gives every knob back what it
+    /// Removes everything of ours: tables, the guard's included, routes, addresses, tunnels, VLANs, bonds and VRFs; and gives every knob back what it
     /// had.
     ///
     /// # Errors
@@ -104,6 +115,7 @@ impl Host {
         steps.extend(found.routes.into_iter().map(Step::RemoveRoute));
         steps.extend(found.addresses.into_iter().map(Step::RemoveAddress));
         steps.extend(found.tunnels.into_keys().map(Step::RemoveTunnel));
+        steps.extend(found.uppers.into_iter().map(|(name, upper)| Step::RemoveUpper { name, upper }));
         let mut report = self.apply(Plan { steps });
         report.restored = self.restore_knobs(&State::default())?;
         Ok(report)

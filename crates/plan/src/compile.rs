@@ -124,6 +124,10 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
     if !unsupported.is_empty() {
         return Err(unsupported);
     }
+    // Before those of forwarding: with it the kernel drops what it learned from routers where it is not to go on learning.
+    let of_network = layout.knobs().filter(|knob| !tuned.knobs.iter().any(|other| other.path == knob.path));
+    let mut knobs: Vec<Knob> = host_name(config).into_iter().chain(of_network).collect();
+    knobs.extend(tuned.knobs);
     let mut warnings = layout.warnings;
     warnings.extend(tuned.notes);
     let site = Site::new(config.site_secret.as_deref());
@@ -136,13 +140,14 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
     // Not only what is read back from the kernel is kept: one farm's changes add elements until a map is full, and that is
     // no reason to want another map.
     ids.remember_sizes(&ruleset);
-    let knobs: Vec<Knob> = host_name(config).into_iter().chain(tuned.knobs).collect();
     let mut tunnels = tunnel::wanted(config);
     tunnels.retain(|device| context.routing.has_tunnel(*device));
     let state = State {
         ruleset,
         links: layout.links,
         tunnels: tunnels.into_iter().map(|device| (device, LinkState { up: true, mtu: None })).collect(),
+        uppers: layout.uppers,
+        masters: layout.masters,
         addresses,
         routes: layout.routes.into_iter().collect(),
         knobs: knobs.iter().map(|knob| (knob.path.clone(), knob.want.clone())).collect(),

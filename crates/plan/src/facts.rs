@@ -103,6 +103,10 @@ pub struct Link {
     pub pci: Option<String>,
     /// Its kind (`ipip`, `gre`…), when it takes the addresses of its tunnels from packets: a kernel has one of each at most.
     pub external: Option<String>,
+    /// We made it: it is a VLAN, bond or VRF of ours.
+    pub ours: bool,
+    /// Kernel name of the bond, VRF or bridge that it belongs to.
+    pub master: Option<String>,
     /// Every address on it.
     pub addresses: Vec<LinkAddress>,
     /// Queues and interrupts, when a device is behind it.

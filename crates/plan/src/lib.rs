@@ -37,6 +37,7 @@ pub mod steering;
 pub mod step;
 pub mod story;
 pub mod tunnel;
+pub mod upper;
 
 #[cfg(test)]
 mod samples;

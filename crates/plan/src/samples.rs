@@ -92,6 +92,7 @@ pub(crate) fn interface(role: &str, addresses: &[&str]) -> Interface {
         addresses: addresses.iter().map(|text| InterfaceAddress::Static(net(text))).collect(),
         mtu: None,
         accept_ra: AcceptRa::No,
+        vrf: None,
         allow: None,
     }
 }

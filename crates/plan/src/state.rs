@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::tunnel::Device;
+use crate::upper::Upper;
 
 /// A state of the machine, as far as it is ours.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -21,6 +22,11 @@ pub struct State {
     pub links: BTreeMap<String, LinkState>,
     /// The tunnel devices that we make.
     pub tunnels: BTreeMap<Device, LinkState>,
+    /// The VLANs, bonds and VRFs that we make, by kernel name.
+    pub uppers: BTreeMap<String, Upper>,
+    /// The interfaces that we give to bonds and VRFs, with whose they are, both by kernel name. Observed: the members of ours,
+    /// and the masters of those that were asked for.
+    pub masters: BTreeMap<String, String>,
     /// The addresses that we add, never anybody else's.
     pub addresses: BTreeSet<Address>,
     /// The routes that we add, never anybody else's.

@@ -10,9 +10,11 @@ use crate::compile::Desired;
 use crate::compile::routing::METRIC_V6;
 use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Route, State};
 use crate::tunnel::Device;
+use crate::upper::{self, Upper};
 use crate::{ethtool, knob};
 
-/// What is to be done, in this order: knobs, links, tunnels, addresses and routes that are added, the ruleset, then removals.
+/// What is to be done, in this order: knobs, links, VLANs, bonds and VRFs, tunnels, addresses and routes that are added, the
+/// ruleset, then removals.
 ///
 /// So a virtual address is there before the rules that answer on it, and goes after them; and what is most likely refused is
 /// tried before anything that carries traffic has changed.
@@ -52,6 +54,32 @@ pub enum Step {
         /// Wanted, bytes.
         want: u32,
     },
+    /// Make a VLAN, bond or VRF, set up.
+    AddUpper {
+        /// Kernel name.
+        name: String,
+        /// What it is.
+        upper: Upper,
+    },
+    /// Make a VLAN, bond or VRF anew: the kernel changes little of one that is there. What it carries goes with it, and comes
+    /// back with the next plan.
+    ReplaceUpper {
+        /// Kernel name.
+        name: String,
+        /// Found.
+        was: Upper,
+        /// Wanted.
+        want: Upper,
+    },
+    /// Give an interface to a bond or VRF, or take it away from ours.
+    Master {
+        /// Kernel name.
+        link: String,
+        /// Found.
+        was: Option<String>,
+        /// Wanted.
+        want: Option<String>,
+    },
     /// Make a tunnel device.
     AddTunnel(Device),
     /// Add an address and announce it (gratuitous ARP, unsolicited neighbour advertisement).
@@ -66,6 +94,13 @@ pub enum Step {
     RemoveAddress(Address),
     /// Remove a tunnel device.
     RemoveTunnel(Device),
+    /// Remove a VLAN, bond or VRF.
+    RemoveUpper {
+        /// Kernel name.
+        name: String,
+        /// What it is.
+        upper: Upper,
+    },
 }
 
 /// What became of a step.
@@ -90,7 +125,8 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct StepView {
-    /// `knob`, `link`, `add-tunnel`, `add-address`, `add-route`, `ruleset`, `remove-route`, `remove-address` or `remove-tunnel`.
+    /// `knob`, `link`, `add-link`, `add-tunnel`, `add-address`, `add-route`, `ruleset`, `remove-route`, `remove-address`,
+    /// `remove-tunnel` or `remove-link`.
     pub kind: String,
     /// One line.
     pub text: String,
@@ -127,6 +163,7 @@ impl Plan {
             let found = observed.tunnels.get(device);
             steps.extend(found.into_iter().flat_map(|found| link_steps(device.name(), link, found)));
         }
+        steps.extend(upper_steps(wanted, observed));
         let missing = wanted.tunnels.keys().filter(|device| !observed.tunnels.contains_key(device));
         steps.extend(missing.copied().map(Step::AddTunnel));
         let added = wanted.addresses.difference(&observed.addresses);
@@ -143,6 +180,8 @@ impl Plan {
         steps.extend(removed.cloned().map(Step::RemoveAddress));
         let unwanted = observed.tunnels.keys().filter(|device| !wanted.tunnels.contains_key(device));
         steps.extend(unwanted.copied().map(Step::RemoveTunnel));
+        let unwanted = observed.uppers.iter().filter(|(name, _)| !wanted.uppers.contains_key(*name));
+        steps.extend(unwanted.map(|(name, upper)| Step::RemoveUpper { name: name.clone(), upper: upper.clone() }));
         Self { steps }
     }
 
@@ -188,6 +227,27 @@ fn renews_queues(step: &Step) -> Option<&str> {
     setting.renews_queues().then_some(link)
 }
 
+/// VLANs, bonds and VRFs that are missing or other than wanted, each behind what carries it, and who belongs to whom.
+fn upper_steps(wanted: &State, observed: &State) -> Vec<Step> {
+    let changed = wanted.uppers.iter().filter(|(name, want)| observed.uppers.get(*name) != Some(*want));
+    let changed = changed.map(|(name, want)| (name.as_str(), want)).collect();
+    let make = |(name, want): (&str, &Upper)| match observed.uppers.get(name) {
+        None => Step::AddUpper { name: name.to_owned(), upper: want.clone() },
+        Some(was) => Step::ReplaceUpper { name: name.to_owned(), was: was.clone(), want: want.clone() },
+    };
+    let mut steps: Vec<Step> = upper::in_order(&changed).into_iter().map(make).collect();
+    // Who belongs to one that is removed is free when that is.
+    let stays = |master: &String| wanted.uppers.contains_key(master) || !observed.uppers.contains_key(master);
+    let links: BTreeSet<&String> = wanted.masters.keys().chain(observed.masters.keys()).collect();
+    for link in links {
+        let (was, want) = (observed.masters.get(link), wanted.masters.get(link));
+        if was != want && (want.is_some() || was.is_some_and(stays)) {
+            steps.push(Step::Master { link: link.clone(), was: was.cloned(), want: want.cloned() });
+        }
+    }
+    steps
+}
+
 fn link_steps(name: &str, wanted: &LinkState, found: &LinkState) -> Vec<Step> {
     let mut steps = Vec::new();
     if let (Some(want), Some(was)) = (wanted.mtu, found.mtu)
@@ -222,6 +282,14 @@ impl Step {
             }
             Self::LinkUp { link, up } => Self::LinkUp { link: link.clone(), up: !up },
             Self::LinkMtu { link, was, want } => Self::LinkMtu { link: link.clone(), was: *want, want: *was },
+            Self::AddUpper { name, upper } => Self::RemoveUpper { name: name.clone(), upper: upper.clone() },
+            Self::RemoveUpper { name, upper } => Self::AddUpper { name: name.clone(), upper: upper.clone() },
+            Self::ReplaceUpper { name, was, want } => {
+                Self::ReplaceUpper { name: name.clone(), was: want.clone(), want: was.clone() }
+            }
+            Self::Master { link, was, want } => {
+                Self::Master { link: link.clone(), was: want.clone(), want: was.clone() }
+            }
             Self::AddTunnel(device) => Self::RemoveTunnel(*device),
             Self::RemoveTunnel(device) => Self::AddTunnel(*device),
             Self::AddAddress(address) => Self::RemoveAddress(address.clone()),
@@ -245,7 +313,9 @@ impl Step {
     fn kind(&self) -> &'static str {
         match self {
             Self::Knob { .. } => "knob",
-            Self::LinkUp { .. } | Self::LinkMtu { .. } => "link",
+            Self::LinkUp { .. } | Self::LinkMtu { .. } | Self::Master { .. } => "link",
+            Self::AddUpper { .. } | Self::ReplaceUpper { .. } => "add-link",
+            Self::RemoveUpper { .. } => "remove-link",
             Self::AddTunnel(_) => "add-tunnel",
             Self::RemoveTunnel(_) => "remove-tunnel",
             Self::AddAddress(_) => "add-address",
@@ -266,6 +336,15 @@ impl Display for Step {
             Self::Knob { path, was: None, want, .. } => write!(f, "set {} to {want} (not there)", knob::name(path)),
             Self::LinkUp { link, up } => write!(f, "set {link} {}", if *up { "up" } else { "down" }),
             Self::LinkMtu { link, was, want } => write!(f, "set the MTU of {link} to {want} (was {was})"),
+            Self::AddUpper { name, upper } => write!(f, "make {name}: {upper}"),
+            Self::ReplaceUpper { name, was, want } => write!(f, "make {name} anew: {want} (was {was})"),
+            Self::RemoveUpper { name, upper } => write!(f, "remove {name}: {upper}"),
+            Self::Master { link, was: None, want: Some(want) } => write!(f, "give {link} to {want}"),
+            Self::Master { link, was: Some(was), want: Some(want) } => {
+                write!(f, "give {link} to {want} (was of {was})")
+            }
+            Self::Master { link, was: Some(was), want: None } => write!(f, "take {link} from {was}"),
+            Self::Master { link, was: None, want: None } => write!(f, "leave {link} to nobody"),
             Self::AddTunnel(device) => write!(f, "make tunnel device {} ({})", device.name(), device.kind()),
             Self::RemoveTunnel(device) => write!(f, "remove tunnel device {}", device.name()),
             Self::AddAddress(Address { link, net }) => write!(f, "add address {net} to {link} and announce it"),

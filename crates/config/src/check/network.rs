@@ -6,14 +6,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Checker;
-use super::fields::Fields;
+use super::fields::{Fields, PRESET};
 use crate::diagnostic::Report;
-use crate::model::{Allow, Bond, BondMode, Interface, InterfaceAddress, InterfaceMatch, Network, Route, Vlan, Word};
+use crate::model::{Allow, Bond, Interface, InterfaceAddress, InterfaceMatch, Network, Route, Vlan, Vrf};
 use crate::schema::{interface_address, kernel_name, mac, pci, prefix};
 use crate::tree::{Node, Span, Value};
 use crate::types::{Invalid, Role, RouteName, parse_address};
 
-const TABLES: [&str; 3] = ["interfaces", "vlans", "bonds"];
+/// Those whose entries are interfaces that have addresses.
+const CARRIERS: [&str; 3] = ["interfaces", "vlans", "bonds"];
+/// Those whose entries are interfaces.
+const TABLES: [&str; 4] = ["interfaces", "vlans", "bonds", "vrfs"];
+/// `RT_TABLE_DEFAULT`, `…_MAIN`, `…_LOCAL`.
+const TABLES_OF_THE_KERNEL: std::ops::RangeInclusive<u32> = 253..=255;
 
 pub(super) fn network(checker: &mut Checker<'_>, fields: Fields<'_>) -> Network {
     roles(checker, fields);
@@ -34,6 +39,11 @@ pub(super) fn network(checker: &mut Checker<'_>, fields: Fields<'_>) -> Network 
         let bond = bond(checker, role.clone(), fields);
         network.bonds.insert(role, bond);
     }
+    for (name, fields) in fields.named("vrfs") {
+        let Ok(name) = Role::new(name) else { continue };
+        let vrf = vrf(checker, name.clone(), fields);
+        network.vrfs.insert(name, vrf);
+    }
     for (name, fields) in fields.named("routes") {
         let Ok(name) = RouteName::new(name) else { continue };
         let route = route(checker, name.clone(), fields);
@@ -42,6 +52,8 @@ pub(super) fn network(checker: &mut Checker<'_>, fields: Fields<'_>) -> Network 
     vlan_ids(checker, fields);
     vlan_cycles(checker, fields, &network);
     members_once(checker, fields);
+    members_are_bare(checker, fields);
+    vrfs(checker, fields);
     network
 }
 
@@ -53,7 +65,7 @@ fn roles(checker: &mut Checker<'_>, fields: Fields<'_>) {
             if let Some(&first) = seen.get(role) {
                 let message = format!("interface {role} is defined twice in [network]");
                 let report = Report::error(written.span(), message).note(first, "it is already here");
-                checker.push(report.help("interfaces, vlans and bonds share their names"));
+                checker.push(report.help("interfaces, vlans, bonds and vrfs share their names"));
             }
             seen.insert(role, written.span());
             let named_by_kernel = table != "interfaces" || !written.has("match");
@@ -75,6 +87,7 @@ fn interface(checker: &mut Checker<'_>, role: Role, fields: Fields<'_>) -> Inter
         addresses: addresses(checker, fields),
         mtu: fields.integer("mtu"),
         accept_ra: fields.word("accept-ra").unwrap_or_default(),
+        vrf: vrf_of(fields),
         allow: allow(checker, fields),
         role,
     }
@@ -139,7 +152,7 @@ fn subnet_ends(checker: &mut Checker<'_>, net: IpNet, span: Span) {
 /// No two interfaces carry one address.
 fn addresses_once(checker: &mut Checker<'_>, fields: Fields<'_>) {
     let mut seen: BTreeMap<IpAddr, (&str, Span)> = BTreeMap::new();
-    for (role, written) in TABLES.iter().flat_map(|table| fields.named(table)) {
+    for (role, written) in CARRIERS.iter().flat_map(|table| fields.named(table)) {
         for (net, span) in written.list("addresses", |text| interface_address(text).ok()) {
             let Some(net) = net else { continue };
             match seen.get(&net.addr()) {
@@ -203,6 +216,8 @@ fn vlan(checker: &mut Checker<'_>, role: Role, fields: Fields<'_>) -> Vlan {
         id: fields.integer("id").unwrap_or(1),
         addresses: addresses(checker, fields),
         mtu: fields.integer("mtu"),
+        accept_ra: fields.word("accept-ra").unwrap_or_default(),
+        vrf: vrf_of(fields),
         allow: allow(checker, fields),
         role,
     }
@@ -252,9 +267,14 @@ fn bond(checker: &mut Checker<'_>, role: Role, fields: Fields<'_>) -> Bond {
     Bond {
         origin: checker.document.origin_at(fields.span()),
         members: members.into_iter().map(|(member, _)| member.to_owned()).collect(),
-        mode: fields.word("mode").map_or("active-backup", BondMode::word).to_owned(),
+        mode: fields.word("mode").expect(PRESET),
+        miimon: fields.duration("miimon").expect(PRESET),
+        lacp_rate: fields.word("lacp-rate").expect(PRESET),
+        xmit_hash_policy: fields.word("xmit-hash-policy").expect(PRESET),
         addresses: addresses(checker, fields),
         mtu: fields.integer("mtu"),
+        accept_ra: fields.word("accept-ra").unwrap_or_default(),
+        vrf: vrf_of(fields),
         allow: allow(checker, fields),
         role,
     }
@@ -276,6 +296,62 @@ fn members_once(checker: &mut Checker<'_>, fields: Fields<'_>) {
                     seen.insert(member, (bond, span));
                 }
             }
+        }
+    }
+}
+
+/// What a bond has taken has no addresses of its own and belongs to nothing else.
+fn members_are_bare(checker: &mut Checker<'_>, fields: Fields<'_>) {
+    for (bond, written) in fields.named("bonds") {
+        for (member, span) in written.texts("members") {
+            let of_role = CARRIERS.iter().flat_map(|table| fields.named(table)).find(|(role, _)| *role == member);
+            let Some((_, of_role)) = of_role else { continue };
+            for key in ["addresses", "vrf"].into_iter().filter(|key| of_role.has(key)) {
+                let message = format!("{member} is a member of bond {bond} and has {key} of its own");
+                let report = Report::error(of_role.key_span(key), message).note(span, "it is a member here");
+                checker.push(report.help(format!("{key} of the bond")));
+            }
+        }
+    }
+}
+
+fn vrf_of(fields: Fields<'_>) -> Option<Role> {
+    fields.text("vrf").and_then(|name| Role::new(name).ok())
+}
+
+fn vrf(checker: &mut Checker<'_>, name: Role, fields: Fields<'_>) -> Vrf {
+    let table = fields.integer("table");
+    if !fields.has("table") {
+        checker.missing(fields, &format!("vrf {name} has no table"), "table = 1 to 4294967295, but not 253 to 255");
+    }
+    if let Some(table) = table.filter(|table| TABLES_OF_THE_KERNEL.contains(table)) {
+        let message = format!("table {table} is the kernel's, not a vrf's");
+        checker.push(Report::error(fields.span_of("table"), message).help("any other number, such as 10"));
+    }
+    Vrf { origin: checker.document.origin_at(fields.span()), table: table.unwrap_or(1), name }
+}
+
+/// Each belongs to one that there is, and no two have one table.
+fn vrfs(checker: &mut Checker<'_>, fields: Fields<'_>) {
+    let mut seen: BTreeMap<u32, (&str, Span)> = BTreeMap::new();
+    for (vrf, written) in fields.named("vrfs") {
+        let Some(table) = written.integer("table") else { continue };
+        let span = written.span_of("table");
+        match seen.get(&table) {
+            Some(&(other, first)) => {
+                let message = format!("vrfs {other} and {vrf} both have table {table}");
+                checker.push(Report::error(span, message).note(first, "the other"));
+            }
+            None => {
+                seen.insert(table, (vrf, span));
+            }
+        }
+    }
+    for (_, written) in CARRIERS.iter().flat_map(|table| fields.named(table)) {
+        let Some(vrf) = written.text("vrf") else { continue };
+        if !fields.named("vrfs").any(|(name, _)| name == vrf) {
+            let report = Report::error(written.span_of("vrf"), format!("there is no vrf {vrf}"));
+            checker.push(report.help(format!("[network.vrfs.{vrf}] with its table")));
         }
     }
 }

@@ -62,7 +62,7 @@ fn the_example_of_the_documentation_is_understood() {
         ["10.0.0.0", "192.0.2.1"]
     );
     assert_eq!(config.network.interfaces["service"].addresses.len(), 2);
-    assert_eq!(config.network.bonds["b0"].mode, "802.3ad");
+    assert_eq!(config.network.bonds["b0"].mode, BondMode::Lacp);
     assert_eq!(config.network.routes["uplink"].to.to_string(), "0.0.0.0/0");
     assert_eq!(config.sysctl["net.ipv4.conf.eth0/10.rp_filter"], SysctlValue::Set("0".to_owned()));
     assert_eq!(config.metrics.as_ref().unwrap().traffic, TrafficCount::Bytes);

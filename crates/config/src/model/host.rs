@@ -43,6 +43,8 @@ pub struct Network {
     pub vlans: BTreeMap<Role, Vlan>,
     /// By role.
     pub bonds: BTreeMap<Role, Bond>,
+    /// By kernel name.
+    pub vrfs: BTreeMap<Role, Vrf>,
     /// By name.
     pub routes: BTreeMap<RouteName, Route>,
 }
@@ -101,6 +103,8 @@ pub struct Interface {
     /// Bytes.
     pub mtu: Option<u32>,
     pub accept_ra: AcceptRa,
+    /// The one of `[network.vrfs]` that it belongs to.
+    pub vrf: Option<Role>,
     /// `None`: not written, which means `ping`.
     pub allow: Option<Vec<Allow>>,
 }
@@ -117,6 +121,8 @@ pub struct Vlan {
     pub id: u16,
     pub addresses: Vec<InterfaceAddress>,
     pub mtu: Option<u32>,
+    pub accept_ra: AcceptRa,
+    pub vrf: Option<Role>,
     pub allow: Option<Vec<Allow>>,
 }
 
@@ -128,11 +134,59 @@ pub struct Bond {
     pub origin: Origin,
     /// Roles or kernel names.
     pub members: Vec<String>,
-    /// As the kernel names them: `802.3ad`, `active-backup`, …
-    pub mode: String,
+    pub mode: BondMode,
+    /// Between two looks at the members' carriers; whole milliseconds, 0: never.
+    pub miimon: Duration,
+    pub lacp_rate: LacpRate,
+    pub xmit_hash_policy: XmitHashPolicy,
     pub addresses: Vec<InterfaceAddress>,
     pub mtu: Option<u32>,
+    pub accept_ra: AcceptRa,
+    pub vrf: Option<Role>,
     pub allow: Option<Vec<Allow>>,
+}
+
+/// The modes of a bond, as the kernel names them (`drivers/net/bonding/bond_main.c`, `bond_mode_tbl`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum BondMode {
+    ActiveBackup,
+    BalanceRr,
+    BalanceXor,
+    Broadcast,
+    Lacp,
+    BalanceTlb,
+    BalanceAlb,
+}
+
+/// How often the other side of an `802.3ad` bond is asked to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum LacpRate {
+    Slow,
+    Fast,
+}
+
+/// What decides which member of a bond a packet leaves by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum XmitHashPolicy {
+    Layer2,
+    Layer23,
+    Layer34,
+    Encap23,
+    Encap34,
+    VlanSrcMac,
+}
+
+/// `[network.vrfs.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Vrf {
+    pub name: Role,
+    pub origin: Origin,
+    /// Its routing table.
+    pub table: u32,
 }
 
 /// `[network.routes.NAME]`.

@@ -224,19 +224,30 @@ impl Word for XpsPolicy {
         &[("same-core", XpsPolicy::SameCore), ("off", XpsPolicy::Off), ("leave", XpsPolicy::Leave)];
 }
 
-/// The modes of a bond, as the kernel names them (`drivers/net/bonding/bond_main.c`, `bond_mode_tbl`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BondMode(&'static str);
-
 impl Word for BondMode {
     const WORDS: &'static [(&'static str, Self)] = &[
-        ("active-backup", BondMode("active-backup")),
-        ("balance-rr", BondMode("balance-rr")),
-        ("balance-xor", BondMode("balance-xor")),
-        ("broadcast", BondMode("broadcast")),
-        ("802.3ad", BondMode("802.3ad")),
-        ("balance-tlb", BondMode("balance-tlb")),
-        ("balance-alb", BondMode("balance-alb")),
+        ("active-backup", BondMode::ActiveBackup),
+        ("balance-rr", BondMode::BalanceRr),
+        ("balance-xor", BondMode::BalanceXor),
+        ("broadcast", BondMode::Broadcast),
+        ("802.3ad", BondMode::Lacp),
+        ("balance-tlb", BondMode::BalanceTlb),
+        ("balance-alb", BondMode::BalanceAlb),
+    ];
+}
+
+impl Word for LacpRate {
+    const WORDS: &'static [(&'static str, Self)] = &[("slow", LacpRate::Slow), ("fast", LacpRate::Fast)];
+}
+
+impl Word for XmitHashPolicy {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("layer2", XmitHashPolicy::Layer2),
+        ("layer2+3", XmitHashPolicy::Layer23),
+        ("layer3+4", XmitHashPolicy::Layer34),
+        ("encap2+3", XmitHashPolicy::Encap23),
+        ("encap3+4", XmitHashPolicy::Encap34),
+        ("vlan+srcmac", XmitHashPolicy::VlanSrcMac),
     ];
 }
 

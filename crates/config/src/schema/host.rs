@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Form, HOUR, Key, Kind, Merge, Preset, between, key, profile, words};
-use crate::model::{AcceptRa, BondMode, Restart, TrafficCount, TrustMedia};
+use crate::model::{AcceptRa, BondMode, LacpRate, Restart, TrafficCount, TrustMedia, XmitHashPolicy};
 
 const ENABLED: Key =
     key("enabled", Kind::Boolean, Preset::Boolean(true), "`false` removes the entry, wherever it was written.");
@@ -71,6 +71,13 @@ const MTU: Key = key(
     Preset::Told("what the interface has"),
     "Largest packet, bytes. With IPv6 at least 1280.",
 );
+const ACCEPT_RA: Key = key(
+    "accept-ra",
+    Kind::Word(words::<AcceptRa>),
+    Preset::Text("no"),
+    "Whether IPv6 router advertisements are believed.",
+);
+const VRF_OF: Key = key("vrf", Kind::Text(Form::Name), Preset::None, "The one of `[network.vrfs]` that it belongs to.");
 const ALLOW: Key = key(
     "allow",
     Kind::List(&ALLOW_ENTRY),
@@ -94,6 +101,12 @@ pub(super) static NETWORK: &[Key] = &[
     ),
     key("vlans", Kind::Named("interface", VLAN), Preset::None, "802.1Q interfaces."),
     key("bonds", Kind::Named("interface", BOND), Preset::None, "Bonded interfaces."),
+    key(
+        "vrfs",
+        Kind::Named("interface", VRF),
+        Preset::None,
+        "Interfaces with a routing table of their own, for management.",
+    ),
     key("routes", Kind::Named("route", ROUTE), Preset::None, "Static routes."),
 ];
 
@@ -107,12 +120,8 @@ static INTERFACE: &[Key] = &[
     ),
     ADDRESSES,
     MTU,
-    key(
-        "accept-ra",
-        Kind::Word(words::<AcceptRa>),
-        Preset::Text("no"),
-        "Whether IPv6 router advertisements are believed.",
-    ),
+    ACCEPT_RA,
+    VRF_OF,
     ALLOW,
 ];
 
@@ -140,6 +149,8 @@ static VLAN: &[Key] = &[
     key("id", Kind::Integer(1, 4094), Preset::None, "802.1Q VLAN. Required."),
     ADDRESSES,
     MTU,
+    ACCEPT_RA,
+    VRF_OF,
     ALLOW,
 ];
 
@@ -147,9 +158,34 @@ static BOND: &[Key] = &[
     ENABLED,
     key("members", Kind::List(&Kind::Text(Form::Interface)), Preset::None, "Roles or kernel names. At least one."),
     key("mode", Kind::Word(words::<BondMode>), Preset::Text("active-backup"), "As the kernel names them."),
+    key(
+        "miimon",
+        between(Duration::ZERO, Duration::from_secs(60)),
+        Preset::Text("100ms"),
+        "Between two looks at the carriers of the members, in whole milliseconds; `0ms`: never.",
+    ),
+    key(
+        "lacp-rate",
+        Kind::Word(words::<LacpRate>),
+        Preset::Text("slow"),
+        "How often the other side of `802.3ad` is asked to send: every 30 s or every second.",
+    ),
+    key(
+        "xmit-hash-policy",
+        Kind::Word(words::<XmitHashPolicy>),
+        Preset::Text("layer3+4"),
+        "What decides which member a packet leaves by, with `802.3ad`, `balance-xor` and `balance-tlb`.",
+    ),
     ADDRESSES,
     MTU,
+    ACCEPT_RA,
+    VRF_OF,
     ALLOW,
+];
+
+static VRF: &[Key] = &[
+    ENABLED,
+    key("table", Kind::Integer(1, 0xffff_ffff), Preset::None, "Its routing table, but not 253 to 255. Required."),
 ];
 
 static ROUTE: &[Key] = &[

@@ -53,6 +53,11 @@ fn nobody_is_told_on_loopback_or_a_downed_interface() {
         loopback: true,
         arp: true,
         mtu: 65536,
+        permanent: None,
+        ours: false,
+        master: None,
+        parent: None,
+        upper: None,
         external: None,
     };
     let address = [IpAddr::from([127, 0, 0, 2])];

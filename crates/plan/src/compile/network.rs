@@ -4,13 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use headgate_config::Config;
-use headgate_config::model::{Farm, FarmState, Interface, InterfaceAddress, InterfaceMatch, ManageAddress, Mode};
+use headgate_config::model::{
+    AcceptRa, Farm, FarmState, Interface, InterfaceAddress, InterfaceMatch, ManageAddress, Mode,
+};
 use ipnet::IpNet;
 
 use super::farm::is_anywhere;
 use super::routing::{Routing, TABLE_MAIN};
 use crate::facts::{Facts, Link};
-use crate::state::{Address, LinkState, Route};
+use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Route};
+use crate::upper::Upper;
+
+mod uppers;
 
 /// What the network part of a configuration means on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,6 +23,14 @@ pub(super) struct Layout {
     /// Role → kernel name, of those that were found.
     pub(super) roles: BTreeMap<String, String>,
     pub(super) links: BTreeMap<String, LinkState>,
+    /// What we make on top of others.
+    pub(super) uppers: BTreeMap<String, Upper>,
+    /// Who belongs to whom.
+    pub(super) masters: BTreeMap<String, String>,
+    /// Whether router advertisements are believed.
+    accept_ra: BTreeMap<String, AcceptRa>,
+    /// Those that belong to a VRF: nothing of farms comes or goes there.
+    apart: BTreeSet<String>,
     /// The configured addresses of interfaces, in the order in which they are written; those that others carry as well.
     pub(super) configured: Vec<Address>,
     pub(super) routes: Vec<Route>,
@@ -35,6 +48,7 @@ impl Layout {
                 Err(why) => layout.warnings.push(format!("network.interfaces.{}: {why}", interface.role)),
             }
         }
+        layout.add_uppers(&config.network, facts);
         for route in config.network.routes.values() {
             let link = match &route.interface {
                 None => None,
@@ -59,8 +73,13 @@ impl Layout {
             self.warnings.push(format!("network.interfaces: {role} and {} are both {link}", interface.role));
         }
         self.roles.insert(interface.role.to_string(), link.to_owned());
-        self.links.insert(link.to_owned(), LinkState { up: true, mtu: interface.mtu });
-        for address in &interface.addresses {
+        self.add_link(link, interface.mtu, &interface.addresses);
+        self.accept_ra.insert(link.to_owned(), interface.accept_ra);
+    }
+
+    fn add_link(&mut self, link: &str, mtu: Option<u32>, addresses: &[InterfaceAddress]) {
+        self.links.insert(link.to_owned(), LinkState { up: true, mtu });
+        for address in addresses {
             if let InterfaceAddress::Static(net) = address {
                 self.configured.push(Address { link: link.to_owned(), net: *net });
             }
@@ -69,11 +88,31 @@ impl Layout {
 
     /// The kernel name behind a role or a kernel name.
     fn kernel_name(&self, name: &str, facts: &Facts) -> Option<String> {
-        self.roles.get(name).cloned().or_else(|| facts.links.contains_key(name).then(|| name.to_owned()))
+        // What we made and is not asked for any more is about to go.
+        let stays = facts.links.get(name).is_some_and(|link| !link.ours);
+        self.roles.get(name).cloned().or_else(|| stays.then(|| name.to_owned()))
+    }
+
+    /// Whether each interface believes router advertisements: no is the default here, and not the kernel's.
+    pub(super) fn knobs(&self) -> impl Iterator<Item = Knob> {
+        self.accept_ra.iter().flat_map(|(link, accept)| {
+            let (accept, autoconf, why) = match accept {
+                AcceptRa::No => (0, 0, "accept-ra = \"no\": anybody on the wire could make himself our router"),
+                // 1 is off while we forward.
+                AcceptRa::Yes => (2, 1, "accept-ra = \"yes\": addresses and routes from router advertisements"),
+            };
+            [("accept_ra", accept), ("autoconf", autoconf)].map(|(key, want)| Knob {
+                path: format!("proc/sys/net/ipv6/conf/{link}/{key}"),
+                want: KnobValue::Int(want),
+                fit: Fit::Exact,
+                why: why.to_owned(),
+                origin: None,
+            })
+        })
     }
 
     pub(super) fn routing(&self, facts: &Facts) -> Routing {
-        Routing::new(&self.configured, &self.routes, facts).with_roles(&self.roles)
+        Routing::new(&self.configured, &self.routes, facts, &self.apart).with_roles(&self.roles)
     }
 
     /// The addresses that we add: those of interfaces and the virtual ones of farms, but none that others put there.
@@ -183,7 +222,9 @@ fn fits(matching: &InterfaceMatch, name: &str, link: &Link) -> bool {
     let InterfaceMatch { name: wanted, mac, driver, pci, index: _ } = matching;
     // Without a device behind it an interface is found by its name or address only: `index` counts NICs.
     let is_nic = wanted.is_some() || mac.is_some() || link.driver.is_some();
+    // A VLAN has the MAC address of its parent.
     is_nic
+        && !link.ours
         && wanted.as_ref().is_none_or(|wanted| wanted == name)
         && mac.as_ref().is_none_or(|mac| mac.eq_ignore_ascii_case(&link.mac))
         && driver.as_ref().is_none_or(|driver| link.driver.as_ref() == Some(driver))

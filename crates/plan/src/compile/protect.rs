@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use headgate_config::Config;
 use headgate_config::model::{Allow, Farm, FarmState, InterfaceAddress, Mode};
-use headgate_config::types::{Listen, Ports, Protocol};
+use headgate_config::types::{Listen, Ports, Protocol, Role};
 use headgate_nft::{
     Bytes, Chain, Data, Datatype, Element, Field, Rule, Set, SetData, Statement, Table, TableId, Value, Verdict,
 };
@@ -46,6 +46,7 @@ struct Guarded<'a> {
     /// Its kernel name.
     link: &'a str,
     role: &'a str,
+    vrf: Option<&'a str>,
     addresses: &'a [InterfaceAddress],
     allow: &'a [Allow],
 }
@@ -75,6 +76,11 @@ pub(super) fn table(config: &Config, facts: &Facts, roles: &BTreeMap<String, Str
     for interface in interfaces_of(config, roles, &default) {
         let chain: Arc<str> = names::allow_chain(interface.role);
         let goto = Element { data: Some(Data::Verdict(Verdict::Goto(chain.clone()))), ..Element::default() };
+        // What comes in by a VRF has that as its interface once it is known to be for the box (`l3mdev_ip_rcv`): the list of
+        // the first of its interfaces is that of the VRF.
+        if let Some(vrf) = interface.vrf {
+            interfaces.elements.entry(exactly(link_bytes(vrf))).or_insert(goto.clone());
+        }
         interfaces.elements.insert(exactly(link_bytes(interface.link)), goto);
         table.chains.insert(chain, Chain { base: None, rules: interface_rules(config, &interface) });
     }
@@ -107,15 +113,16 @@ fn interfaces_of<'a>(
     default: &'a [Allow],
 ) -> Vec<Guarded<'a>> {
     let network = &config.network;
-    let interfaces = network.interfaces.values().map(|it| (it.role.as_str(), it.addresses.as_slice(), &it.allow));
-    let vlans = network.vlans.values().map(|it| (it.role.as_str(), it.addresses.as_slice(), &it.allow));
-    let bonds = network.bonds.values().map(|it| (it.role.as_str(), it.addresses.as_slice(), &it.allow));
+    let interfaces = network.interfaces.values().map(|it| (&it.role, it.addresses.as_slice(), &it.allow, &it.vrf));
+    let vlans = network.vlans.values().map(|it| (&it.role, it.addresses.as_slice(), &it.allow, &it.vrf));
+    let bonds = network.bonds.values().map(|it| (&it.role, it.addresses.as_slice(), &it.allow, &it.vrf));
     interfaces
         .chain(vlans)
         .chain(bonds)
-        .filter_map(|(role, addresses, allow)| {
-            let allow = allow.as_deref().unwrap_or(default);
-            Some(Guarded { link: roles.get(role)?, role, addresses, allow })
+        .filter_map(|(role, addresses, allow, vrf)| {
+            let (allow, role) = (allow.as_deref().unwrap_or(default), role.as_str());
+            let vrf = vrf.as_ref().map(Role::as_str);
+            Some(Guarded { link: roles.get(role)?, role, vrf, addresses, allow })
         })
         .collect()
 }

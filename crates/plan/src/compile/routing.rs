@@ -3,7 +3,7 @@
 //! The kernel is not asked. The answer follows from what is configured and from what the machine had, so that a plan is the
 //! same before the addresses are there and after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use headgate_nft::Tunnel;
@@ -46,16 +46,20 @@ pub const METRIC_V6: u32 = 1024;
 
 impl Routing {
     /// From the addresses (in the order in which they are configured) and routes that are wanted and those of others.
-    /// Virtual addresses do not belong in here: what they make reachable is the box.
-    pub fn new(addresses: &[Address], routes: &[Route], facts: &Facts) -> Self {
+    /// Virtual addresses do not belong in here: what they make reachable is the box. The interfaces of `apart` have routing
+    /// tables of their own.
+    pub fn new(addresses: &[Address], routes: &[Route], facts: &Facts, apart: &BTreeSet<String>) -> Self {
         // Nothing for a farm comes in by our own tunnels, and nothing is found behind them.
-        let links = || facts.links.iter().filter(|(name, _)| Device::named(name).is_none());
+        let links = || {
+            let others = |name: &String| Device::named(name).is_none() && !apart.contains(name);
+            facts.links.iter().filter(move |(name, _)| others(name))
+        };
         let wires = links().filter(|(_, link)| !link.loopback);
         let indices = wires.map(|(name, link)| (name.clone(), link.index)).collect();
         let mtus = facts.links.iter().map(|(name, link)| (name.clone(), link.mtu)).collect();
         let troubles = Device::ALL.into_iter().filter_map(|device| Some((device, tunnel::trouble(device, facts)?)));
         let mut routing = Self { indices, mtus, troubles: troubles.collect(), ..Self::default() };
-        for address in addresses {
+        for address in addresses.iter().filter(|address| !apart.contains(&address.link)) {
             routing.add_address(&address.link, address.net);
         }
         for (name, link) in links() {

@@ -6,7 +6,7 @@
 use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
-use headgate_config::model::{AcceptRa, Farm, Interface, InterfaceAddress, Mode, Network, Persistence, System, Word};
+use headgate_config::model::{Bond, Farm, Interface, InterfaceAddress, Mode, Network, Persistence, System, Vlan, Word};
 
 use crate::ids::{BACKENDS_MAX, FARMS_MAX};
 
@@ -97,28 +97,24 @@ impl Uses {
     }
 
     fn network(&mut self, network: &Network) {
-        for interface in network.interfaces.values() {
-            self.interface(interface);
+        for Interface { role, addresses, .. } in network.interfaces.values() {
+            self.interface(format_args!("network.interfaces.{role}."), addresses);
         }
-        for vlan in network.vlans.values() {
-            self.add(format_args!("network.vlans.{}.", vlan.role), "id", vlan.id.to_string());
+        for Vlan { role, addresses, .. } in network.vlans.values() {
+            self.interface(format_args!("network.vlans.{role}."), addresses);
         }
-        for bond in network.bonds.values() {
-            self.add(format_args!("network.bonds.{}.", bond.role), "mode", text(&bond.mode));
+        for Bond { role, addresses, .. } in network.bonds.values() {
+            self.interface(format_args!("network.bonds.{role}."), addresses);
         }
     }
 
-    fn interface(&mut self, interface: &Interface) {
-        let at = format_args!("network.interfaces.{}.", interface.role);
-        if interface.addresses.contains(&InterfaceAddress::Dhcp) {
-            let addresses = interface.addresses.iter().map(|address| match address {
+    fn interface(&mut self, at: fmt::Arguments<'_>, addresses: &[InterfaceAddress]) {
+        if addresses.contains(&InterfaceAddress::Dhcp) {
+            let addresses = addresses.iter().map(|address| match address {
                 InterfaceAddress::Static(net) => net.to_string(),
                 InterfaceAddress::Dhcp => "dhcp".to_owned(),
             });
             self.add(at, "addresses", list(addresses));
-        }
-        if interface.accept_ra == AcceptRa::Yes {
-            self.add(at, "accept-ra", text(interface.accept_ra.word()));
         }
     }
 }

@@ -1,4 +1,4 @@
-use headgate_config::model::{Api, Interface, Vlan};
+use headgate_config::model::{AcceptRa, Api, Interface, Vlan};
 use headgate_config::types::Role;
 
 use super::*;
@@ -83,6 +83,21 @@ fn a_client_of_dhcp_gets_its_answer() {
 }
 
 #[test]
+fn a_vrf_lets_in_what_its_first_interface_says() {
+    let mut config = guarded(None);
+    let mgmt = Role::new("mgmt").unwrap();
+    for interface in config.network.interfaces.values_mut() {
+        interface.vrf = Some(mgmt.clone());
+    }
+    let (_, table) = table(&config, &facts(), &roles()).unwrap();
+    let elements = &table.sets["interfaces"].elements;
+    let goes = |link: &str| format!("{:?}", elements[&exactly(link_bytes(link))].data);
+    assert_eq!(elements.len(), 3);
+    assert_eq!(goes("mgmt"), goes("eth1"), "`backend` comes before `service`");
+    assert_ne!(goes("mgmt"), goes("eth0"));
+}
+
+#[test]
 fn vlans_have_lists_of_their_own_and_the_rest_answers_to_ping() {
     let mut config = guarded(None);
     let role = Role::new("v10").unwrap();
@@ -93,6 +108,8 @@ fn vlans_have_lists_of_their_own_and_the_rest_answers_to_ping() {
         id: 10,
         addresses: Vec::new(),
         mtu: None,
+        accept_ra: AcceptRa::No,
+        vrf: None,
         allow: Some(vec![allow("bgp", &[])]),
     };
     config.network.vlans.insert(role, vlan);

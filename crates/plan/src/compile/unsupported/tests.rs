@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use headgate_config::model::{
-    Bond, Dsr, DsrVia, FarmState, HashField, LimitAction, Limits, LogEvent, Mode, Scheduler, System, Vlan,
+    AcceptRa, Dsr, DsrVia, FarmState, HashField, LimitAction, Limits, LogEvent, Mode, Scheduler, System, Vlan,
 };
 use headgate_config::types::{Rate, Role};
 
@@ -120,7 +120,6 @@ fn the_network() {
     let told = with(|config| {
         let mut eth0 = interface("eth0", &["10.0.0.1/24"]);
         eth0.addresses.push(InterfaceAddress::Dhcp);
-        eth0.accept_ra = AcceptRa::Yes;
         config.network.interfaces = [eth0].into_iter().map(|one| (one.role.clone(), one)).collect();
         let role = Role::new("v10").unwrap();
         let vlan = Vlan {
@@ -128,30 +127,19 @@ fn the_network() {
             origin: origin(),
             parent: "eth0".to_owned(),
             id: 10,
-            addresses: Vec::new(),
+            addresses: vec![InterfaceAddress::Dhcp],
             mtu: None,
+            accept_ra: AcceptRa::No,
+            vrf: None,
             allow: None,
         };
         config.network.vlans.insert(role, vlan);
-        let role = Role::new("b0").unwrap();
-        let bond = Bond {
-            role: role.clone(),
-            origin: origin(),
-            members: Vec::new(),
-            mode: "802.3ad".to_owned(),
-            addresses: Vec::new(),
-            mtu: None,
-            allow: None,
-        };
-        config.network.bonds.insert(role, bond);
     });
     assert_eq!(
         told,
         [
-            "not supported yet: network.bonds.b0.mode = \"802.3ad\"",
-            "not supported yet: network.interfaces.eth0.accept-ra = \"yes\"",
             "not supported yet: network.interfaces.eth0.addresses = [\"10.0.0.1/24\", \"dhcp\"]",
-            "not supported yet: network.vlans.v10.id = 10",
+            "not supported yet: network.vlans.v10.addresses = [\"dhcp\"]",
         ]
     );
 }
