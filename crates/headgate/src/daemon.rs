@@ -241,11 +241,15 @@ async fn until_terminated(
             }
             _ = watch.tick() => {
                 // Whoever is busy changing the kernel needs no watching.
-                let cost = cost(engine, Engine::watch).await;
+                let (cost, ()) = cost(engine, Engine::watch).await;
                 watch.reset_after(WATCH_INTERVAL.max(cost * WATCH_PAUSE));
             }
             _ = knobs.tick() => {
-                let cost = cost(engine, Engine::watch_knobs).await;
+                let (cost, is_turned) = cost(engine, Engine::is_turned).await;
+                // Not counted: a knob that is turned again and again is soon left alone.
+                if is_turned {
+                    let _ = engine.call(Engine::watch).await;
+                }
                 knobs.reset_after((cost * KNOBS_PAUSE).clamp(KNOBS_INTERVAL, KNOBS_INTERVAL_MAX));
             }
             _ = announce.tick() => {
@@ -261,12 +265,12 @@ async fn until_terminated(
     }
 }
 
-/// Has the engine do something; the CPU time that it took, none when it has too much to do.
-async fn cost(engine: &Handle, work: fn(&mut Engine)) -> Duration {
+/// Has the engine do something; the CPU time that it took, and its answer. Nothing of both when it has too much to do.
+async fn cost<T: Default + Send + 'static>(engine: &Handle, work: fn(&mut Engine) -> T) -> (Duration, T) {
     let timed = move |engine: &mut Engine| {
         let before = steering::cpu_time();
-        work(engine);
-        steering::cpu_time().saturating_sub(before)
+        let answer = work(engine);
+        (steering::cpu_time().saturating_sub(before), answer)
     };
     engine.call(timed).await.unwrap_or_default()
 }

@@ -66,10 +66,10 @@ impl Engine {
         release_memory();
     }
 
-    /// Reads the knobs that are files, and only when one is not as it was left, [compares](Self::watch) everything: whoever turns
-    /// such a knob is told of by no event. Nothing is compiled for it.
-    pub fn watch_knobs(&mut self) {
-        let Some(running) = &self.running else { return };
+    /// Whether a knob that is a file is not as it was left, and is to be mended: no event tells who turns one. Only these are
+    /// read, and nothing is compiled for it.
+    pub fn is_turned(&mut self) -> bool {
+        let Some(running) = &self.running else { return false };
         let turned = running.desired.knobs.iter().find(|knob| {
             let is_ours = !self.untuned || knob.origin.is_none();
             is_ours
@@ -78,9 +78,9 @@ impl Engine {
                 && read(&self.root, &knob.path, &knob.want).is_some_and(|found| !knob.is_satisfied_by(&found))
         });
         if let Some(knob) = turned {
-            tracing::debug!(knob = knob::name(&knob.path), "not as it was left; looking");
-            self.watch();
+            tracing::debug!(knob = knob::name(&knob.path), "not as it was left");
         }
+        turned.is_some()
     }
 
     fn repair(&mut self, looked: &Reconciled, withheld: &BTreeSet<String>) {
