@@ -173,3 +173,51 @@ fn a_lost_way_to_the_box_comes_back_unless_somebody_confirms() {
         here.write_all(b"x").and_then(|()| session.read_exact(&mut [0])).expect("the session goes on");
     }
 }
+
+/// What a router says of itself and of 2001:db8:5::/64 (RFC 4861, sections 4.2 and 4.6.2), to all nodes at the other end of `cl`.
+fn advertise(ns: &Namespace) {
+    let mut message = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    message.extend([3, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x07, 0x08, 0, 0, 0, 0]);
+    message.extend("2001:db8:5::".parse::<std::net::Ipv6Addr>().expect("a prefix").octets());
+    ns.at_far(|| {
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(socket2::Protocol::ICMPV6)).expect("root may");
+        let link = nix::net::if_::if_nametoindex("cl-peer").expect("it is there");
+        socket.set_multicast_if_v6(link).expect("a socket option");
+        socket.set_multicast_hops_v6(255).expect("a socket option");
+        let all = std::net::SocketAddrV6::new("ff02::1".parse().expect("an address"), 0, 0, link);
+        socket.send_to(&message, &SocketAddr::from(all).into()).expect("it is sent");
+    });
+}
+
+#[test]
+fn routers_are_believed_where_it_is_said() {
+    let ns = namespace(&format!("{CLIENTS}{BACKENDS}"));
+    let _daemon = ns.start();
+    let learned = || ns.addresses().contains("2001:db8:5:");
+    let knob = |key: &str| ns.run("cat", &[&format!("/proc/sys/net/ipv6/conf/cl/{key}")]).exits(0).out;
+    assert_eq!((knob("accept_ra").trim(), knob("autoconf").trim()), ("0", "0"));
+    // Somebody's program turns it on: it is turned back.
+    ns.run("sh", &["-c", "echo 1 > /proc/sys/net/ipv6/conf/cl/accept_ra"]).exits(0);
+    ns.wait_for("repair", || knob("accept_ra").trim() == "0");
+    let ready =
+        || ns.run("ip", &["-6", "address", "show", "dev", "cl", "scope", "link", "-tentative"]).out.contains("fe80");
+    ns.wait_for("link-local address", ready);
+    for _ in 0..5 {
+        advertise(&ns);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!learned(), "{}", ns.addresses());
+    ns.tree.write("etc/headgate/headgate.toml", format!("{CLIENTS}accept-ra = \"yes\"\n{BACKENDS}"));
+    ns.headgate(&["apply"]).exits(0);
+    assert_eq!((knob("accept_ra").trim(), knob("autoconf").trim()), ("2", "1"));
+    ns.wait_for("address of the prefix", || {
+        advertise(&ns);
+        learned()
+    });
+    let routes = || ns.run("ip", &["-6", "route", "show", "default"]).exits(0).out;
+    assert!(routes().contains("proto ra"), "{}", routes());
+    // What the kernel learned is its own.
+    ns.headgate(&["apply"]).exits(0);
+    assert!(learned() && routes().contains("proto ra"));
+    assert_eq!(ns.headgate(&["plan"]).exits(0).out, "nothing to do\n");
+}
