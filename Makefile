@@ -28,7 +28,7 @@ test: deps ## every test but the long ones: unit, golden, kernel namespaces, one
 test-long: deps ## random configurations on the kernel, ROUNDS=50 times as many, others in each run (as root)
 	HEADGATE_ROUNDS=$(or $(ROUNDS),50) HEADGATE_SEED=$(or $(SEED),$$(date +%s)) $(CARGO) test --release -p headgate-tests --test random
 
-test-boot-all: deps ## the appliance over several starts: failing slots, updates, growing disks; a quarter of an hour (as root)
+test-boot-all: deps ## the appliance over several starts: failing slots, updates, growing disks, tunnels; a quarter of an hour (as root)
 	$(CARGO) test -p headgate-tests --test appliance -- --test-threads=1
 
 test-guest: deps ## tunnels, VLANs, bonds, VRFs, offload and queues in a guest with the image's kernel; GUEST=word for some of them (as root)

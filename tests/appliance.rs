@@ -3,13 +3,15 @@
 //! Needs QEMU and what `headgate-image build` needs; without them it fails and says so.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use headgate_image::demo::write_drop_in;
+use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
 use headgate_image::layout::{Content, Layout};
 use headgate_image::parts::System;
 use headgate_image::progress::Progress;
@@ -20,6 +22,7 @@ use headgate_image::tool::{run, tool};
 use headgate_image::{binaries, build, bundle};
 use headgate_update::environment::Environment;
 use headgate_update::grubenv::{Block, Slot};
+use socket2::{Domain, Protocol, Socket, Type};
 
 const BOOT: Duration = Duration::from_secs(300);
 const COMMAND: Duration = Duration::from_secs(60);
@@ -38,7 +41,8 @@ struct Disk {
 impl Disk {
     fn new() -> Self {
         let source = Source::find().unwrap();
-        let standard = build::Options::standard(&source);
+        let standard =
+            build::Options { programs: Some("/tmp/price/static".into()), ..build::Options::standard(&source) };
         build::build(&source, &standard, &Progress::new()).unwrap();
         let directory = tempfile::tempdir_in(source.join("build")).unwrap();
         let image = directory.path().join("disk.img");
@@ -232,6 +236,83 @@ fn an_update_is_installed_while_the_box_runs_and_runs_after_the_next_start() {
     let (told, _) = machine.console("--version", COMMAND).unwrap();
     let (slots, status) = machine.console("update status", COMMAND).unwrap();
     assert!(slots.contains("slot B runs, version 7.0.0") && status == 0, "{told}\n{slots}");
+}
+
+/// What leaves towards the backends is the client's packet, as it came but for its time to live, inside one from the box to a
+/// backend; both checksums are right.
+#[test]
+fn a_farm_behind_tunnels_sends_its_packets_inside_others() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    let (networks, links) = Networks::create().unwrap();
+    let interfaces = DROP_IN.split_once("[farms.web]").unwrap().0;
+    let farm = "[farms.web]\nmode = \"dsr\"\ndsr = { via = \"ipip\" }\nlisten = \"172.16.1.1:80\"\n\
+                backends.b1.address = \"172.16.2.11\"\nbackends.b2.address = \"172.16.2.12\"\n";
+    let drop_ins =
+        vec![write_drop_in(disk.directory.path(), "10-tunnels.toml", &format!("{interfaces}{farm}")).unwrap()];
+    let options = Options { links, drop_ins, ..Options::trial(&disk.image) };
+    let mut machine = Machine::start(options, &Stop::never()).unwrap();
+    machine.expect("headgate> ", BOOT).unwrap();
+    let wire = networks.backend.within(Wire::open).unwrap();
+    let mut backends = BTreeSet::new();
+    let deadline = Instant::now() + BOOT;
+    while backends.len() < 2 {
+        assert!(Instant::now() < deadline, "packets to {backends:?} only: {}", machine.transcript());
+        // Nobody unpacks it here, so nobody answers.
+        let knock = || TcpStream::connect_timeout(&"172.16.1.1:80".parse().unwrap(), Duration::from_millis(300));
+        assert!(networks.client.within(knock).unwrap().is_err());
+        while let Some(packet) = wire.ipip() {
+            let (outer, inner) = packet.split_at(20);
+            assert_eq!((checksum(outer), checksum(&inner[..20])), (0, 0), "{packet:?}");
+            assert_eq!(outer[12..16], [172, 16, 2, 1], "the box sends it");
+            assert_eq!(inner[12..20], [172, 16, 1, 2, 172, 16, 1, 1], "the client's own addresses");
+            assert_eq!(
+                (inner[8], inner[9], &inner[22..24]),
+                (63, 6, &80_u16.to_be_bytes()[..]),
+                "time to live, TCP, port"
+            );
+            assert_eq!(inner[33] & 0x3f, 2, "a SYN");
+            assert_eq!(
+                usize::from(u16::from_be_bytes([outer[2], outer[3]])),
+                20 + usize::from(u16::from_be_bytes([inner[2], inner[3]]))
+            );
+            backends.insert(<[u8; 4]>::try_from(&outer[16..20]).unwrap());
+        }
+    }
+    assert_eq!(backends, [[172, 16, 2, 11], [172, 16, 2, 12]].into());
+    // The first packets went before it could be asked.
+    let status = wait_for_console(&mut machine, "status", |said| !said.contains("does not answer"));
+    assert!(!status.contains("no tunnels") && !status.contains("external"), "{status}");
+}
+
+/// A header's checksum together with what it says of it: 0 when that is right.
+fn checksum(header: &[u8]) -> u16 {
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// All that comes to the cards of a namespace.
+struct Wire(Socket);
+
+impl Wire {
+    fn open() -> Self {
+        // ETH_P_IP, in the order of the network.
+        let socket =
+            Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(i32::from(0x0800_u16.to_be())))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        Self(socket)
+    }
+
+    /// The next packet of IPv4 that has another one in it, with the whole header of TCP.
+    fn ipip(&self) -> Option<Vec<u8>> {
+        let mut buffer = [0; 2048];
+        loop {
+            let length = (&self.0).read(&mut buffer).ok()?;
+            if length >= 60 && buffer[9] == 4 {
+                return Some(buffer[..length].to_vec());
+            }
+        }
+    }
 }
 
 /// Asks the console until the answer is `good`.
