@@ -42,8 +42,8 @@ const CONNECTIONS: &str = "360";
 const CEILING: u32 = 367_703;
 /// Those of the data plane's variants that run it.
 const RUNS: [&str; 4] = ["routing", "hand-nft-snat", "nftlb-snat", "headgate-snat"];
-/// A loaded machine takes three times the usual 30 s.
-const BOOT: Duration = Duration::from_secs(180);
+/// The usual is 30 s; a busy machine has taken more than 180.
+const BOOT: Duration = Duration::from_secs(600);
 
 /// Measures.
 pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
