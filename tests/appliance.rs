@@ -41,8 +41,7 @@ struct Disk {
 impl Disk {
     fn new() -> Self {
         let source = Source::find().unwrap();
-        let standard =
-            build::Options { programs: Some("/tmp/price/static".into()), ..build::Options::standard(&source) };
+        let standard = build::Options::standard(&source);
         build::build(&source, &standard, &Progress::new()).unwrap();
         let directory = tempfile::tempdir_in(source.join("build")).unwrap();
         let image = directory.path().join("disk.img");
