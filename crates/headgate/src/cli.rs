@@ -24,6 +24,7 @@ mod rollback;
 mod status;
 mod table;
 pub mod token;
+pub mod top;
 mod trace;
 mod update;
 mod values;
@@ -86,6 +87,7 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Trace(trace) => trace::run(root, &trace),
         Command::Hw(command) => hw::run(root, &client, &command),
         Command::Status(output) => status::run(&client, output),
+        Command::Top(options) => top::run(&client, &options),
         Command::Apply(apply) => apply::run(&client, &apply),
         Command::Confirm(output) => confirm::run(&client, output),
         Command::Rollback(rollback) => rollback::run(&client, &rollback),

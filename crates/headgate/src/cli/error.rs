@@ -47,6 +47,9 @@ pub enum CliError {
     /// An answer cannot be printed as TOML.
     #[error("the answer cannot be printed as TOML")]
     Toml(#[source] toml::ser::Error),
+    /// The screen cannot be had, or is gone.
+    #[error("the terminal fails")]
+    Terminal(#[source] io::Error),
     /// A file cannot be written.
     #[error("cannot write {0}")]
     Write(std::path::PathBuf, #[source] io::Error),
@@ -74,7 +77,7 @@ impl CliError {
             CliError::Client(error) => error.exit(),
             CliError::Refused(error, _) => error.code.exit(),
             CliError::Usage(_) => Exit::Usage,
-            CliError::Json(_) | CliError::Toml(_) | CliError::Write(..) => Exit::KernelRefused,
+            CliError::Json(_) | CliError::Toml(_) | CliError::Write(..) | CliError::Terminal(_) => Exit::KernelRefused,
         }
     }
 

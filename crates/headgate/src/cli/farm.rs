@@ -140,7 +140,7 @@ pub(super) fn why_not(backend: &BackendStatus) -> String {
     }
 }
 
-fn health(health: FarmHealth) -> &'static str {
+pub(super) fn health(health: FarmHealth) -> &'static str {
     match health {
         FarmHealth::Down => "down",
         FarmHealth::Degraded => "degraded",

@@ -164,7 +164,11 @@ fn ctrl_c_stops_a_command_and_keeps_what_was_typed_ahead() {
     assert!(rig.expect(PROMPT).contains("^C\r\n[exit 130]"));
     assert!(rig.expect(PROMPT).contains("ran: --root /somewhere explain next\r\n[exit 0]"));
     let pid: i32 = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
-    assert_eq!(living_in_group(pid), 0, "its whole group is gone");
+    // Only the command itself was waited for: the rest of its group dies when it is next on a CPU.
+    while living_in_group(pid) > 0 {
+        assert!(start.elapsed() < DEADLINE, "some of its group live");
+        sleep(Duration::from_millis(5));
+    }
 }
 
 /// Zombies, which init has yet to take, do not count.
