@@ -16,7 +16,7 @@ mod error;
 mod explain;
 mod farm;
 mod history;
-mod hw;
+pub mod hw;
 mod man;
 mod persistence;
 mod plan;
@@ -26,7 +26,7 @@ mod table;
 pub mod token;
 pub mod top;
 mod trace;
-mod update;
+pub mod update;
 mod values;
 
 use std::path::Path;

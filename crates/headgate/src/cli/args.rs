@@ -143,13 +143,13 @@ pub enum Command {
     Trace(Trace),
     /// Show the hardware and how it is tuned
     #[command(subcommand)]
-    Hw(HwCommand),
+    Hw(super::hw::HwCommand),
     /// Install firmware, or go back to the one before: the appliance only
     ///
     /// An update goes into the slot that does not run, is read back, and is tried at the next boot. When it does not come to
     /// good in three boots, the box comes back to the slot that runs now by itself. Needs root, and no daemon.
     #[command(subcommand)]
-    Update(UpdateCommand),
+    Update(super::update::UpdateCommand),
     /// Make, list and remove the tokens that the API over TLS takes
     ///
     /// A token is shown once, when it is made; only its hash is kept.
@@ -454,87 +454,6 @@ pub struct Trace {
     /// Follow at most so many packets a second
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rate: u32,
-    #[command(flatten)]
-    pub output: Output,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum HwCommand {
-    /// Topology, load, profile, where each queue's interrupt, RPS and XPS go, and what is not as wanted
-    ///
-    /// Reads the files and the kernel; needs root, and no daemon. Takes a fifth of a second to see how busy each CPU is.
-    Show {
-        /// Every knob with its reason, not only those that are not as wanted
-        #[arg(long, short)]
-        verbose: bool,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Show which knobs apply would turn; exit status 10 when there are any
-    ///
-    /// Reads the files and the kernel; needs root, and no daemon.
-    Plan(Steps),
-    /// Turn every knob that is not as wanted, those as well that were given back or left to another program
-    Apply(Steps),
-    /// Say of a knob what is wanted, what was found, what it had before, and the line that asked for it
-    ///
-    /// Reads the files and the kernel; needs root, and no daemon.
-    #[command(
-        after_help = "Examples:\n  headgate hw explain rings\n  headgate hw explain eth0\n  headgate hw explain nf_conntrack_max"
-    )]
-    Explain {
-        /// A part of the knob's name, as `hw show --verbose` prints it
-        #[arg(value_name = "KNOB")]
-        knob: String,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Give the knobs of the profile and of the configuration back what they had, until `hw apply` or the next configuration
-    ///
-    /// What forwarding itself needs stays.
-    Restore(Steps),
-    /// Print what this machine is and how its knobs stand, as a file that the tests can load
-    ///
-    /// Without addresses, routes and MAC addresses. Reads the files and the kernel; needs root, and no daemon.
-    #[command(after_help = "Examples:\n  headgate hw record > facts.toml")]
-    Record,
-    /// Validate hardware profiles; nothing is touched
-    #[command(after_help = "Examples:\n  headgate hw check\n  headgate hw check hwprofiles")]
-    Check {
-        /// Directories of .toml files, instead of those that the daemon reads
-        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
-        directories: Vec<PathBuf>,
-        #[command(flatten)]
-        output: Output,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub enum UpdateCommand {
-    /// Put an update into the slot that does not run; the next boot tries it
-    ///
-    /// The file has to be signed by a key that the running image trusts, made for this kind of machine, and not older than
-    /// what has been good here. Whatever is wrong with it, the running slot stays as it is.
-    #[command(
-        after_help = "Examples:\n  headgate update install headgate.update\n  curl -f https://updates.example/headgate.update | headgate update install -"
-    )]
-    Install(Install),
-    /// Show what is in both slots; exit status 5 after a fallback
-    Status(Output),
-    /// Let the next boot try the other slot
-    Rollback(Output),
-    /// Note that the slot that runs is good; headgated does so by itself
-    MarkGood,
-}
-
-#[derive(Debug, Args)]
-pub struct Install {
-    /// The update file, or - for standard input
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub file: String,
-    /// Take a version that is older than what has been good here
-    #[arg(long)]
-    pub allow_downgrade: bool,
     #[command(flatten)]
     pub output: Output,
 }

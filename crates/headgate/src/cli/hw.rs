@@ -1,8 +1,12 @@
 //! `headgate hw`.
 
+// clap takes doc comments as help texts; a flattened field must not have one.
+#![allow(missing_docs)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use clap::{Subcommand, ValueHint};
 use headgate_host::knob::originals;
 use headgate_host::{Root, load};
 use headgate_plan::facts::Recording;
@@ -10,7 +14,7 @@ use headgate_plan::hardware::{HardwareReport, KnobRow, Sources};
 use headgate_plan::step::{Detail, Step};
 use hyper::Method;
 
-use super::args::{HwCommand, Output, Steps};
+use super::args::{Output, Steps};
 use super::{Answer, CliError, apply, plan};
 use crate::api::Planned;
 use crate::client::Client;
@@ -18,6 +22,57 @@ use crate::exit::Exit;
 use crate::files::{FilesError, PROFILES};
 use crate::reconcile::planned;
 use crate::steps::printable;
+
+#[derive(Debug, Subcommand)]
+pub enum HwCommand {
+    /// Topology, load, profile, where each queue's interrupt, RPS and XPS go, and what is not as wanted
+    ///
+    /// Reads the files and the kernel; needs root, and no daemon. Takes a fifth of a second to see how busy each CPU is.
+    Show {
+        /// Every knob with its reason, not only those that are not as wanted
+        #[arg(long, short)]
+        verbose: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show which knobs apply would turn; exit status 10 when there are any
+    ///
+    /// Reads the files and the kernel; needs root, and no daemon.
+    Plan(Steps),
+    /// Turn every knob that is not as wanted, those as well that were given back or left to another program
+    Apply(Steps),
+    /// Say of a knob what is wanted, what was found, what it had before, and the line that asked for it
+    ///
+    /// Reads the files and the kernel; needs root, and no daemon.
+    #[command(
+        after_help = "Examples:\n  headgate hw explain rings\n  headgate hw explain eth0\n  headgate hw explain nf_conntrack_max"
+    )]
+    Explain {
+        /// A part of the knob's name, as `hw show --verbose` prints it
+        #[arg(value_name = "KNOB")]
+        knob: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Give the knobs of the profile and of the configuration back what they had, until `hw apply` or the next configuration
+    ///
+    /// What forwarding itself needs stays.
+    Restore(Steps),
+    /// Print what this machine is and how its knobs stand, as a file that the tests can load
+    ///
+    /// Without addresses, routes and MAC addresses. Reads the files and the kernel; needs root, and no daemon.
+    #[command(after_help = "Examples:\n  headgate hw record > facts.toml")]
+    Record,
+    /// Validate hardware profiles; nothing is touched
+    #[command(after_help = "Examples:\n  headgate hw check\n  headgate hw check hwprofiles")]
+    Check {
+        /// Directories of .toml files, instead of those that the daemon reads
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        directories: Vec<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+    },
+}
 
 pub(super) fn run(root: &Path, client: &Client, command: &HwCommand) -> Result<Answer, CliError> {
     match command {

@@ -1,10 +1,14 @@
 //! `headgate update`: firmware of the appliance. Reads and writes the slots by itself: an update has to work also when the
 //! daemon does not.
 
+// clap takes doc comments as help texts; a flattened field must not have one.
+#![allow(missing_docs)]
+
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 
+use clap::{Args, Subcommand, ValueHint};
 use headgate_update::bundle::{self, Bundle, BundleError};
 use headgate_update::environment::AccessError;
 use headgate_update::install::{Downgrade, InstallError, Machine, MachineError, Progress, Stage};
@@ -12,9 +16,39 @@ use headgate_update::keys::{self, KeyError, Keys};
 use headgate_update::slots::RollbackError;
 use serde_json::json;
 
-use super::args::{Install, Output, UpdateCommand};
+use super::args::Output;
 use super::{Answer, CliError};
 use crate::exit::Exit;
+
+#[derive(Debug, Subcommand)]
+pub enum UpdateCommand {
+    /// Put an update into the slot that does not run; the next boot tries it
+    ///
+    /// The file has to be signed by a key that the running image trusts, made for this kind of machine, and not older than
+    /// what has been good here. Whatever is wrong with it, the running slot stays as it is.
+    #[command(
+        after_help = "Examples:\n  headgate update install headgate.update\n  curl -f https://updates.example/headgate.update | headgate update install -"
+    )]
+    Install(Install),
+    /// Show what is in both slots; exit status 5 after a fallback
+    Status(Output),
+    /// Let the next boot try the other slot
+    Rollback(Output),
+    /// Note that the slot that runs is good; headgated does so by itself
+    MarkGood,
+}
+
+#[derive(Debug, Args)]
+pub struct Install {
+    /// The update file, or - for standard input
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: String,
+    /// Take a version that is older than what has been good here
+    #[arg(long)]
+    pub allow_downgrade: bool,
+    #[command(flatten)]
+    pub output: Output,
+}
 
 /// Why the firmware was not changed.
 #[derive(Debug, thiserror::Error)]

@@ -58,7 +58,7 @@ use super::operator::{Overrides, PERSISTENT, RUNTIME};
 use super::store::{Origin, Store, StoreError, hash};
 use crate::api::{ApiError, Applied, StepLine};
 use crate::owed::Owed;
-use crate::reconcile::{Knobs, Reconciled, Until, Wanted, cut_lost, lines, reconcile};
+use crate::reconcile::{Reconciled, Until, cut_lost, lines};
 use crate::remembered::Remembered;
 
 /// Where `headgate-init` reads whether media are trusted.
@@ -264,18 +264,6 @@ impl Engine {
         self.files(Cause { reason: Reason::Apply, by: Some(by) })
     }
 
-    /// Not the branch that one sits on: who asks must be able to come back, unless the configuration returns by itself.
-    fn require_way_back(&mut self, candidate: &Candidate, by: Option<&Caller>) -> Result<(), EngineError> {
-        let Some(way) = by.and_then(Caller::way) else { return Ok(()) };
-        let looked = self.go(candidate, Until::Planned)?;
-        let shut = |config, desired: &Desired| desired.shuts_out(config, &looked.facts, (way.client, way.server));
-        let was_shut = self.running.as_ref().and_then(|running| shut(&running.config, &running.desired)).is_some();
-        match shut(&candidate.config, &looked.desired).filter(|_| !was_shut) {
-            Some(why) => Err(EngineError::ShutsOut(why)),
-            None => Ok(()),
-        }
-    }
-
     /// Whether this machine runs our image.
     pub fn is_appliance(&mut self) -> bool {
         self.host.facts().is_ok_and(|facts| facts.appliance)
@@ -289,18 +277,6 @@ impl Engine {
         applied.inspect_err(|error| {
             self.blame_files(error);
         })
-    }
-
-    /// The files; that they are refused is told.
-    fn load(&mut self, cause: Cause<'_>) -> Result<Candidate, EngineError> {
-        let loaded = self.load_files(cause.reason);
-        if let Err(error) = &loaded
-            && !matches!(error, EngineError::NotAgain)
-        {
-            self.tally.refused += 1;
-            self.events.tell(Event::refused(cause.reason.word(), cause.author(), error));
-        }
-        loaded
     }
 
     /// Unless it is no fault of the files.
@@ -355,21 +331,6 @@ impl Engine {
             Err(error) => Event::refused(reason, author, error),
         });
         applied
-    }
-
-    /// From what is there to what this configuration asks for.
-    fn go(&mut self, candidate: &Candidate, until: Until) -> Result<Reconciled, EngineError> {
-        let profiles = self.profiles()?;
-        let known = self.running.as_ref().map(|running| running.desired.ids.clone());
-        let failed = self.fallen.within(&candidate.config);
-        let wanted = Wanted {
-            config: &candidate.config,
-            profiles: &profiles,
-            ids: known.as_ref(),
-            failed: &failed,
-            knobs: Knobs::All,
-        };
-        reconcile(&mut self.host, wanted, until).map_err(|error| self.placed(error, candidate))
     }
 
     fn carry_out(&mut self, candidate: Candidate, cause: Cause<'_>) -> Result<Applied, EngineError> {

@@ -6,11 +6,12 @@ use headgate_config::model::{Config, Profile};
 use headgate_config::{Loaded, load_profiles, load_texts, load_with};
 use headgate_plan::compile::Unsupported;
 
-use super::{Engine, EngineError, Reason, Untouched, read_overrides};
+use super::{Cause, Engine, EngineError, Reason, Untouched, read_overrides};
+use crate::daemon::feed::Event;
 use crate::daemon::operator::RUNTIME;
 use crate::daemon::store::{Generation, SourceText, hash};
 use crate::files::PROFILES;
-use crate::reconcile::ReconcileError;
+use crate::reconcile::{Knobs, ReconcileError, Reconciled, Until, Wanted, reconcile};
 use crate::secret;
 
 /// What a configuration is made of, besides `runtime.toml`.
@@ -34,6 +35,33 @@ pub(super) struct Candidate {
 }
 
 impl Engine {
+    /// The files; that they are refused is told.
+    pub(super) fn load(&mut self, cause: Cause<'_>) -> Result<Candidate, EngineError> {
+        let loaded = self.load_files(cause.reason);
+        if let Err(error) = &loaded
+            && !matches!(error, EngineError::NotAgain)
+        {
+            self.tally.refused += 1;
+            self.events.tell(Event::refused(cause.reason.word(), cause.author(), error));
+        }
+        loaded
+    }
+
+    /// From what is there to what this configuration asks for.
+    pub(super) fn go(&mut self, candidate: &Candidate, until: Until) -> Result<Reconciled, EngineError> {
+        let profiles = self.profiles()?;
+        let known = self.running.as_ref().map(|running| running.desired.ids.clone());
+        let failed = self.fallen.within(&candidate.config);
+        let wanted = Wanted {
+            config: &candidate.config,
+            profiles: &profiles,
+            ids: known.as_ref(),
+            failed: &failed,
+            knobs: Knobs::All,
+        };
+        reconcile(&mut self.host, wanted, until).map_err(|error| self.placed(error, candidate))
+    }
+
     /// The files on disk with what was changed at run time.
     pub(super) fn load_files(&mut self, reason: Reason) -> Result<Candidate, EngineError> {
         // Somebody may have edited it; when it is not even TOML, the load below says where.
