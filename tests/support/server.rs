@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -151,14 +151,21 @@ pub fn ask_udp(space: &Namespace, to: SocketAddr) -> Result<io::Result<Answer>> 
     ask_udp_from(space, 0, to)
 }
 
-/// As [`ask_udp`], from this source port; 0 lets the kernel choose.
+/// As [`ask_udp`], from this source port; 0 is one that was not used before.
 pub fn ask_udp_from(space: &Namespace, port: u16, to: SocketAddr) -> Result<io::Result<Answer>> {
     Ok(Talk::open_from(space, port, to)?.ask())
 }
 
-/// As [`ask_udp`], from this address; port 0 lets the kernel choose.
+/// As [`ask_udp`], from this address; port 0 is one that was not used before.
 pub fn ask_udp_as(space: &Namespace, source: SocketAddr, to: SocketAddr) -> Result<io::Result<Answer>> {
     Ok(Talk::open_as(space, source, to)?.ask())
+}
+
+/// A source port that no flow of this process had: the kernel would draw one that an earlier flow may have had, and the box
+/// would take the new flow for that one. Below what the kernel draws from.
+fn fresh_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 12_000
 }
 
 /// A UDP socket that keeps its source port, so that all it sends is one flow.
@@ -176,7 +183,10 @@ impl Talk {
         Self::open_as(space, SocketAddr::new(any, port), to)
     }
 
-    fn open_as(space: &Namespace, source: SocketAddr, to: SocketAddr) -> Result<Self> {
+    fn open_as(space: &Namespace, mut source: SocketAddr, to: SocketAddr) -> Result<Self> {
+        if source.port() == 0 {
+            source.set_port(fresh_port());
+        }
         let socket = space.within(|| -> io::Result<UdpSocket> {
             let socket = UdpSocket::bind(source)?;
             socket.connect(to)?;
