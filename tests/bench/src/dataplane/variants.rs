@@ -119,7 +119,8 @@ impl Alive {
         }
         let daemon = set_up(variant.engine, &lab, &files)?;
         // A box that has served some minutes of connection per request would otherwise be out of ports for source NAT: two
-        // backends, one source address. It is the same for all, and set after whatever the engine itself set.
+        // backends, one source address. It is the same for all, and set after whatever the engine itself set; headgated, which
+        // would set it back, has it in its configuration.
         peer::sysctl(&lab.gate, &["net.ipv4.ip_forward=1", "net.netfilter.nf_conntrack_tcp_timeout_time_wait=1"])?;
         let workers = Workers::new(&[])?;
         let mut alive =
@@ -223,5 +224,6 @@ fn configuration(farm: &str, others: u32) -> String {
         .enumerate()
         .map(|(index, address)| format!("[farms.web.backends.b{index}]\naddress = \"{address}\"\n"))
         .collect();
-    format!("[farms.web]\n{farm}\nlisten = [{}]\n{backends}{}", listen.join(", "), farms::generate(others, 4))
+    let knob = "[sysctl]\n\"net.netfilter.nf_conntrack_tcp_timeout_time_wait\" = 1\n";
+    format!("{knob}[farms.web]\n{farm}\nlisten = [{}]\n{backends}{}", listen.join(", "), farms::generate(others, 4))
 }
