@@ -3,14 +3,16 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use headgate_image::netns::{Namespace, veth};
 use headgate_tests::lab::{BACKENDS, Lab, backend, backend6, said};
-use headgate_tests::server::{Connection, Server, Tftp, ask_udp};
+use headgate_tests::server::{Connection, PATIENCE, Server, Tftp, ask_udp};
+use socket2::{Domain, Socket, Type};
 
 const VIP: [&str; 2] = ["172.16.1.1:80", "[2001:db8:1::1]:80"];
 
@@ -387,6 +389,58 @@ fn a_pool_of_sources_is_used_evenly_and_comes_back() {
     assert!(said(&output).contains("198.51.100.7 is on no interface"), "{}", said(&output));
     assert!(lab.headgated(&["--flush"]).unwrap().status.success());
     assert!(!carried(&lab), "they go with the farm");
+}
+
+/// Connects from this address and port, and says whom `server` sees.
+fn seen_from(lab: &Lab, server: &TcpListener, source: &str, to: &str) -> (TcpStream, TcpStream, SocketAddr) {
+    let connect = || {
+        let socket = Socket::new(Domain::for_address(at(to)), Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&at(source).into()).unwrap();
+        socket.connect_timeout(&at(to).into(), PATIENCE).unwrap();
+        TcpStream::from(socket)
+    };
+    let client = lab.client.within(connect).unwrap();
+    let (stream, seen) = server.accept().unwrap();
+    (client, stream, seen)
+}
+
+#[test]
+fn tcp_keeps_its_source_port_while_it_is_free_and_udp_does_not() {
+    let lab = Lab::new("ports").unwrap();
+    let text = "[farms.web]\nlisten = [\"172.16.1.1:80/tcp\", \"172.16.1.1:80/udp\", \"[2001:db8:1::1]:80/tcp\", \"[2001:db8:1::1]:80/udp\"]\n\
+        backends.b11.address = \"172.16.2.11:8080\"\nbackends.c11.address = \"[2001:db8:2::11]:8080\"\n";
+    lab.once(text).unwrap();
+    for (to, address, clients) in [
+        (VIP[0], backend(11, 8080), ["172.16.1.10", "172.16.1.77"]),
+        (VIP[1], backend6(11, 8080), ["[2001:db8:1::10]", "[2001:db8:1::77]"]),
+    ] {
+        let other = clients[1].trim_matches(['[', ']']);
+        let prefix = if address.is_ipv4() { "24" } else { "64" };
+        lab.client.ip(&["address", "add", &format!("{other}/{prefix}"), "dev", "eth0", "nodad"]).unwrap();
+        let (tcp, udp) = lab.backends.within(|| (TcpListener::bind(address), UdpSocket::bind(address))).unwrap();
+        let (tcp, udp) = (tcp.unwrap(), udp.unwrap());
+        let [first, second] = clients.map(|client| format!("{client}:4711"));
+        let (client, stream, seen) = seen_from(&lab, &tcp, &first, to);
+        assert_eq!(seen.port(), 4711);
+        let (_other, _stream, seen) = seen_from(&lab, &tcp, &second, to);
+        assert!(seen.port() >= 1024 && seen.port() != 4711, "{seen}: two clients, one port");
+        // The backend closes first and remembers the connection: its client comes again from the same port.
+        drop(stream);
+        let mut nothing = Vec::new();
+        (&client).read_to_end(&mut nothing).unwrap();
+        drop(client);
+        let (_client, _stream, seen) = seen_from(&lab, &tcp, &first, to);
+        assert_eq!(seen.port(), 4711);
+        let drawn = (0..4_u16).map(|number| {
+            let source = at(&format!("{}:{}", clients[0], 4811 + number));
+            let socket = lab.client.within(|| UdpSocket::bind(source)).unwrap().unwrap();
+            socket.send_to(b"hello", at(to)).unwrap();
+            let seen = udp.recv_from(&mut [0; 16]).unwrap().1;
+            seen.port() == source.port()
+        });
+        assert!(drawn.filter(|kept| *kept).count() < 2, "each port is kept once in 64,512 times");
+    }
 }
 
 #[test]

@@ -199,9 +199,7 @@ fn routers_are_believed_where_it_is_said() {
     // Somebody's program turns it on: it is turned back.
     ns.run("sh", &["-c", "echo 1 > /proc/sys/net/ipv6/conf/cl/accept_ra"]).exits(0);
     ns.wait_for("repair", || knob("accept_ra").trim() == "0");
-    let ready =
-        || ns.run("ip", &["-6", "address", "show", "dev", "cl", "scope", "link", "-tentative"]).out.contains("fe80");
-    ns.wait_for("link-local address", ready);
+    ns.wait_for("link-local addresses", || ns.is_link_local("cl"));
     for _ in 0..5 {
         advertise(&ns);
         std::thread::sleep(Duration::from_millis(100));

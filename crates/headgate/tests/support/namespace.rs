@@ -57,6 +57,15 @@ impl Namespace {
         ip(&["-n", &self.far(), "address", "add", address, "dev", &format!("{link}-peer")]);
     }
 
+    /// Whether both ends of `link` have a link-local address that nobody else has: before that nothing is sent from it.
+    pub fn is_link_local(&self, link: &str) -> bool {
+        let ready = |namespace: &str, device: &str| {
+            let arguments = ["-n", namespace, "-6", "address", "show", "dev", device, "scope", "link", "-tentative"];
+            Ran::of(Command::new("ip").args(arguments)).exits(0).out.contains("fe80")
+        };
+        ready(&self.name, link) && ready(&self.far(), &format!("{link}-peer"))
+    }
+
     /// Does something at the other ends: sockets that are made there stay there.
     pub fn at_far<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         within(&self.far(), work)

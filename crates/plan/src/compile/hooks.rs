@@ -208,14 +208,44 @@ fn is_ours() -> Statement {
     equal(tag, mark_bytes(names::MARK_TAG))
 }
 
+/// Which source ports a translation takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    /// The client's own while nobody else has it towards the backend, else a random one.
+    Kept,
+    /// Random ones (`fully-random`).
+    Random,
+}
+
+fn snat(version: IpVersion, to: Value, ports: Ports) -> Statement {
+    let ipv6 = version == IpVersion::V6;
+    Statement::Nat(Nat { kind: NatKind::Source, ipv6, to, port: false, fully_random: ports == Ports::Random })
+}
+
+/// The rules that make flows come from `to`.
+///
+/// UDP takes random ports: no search for an earlier mapping of the same client, and none is lost while clients' own ports,
+/// which lie side by side, are mostly taken (measured: none up to 78 % of all ports, instead of the first at 46 %).
+///
+/// TCP keeps the client's. A backend that closed a connection remembers its four addresses and ports for a minute
+/// (`TIME-WAIT`), and takes a new one with the same only when its timestamps or sequence numbers go on where the old one's
+/// stopped (RFC 6191, `tcp_timewait_state_process`). A client's do when it comes again from its own port; those of two
+/// clients that were given the same port in turn do not, every second time, and the second waits for a retransmission.
+/// Measured, one client with a connection a request: random ports reach a quarter of the requests that kept ones do.
+pub(super) fn to_source(version: IpVersion, to: &Value) -> [Rule; 2] {
+    [
+        rule([is(Field::L4proto, UDP), snat(version, to.clone(), Ports::Random)]),
+        rule([snat(version, to.clone(), Ports::Kept)]),
+    ]
+}
+
 fn by_mark_to_chain(map: Map) -> Statement {
     Statement::VerdictMap { key: Value::Field(Field::CtMark), map: map.name() }
 }
 
 /// Source translation.
 ///
-/// `fully-random`: 256 instead of 384 bytes a connection against `masquerade`, no search for an earlier mapping of the
-/// same client, and no flows lost to collisions when many ports are taken.
+/// By explicit addresses: 256 instead of 384 bytes a connection against `masquerade`. Which port: [`to_source`].
 ///
 /// Hairpin: a client on the subnet of the backend that was chosen would get the backend's answer directly, from an
 /// address it never spoke to. It is mostly another backend of the farm. Such a flow, and only such a flow, is sent from
@@ -223,12 +253,8 @@ fn by_mark_to_chain(map: Map) -> Statement {
 /// comparison of the mark; a rule a subnet, none a backend.
 fn sources(contents: &Contents) -> Vec<Rule> {
     let mut rules = Vec::new();
-    let snat = |version, to| {
-        let ipv6 = version == IpVersion::V6;
-        Statement::Nat(Nat { kind: NatKind::Source, ipv6, to, port: false, fully_random: true })
-    };
     for version in IpVersion::ALL.into_iter().filter(|&version| contents.uses(Map::Sources(version))) {
-        rules.push(rule([snat(version, by_mark(Map::Sources(version)))]));
+        rules.extend(to_source(version, &by_mark(Map::Sources(version))));
     }
     if contents.uses(Map::Pooled) {
         rules.push(rule([by_mark_to_chain(Map::Pooled)]));
@@ -246,7 +272,7 @@ fn sources(contents: &Contents) -> Vec<Rule> {
             within(source),
             within(destination),
             is_ours(),
-            snat(version, Value::Constant(address_bytes(net.addr()))),
+            snat(version, Value::Constant(address_bytes(net.addr())), Ports::Kept),
         ]));
     }
     rules

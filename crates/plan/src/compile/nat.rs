@@ -4,15 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use headgate_config::model::{Backend, Farm, Mode, OnFail, TrafficCount};
-use headgate_nft::{
-    Data, Datatype, Element, Nat, NatKind, Numgen, Rule, Set, SetData, Statement, Target, Value, Verdict,
-};
+use headgate_nft::{Data, Datatype, Element, Numgen, Rule, Set, SetData, Statement, Target, Value, Verdict};
 
 use super::cap;
 use super::chosen;
 use super::contents::Contents;
 use super::farm::{Ground, add_listeners, versions};
 use super::guard::{self, Post};
+use super::hooks;
 use super::inspect;
 use super::queue;
 use super::refuse;
@@ -170,8 +169,6 @@ fn add_pool(contents: &mut Contents, farm: &Farm, version: IpVersion) {
     let map = names::pool_map(version, &farm.name);
     let number = Box::new(Value::Numgen(Numgen { random: false, modulus, offset: 0 }));
     let to = Value::Map { key: number, map: map.clone() };
-    let ipv6 = version == IpVersion::V6;
-    let snat = Statement::Nat(Nat { kind: NatKind::Source, ipv6, to, port: false, fully_random: true });
     contents.add_set(Place::Inet, map, set);
-    contents.add_chain(Place::Inet, names::pool_chain(version, &farm.name), vec![rule([snat])]);
+    contents.add_chain(Place::Inet, names::pool_chain(version, &farm.name), hooks::to_source(version, &to).into());
 }
