@@ -235,8 +235,10 @@ impl Walk {
 
     /// The short way, when exactly one farm differs and it goes that way.
     fn only_farm_changed(&mut self, config: &Config) -> Result<bool, TestCaseError> {
-        let shared =
-            |config: &Config| (config.policies.clone(), config.metrics.as_ref().map(|metrics| metrics.traffic));
+        let shared = |config: &Config| {
+            let traffic = config.metrics.as_ref().map(|metrics| metrics.traffic);
+            (config.policies.clone(), traffic, config.system.protect, config.network.clone())
+        };
         if !config.farms.keys().eq(self.config.farms.keys()) || shared(config) != shared(&self.config) {
             return Ok(false);
         }

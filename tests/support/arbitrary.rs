@@ -37,6 +37,8 @@ pub struct Shared {
     metrics: &'static str,
     /// What policy `foes` covers.
     foes: &'static str,
+    /// What the box itself answers: lines of TOML.
+    filter: &'static str,
 }
 
 /// One farm.
@@ -146,9 +148,9 @@ impl Farms {
 
     /// As a file.
     pub fn toml(&self) -> String {
-        let Shared { metrics, foes } = self.shared;
+        let Shared { metrics, foes, filter } = self.shared;
         let mut text = format!(
-            "[site]\nsecret = \"0123456789abcdef0123456789abcdef\"\n{metrics}\
+            "[site]\nsecret = \"0123456789abcdef0123456789abcdef\"\n{metrics}{filter}\
              [policies.friends]\naction = \"allow\"\nelements = [\"192.0.2.0/24\", \"2001:db8:f::/48\"]\n\
              [policies.foes]\naction = \"deny\"\nelements = [{foes}]\n",
         );

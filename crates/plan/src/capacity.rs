@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 /// Ports that one source address has towards one backend: the kernel maps a client's port from 1024 on into 1024 to 65535
 /// (`nf_nat_l4proto_unique_tuple`).
 pub const SOURCE_PORTS: u64 = 64_512;
-/// From here on new flows sometimes find no free port: measured, `fully-random` loses none up to 78 %.
+/// From here on new flows sometimes find no free port: measured, random ports (UDP) lose none up to 78 %; where clients' own
+/// ports are kept (TCP), one SYN in a thousand is lost at 46 % and nine at 90 %, and is sent again.
 const PORTS_NEAR_PERCENT: u64 = 70;
 /// The connection table.
 const TABLE_NEAR_PERCENT: u64 = 80;

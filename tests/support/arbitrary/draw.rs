@@ -120,6 +120,7 @@ const LIMITS: &[(&str, &[&str])] = &[
     ("limits.action", &["limits.action = \"reject\"", "limits.action = \"log\""]),
 ];
 const TRANSLATED: &[(&str, &[&str])] = &[
+    ("limits.syn-proxy", &["limits.syn-proxy = true"]),
     ("offload", &["offload = true", "offload = true", "offload = false"]),
     (
         "helper",
@@ -198,8 +199,14 @@ fn farm() -> impl Strategy<Value = Farm> {
 fn shared() -> impl Strategy<Value = Shared> {
     let foes =
         ["\"198.51.100.7\", \"198.51.100.128/25\"", "\"203.0.113.0/24\"", "\"2001:db8:e::/48\", \"198.51.100.7\""];
-    (select(vec!["", "", "[metrics]\ntraffic = \"bytes\"\n"]), select(foes.to_vec()))
-        .prop_map(|(metrics, foes)| Shared { metrics, foes })
+    let filters = [
+        "",
+        "[system]\nprotect = true\n",
+        "[system]\nprotect = true\n[network.interfaces.eth0]\nallow = [\"ssh\", \"tcp/9100\", \
+         { service = \"metrics\", from = [\"172.16.1.0/24\", \"2001:db8:1::/64\"] }]\n",
+    ];
+    (select(vec!["", "", "[metrics]\ntraffic = \"bytes\"\n"]), select(foes.to_vec()), select(filters.to_vec()))
+        .prop_map(|(metrics, foes, filter)| Shared { metrics, foes, filter })
 }
 
 /// Any number of farms.
