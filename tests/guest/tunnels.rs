@@ -189,6 +189,31 @@ fn forged_packets_in_tunnels_are_not_unpacked() {
     }
 }
 
+/// What is counted is what clients send, without the header that the tunnel puts before it.
+#[test]
+#[ignore = "in the guest"]
+fn what_goes_into_a_tunnel_is_counted_as_the_client_sent_it() {
+    for (via, word) in [(IPIP, "ipip"), (GRE, "gre")] {
+        let mut wire = Wire::with(&format!("count-{word}"), via);
+        wire.lab.configure(&(farm(via) + "[metrics]\ntraffic = \"bytes\"\n")).unwrap();
+        wire.lab.start().unwrap();
+        for to in [VIP, VIP_6] {
+            for talk in (0..3).map(|_| Talk::open(&wire.lab.client, at(to)).unwrap()) {
+                (0..2).for_each(|_| drop(talk.ask().unwrap()));
+            }
+        }
+        let shown = wire.lab.headgate_ok(&["farm", "show", "web", "--json"]).unwrap();
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        // Twelve bytes each, behind UDP and IP: two questions to each of six backends.
+        for (backend, headers) in [28, 28, 28, 48, 48, 48].into_iter().enumerate() {
+            let traffic = &shown["backends"][backend]["traffic"];
+            let expected = (&2.into(), &(2 * (12 + headers)).into());
+            assert_eq!((&traffic["packets"], &traffic["bytes"]), expected, "{word}: {shown}");
+        }
+        wire.lab.stop().unwrap();
+    }
+}
+
 #[test]
 #[ignore = "in the guest"]
 fn packets_leave_by_a_vlan_as_well() {
