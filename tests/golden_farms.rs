@@ -93,6 +93,9 @@ fn text(desired: &Desired) -> String {
     for route in &desired.state.routes {
         writeln!(text, "# route {route}").unwrap();
     }
+    for rule in &desired.state.rules {
+        writeln!(text, "# routing rule {rule}").unwrap();
+    }
     for warning in &desired.warnings {
         writeln!(text, "# warning: {warning}").unwrap();
     }

@@ -219,3 +219,74 @@ fn routers_are_believed_where_it_is_said() {
     assert!(learned() && routes().contains("proto ra"));
     assert_eq!(ns.headgate(&["plan"]).exits(0).out, "nothing to do\n");
 }
+
+#[test]
+fn a_mark_leads_flows_by_a_rule_into_another_table() {
+    let ns = namespace(&format!("{CLIENTS}{BACKENDS}"));
+    let farm = "[farms.web]\nlisten = \"172.16.1.1:80\"\nbackends.b1 = { address = \"10.9.0.11:8080\", mark = 0x11 }\n";
+    ns.tree.write("etc/headgate/conf.d/10-farms.toml", farm);
+    // Nobody is where the main table leads.
+    let routes = "[network.routes.main]\nto = \"10.9.0.0/24\"\nvia = \"172.16.2.99\"\n\
+                  [network.routes.other]\nto = \"10.9.0.0/24\"\nvia = \"172.16.2.11\"\ntable = 100\n";
+    ns.tree.write("etc/headgate/conf.d/20-routes.toml", routes);
+    ns.far_address("be", "10.9.0.11/32");
+    // Another program's, at the same place.
+    by_hand(&ns, "rule add priority 500 fwmark 0x10/0xf0 lookup 100 suppress_prefixlength 0");
+    let daemon = ns.start();
+    let traffic = Traffic::new(&ns, "10.9.0.11:8080", "172.16.1.1:80");
+    by_hand(&ns, "rule del priority 500");
+    assert_eq!(traffic.seen(), None, "nobody is there");
+    by_hand(&ns, "rule add priority 500 fwmark 0x99 lookup 100 protocol static");
+
+    let rule = "[network.rules.marked]\npriority = 500\nmark = 0x10\nmask = 0xf0\ninterface = \"cl\"\ntable = 100\n";
+    ns.tree.write("etc/headgate/conf.d/30-rules.toml", rule);
+    let applied = ns.headgate(&["apply"]).exits(0).out;
+    assert!(applied.contains("add routing rule 500: from all fwmark 0x10/0xf0 iif cl lookup 100"), "{applied}");
+    traffic.becomes("172.16.2.254", "rule", Instant::now());
+    let six = || ns.run("ip", &["-6", "rule"]).exits(0).out;
+    assert!(six().contains("fwmark 0x10/0xf0 iif cl lookup 100 proto 72"), "{}", six());
+    assert_eq!(ns.headgate(&["plan"]).exits(0).out, "nothing to do\n");
+
+    let since = by_hand(&ns, "rule del priority 500 protocol 72");
+    traffic.becomes("172.16.2.254", "rule that somebody removed", since);
+    let ours = || ns.run("ip", &["rule", "show"]).exits(0).out.matches("proto 72").count();
+    ns.wait_for("repair", || ours() == 1);
+
+    // With other bits it is another rule.
+    ns.tree.write("etc/headgate/conf.d/30-rules.toml", rule.replace("0xf0", "0xff").replace("0x10", "0x12"));
+    ns.headgate(&["apply"]).exits(0);
+    assert_eq!((ours(), traffic.seen()), (1, None));
+    ns.tree.write("etc/headgate/conf.d/30-rules.toml", rule);
+    ns.headgate(&["apply"]).exits(0);
+    daemon.kill();
+    let _daemon = ns.start();
+    assert_eq!(ours(), 1, "a daemon that begins anew knows its own");
+    traffic.becomes("172.16.2.254", "rule after a restart", Instant::now());
+
+    ns.tree.write("etc/headgate/conf.d/30-rules.toml", "");
+    ns.headgate(&["apply"]).exits(0);
+    let left = ns.run("ip", &["rule", "show"]).exits(0).out;
+    assert!(left.contains("fwmark 0x99 lookup 100 proto static") && ours() == 0, "{left}");
+    assert!(!six().contains("proto 72"), "{}", six());
+}
+
+#[test]
+fn a_rule_of_an_interface_that_is_not_there_waits_and_a_flush_takes_ours_alone() {
+    let ns = namespace(&format!("{CLIENTS}{BACKENDS}"));
+    let rules = "[network.rules.late]\npriority = 600\ninterface = \"late0\"\ntable = 100\n\
+                 [network.rules.six]\npriority = 601\nfrom = \"2001:db8::/32\"\ntable = 100\n";
+    ns.tree.write("etc/headgate/conf.d/30-rules.toml", rules);
+    by_hand(&ns, "rule add priority 601 from 10.0.0.0/8 lookup 100");
+    let daemon = ns.start();
+    let shown = |family: &str| ns.run("ip", &[family, "rule", "show"]).exits(0).out;
+    let status = ns.headgate(&["status"]).out;
+    assert!(status.contains("network.rules.late: there is no interface late0"), "{status}");
+    assert!(shown("-6").contains("from 2001:db8::/32 lookup 100 proto 72") && !shown("-4").contains("late0"));
+    by_hand(&ns, "link add late0 type veth peer late1");
+    ns.wait_for("rule of the interface", || shown("-4").contains("iif late0 lookup 100 proto 72"));
+    assert_eq!(daemon.terminate(), Some(0));
+    assert!(shown("-6").contains("proto 72"), "what carries traffic stays");
+    ns.headgated(&["--flush"]).exits(0);
+    assert!(!shown("-4").contains("proto 72") && !shown("-6").contains("proto 72"));
+    assert!(shown("-4").contains("from 10.0.0.0/8 lookup 100"), "{}", shown("-4"));
+}

@@ -1,6 +1,6 @@
 //! Carrying out a plan, and taking it back when a step on which others rely fails.
 //!
-//! Knobs, links, VLANs, bonds, VRFs, added addresses and routes come first; the ruleset, one transaction, is the point of no return; removals
+//! Knobs, links, VLANs, bonds, VRFs, added addresses, routes and routing rules come first; the ruleset, one transaction, is the point of no return; removals
 //! follow it. When an address, a route or the ruleset fails, what was done before is taken back in reverse order, so that
 //! a machine is never left between two configurations. A knob or link that the kernel refuses, and a removal that fails, stop
 //! nothing: the first must not keep a balancer from serving, the last is found and tried again by the next plan.
@@ -20,7 +20,7 @@ use crate::link::{self, Interface};
 use crate::netlink::{Refusal, Request};
 use crate::route::Beside;
 use crate::wakeup::WakeUp;
-use crate::{Host, HostError, address, knob, route, tunnel, upper};
+use crate::{Host, HostError, address, knob, route, rule, tunnel, upper};
 
 /// What became of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -95,11 +95,13 @@ fn phase(step: &Step) -> Phase {
     match step {
         Step::Knob { .. } | Step::LinkUp { .. } | Step::LinkMtu { .. } => Phase::Prepare,
         Step::AddUpper { .. } | Step::ReplaceUpper { .. } | Step::Master { .. } => Phase::Make,
-        Step::AddTunnel(_) | Step::AddAddress(_) | Step::AddRoute(_) => Phase::Add,
+        Step::AddTunnel(_) | Step::AddAddress(_) | Step::AddRoute(_) | Step::AddRule(_) => Phase::Add,
         Step::Ruleset(_) => Phase::Ruleset,
-        Step::RemoveRoute(_) | Step::RemoveAddress(_) | Step::RemoveTunnel(_) | Step::RemoveUpper { .. } => {
-            Phase::Remove
-        }
+        Step::RemoveRule(_)
+        | Step::RemoveRoute(_)
+        | Step::RemoveAddress(_)
+        | Step::RemoveTunnel(_)
+        | Step::RemoveUpper { .. } => Phase::Remove,
     }
 }
 
@@ -215,7 +217,7 @@ impl Host {
         gone.filter_map(|(step, _)| step.inverse()).collect()
     }
 
-    /// Added tunnels, addresses and routes, in one go. `rest` is what follows: a route that it removes may be replaced.
+    /// Added tunnels, addresses, routes and routing rules, in one go. `rest` is what follows: a route that it removes may be replaced.
     fn change(&mut self, steps: &[Step], rest: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Outcome> {
         if let Some(reason) = too_old(self.kernel, steps) {
             return vec![Outcome::Refused(reason); steps.len()];
@@ -235,15 +237,17 @@ impl Host {
                     if replaced.iter().any(|other| same_place(route, other)) { Beside::Ours } else { Beside::Refuse };
                 Ok(route::add(route, route_index(interfaces, route)?, beside))
             }
+            Step::AddRule(rule) => Ok(rule::add(rule)),
             _ => Err("not an addition".to_owned()),
         })
     }
 
-    /// Removed routes, addresses, tunnels, VLANs, bonds and VRFs.
+    /// Removed routing rules, routes, addresses, tunnels, VLANs, bonds and VRFs.
     fn remove(&mut self, steps: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Outcome> {
         let promotion = self.promote_secondaries(steps);
         let outcomes = self.send(steps, |step| match step {
             Step::RemoveRoute(route) => Ok(route::remove(route, route_index(interfaces, route)?)),
+            Step::RemoveRule(rule) => Ok(rule::remove(rule)),
             Step::RemoveAddress(Address { link, net }) => Ok(address::remove(index(interfaces, link)?, *net)),
             Step::RemoveTunnel(device) => Ok(tunnel::remove(*device)),
             // Its name may be another's by now.
@@ -466,6 +470,9 @@ fn settle(step: &Step, result: Result<(), Refusal>) -> Outcome {
         (Step::AddRoute(_), Errno::ENETUNREACH | Errno::EHOSTUNREACH) => {
             Outcome::Refused("no interface reaches the gateway".to_owned())
         }
+        // `fib_nl_newrule`: a kernel without IPv6, or without policy routing. Who has no packets of a family misses no rule of it.
+        (Step::AddRule(_), Errno::EAFNOSUPPORT) => Outcome::Unsupported,
+        (Step::RemoveRule(_), Errno::ENOENT) => Outcome::Kept,
         // Routes go with the address that was their source or with their interface.
         (Step::RemoveRoute(_), Errno::ESRCH | Errno::ENODEV) => Outcome::Kept,
         (Step::RemoveTunnel(_) | Step::RemoveUpper { .. }, Errno::ENODEV) => Outcome::Kept,

@@ -36,6 +36,7 @@ pub mod packet_log;
 pub mod recorded;
 pub mod root;
 mod route;
+mod rule;
 pub mod topology;
 mod tunnel;
 mod upper;

@@ -1,4 +1,4 @@
-//! What changes of links, addresses, routes and settings of NICs, told by the kernel as it happens.
+//! What changes of links, addresses, routes, routing rules and settings of NICs, told by the kernel as it happens.
 //!
 //! A [`Monitor`] says *that* something changed and never what: who is told looks at the machine, so a lost message costs
 //! nothing but the look. The kernel drops messages for a socket whose buffer is full and answers the next read with ENOBUFS
@@ -16,12 +16,14 @@ use crate::netlink::{Messages, RECEIVE_BUFFER_BYTES};
 
 /// `NETLINK_ROUTE`.
 const NETLINK_ROUTE: isize = 0;
-/// `RTNLGRP_LINK`, `…_IPV4_IFADDR`, `…_IPV4_ROUTE`, `…_IPV6_IFADDR`, `…_IPV6_ROUTE` (include/uapi/linux/rtnetlink.h).
-const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
-/// `RTM_NEWLINK`, `RTM_DELLINK`, and the same of addresses and routes.
+/// `RTNLGRP_LINK`, `…_IPV4_IFADDR`, `…_IPV4_ROUTE`, `…_IPV4_RULE`, `…_IPV6_IFADDR`, `…_IPV6_ROUTE`, `…_IPV6_RULE`
+/// (include/uapi/linux/rtnetlink.h).
+const GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
+/// `RTM_NEWLINK`, `RTM_DELLINK`, and the same of addresses, routes and routing rules.
 const LINKS: [u16; 2] = [16, 17];
 const ADDRESSES: [u16; 2] = [20, 21];
 const ROUTES: [u16; 2] = [24, 25];
+const RULES: [u16; 2] = [32, 33];
 
 /// What changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +34,8 @@ pub enum Subject {
     Addresses,
     /// A route of any table.
     Routes,
+    /// A rule that says which packets ask which routing table.
+    Rules,
     /// What ethtool sets: queues, rings, coalescing, features, pause.
     Settings,
 }
@@ -42,6 +46,7 @@ impl Subject {
             kind if LINKS.contains(&kind) => Some(Self::Links),
             kind if ADDRESSES.contains(&kind) => Some(Self::Addresses),
             kind if ROUTES.contains(&kind) => Some(Self::Routes),
+            kind if RULES.contains(&kind) => Some(Self::Rules),
             _ => None,
         }
     }
@@ -60,12 +65,12 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Subscribes to links, addresses and routes.
+    /// Subscribes to links, addresses, routes and routing rules.
     ///
     /// # Errors
     /// There is no such socket.
     pub fn network() -> io::Result<Self> {
-        let all = &[Subject::Links, Subject::Addresses, Subject::Routes];
+        let all = &[Subject::Links, Subject::Addresses, Subject::Routes, Subject::Rules];
         Self::open(NETLINK_ROUTE, &GROUPS, Subject::of_route, all)
     }
 

@@ -11,11 +11,11 @@ use headgate_plan::step::{Outcome, Plan, Step};
 use headgate_plan::tunnel::Device;
 use headgate_plan::upper::Upper;
 
-use crate::{Host, HostError, Report, address, knob, link, route, upper};
+use crate::{Host, HostError, Report, address, knob, link, route, rule, upper};
 
 impl Host {
-    /// Reads what there is of ours: our tables, tunnels, VLANs, bonds and VRFs, the addresses and routes that carry our protocol number, and of
-    /// interfaces and knobs those that `wanted` names.
+    /// Reads what there is of ours: our tables, tunnels, VLANs, bonds and VRFs, the addresses, routes and
+    /// routing rules that carry our protocol number, and of interfaces and knobs those that `wanted` names.
     ///
     /// # Errors
     /// [`HostError::Dump`], [`HostError::List`].
@@ -44,6 +44,7 @@ impl Host {
         let interfaces = link::list(&mut self.netlink).map_err(HostError::list("interfaces"))?;
         let addresses = address::list(&mut self.netlink).map_err(HostError::list("addresses"))?;
         let routes = route::list(&mut self.netlink).map_err(HostError::list("routes"))?;
+        let rules = rule::list(&mut self.netlink).map_err(HostError::list("routing rules"))?;
         let names: BTreeMap<u32, &str> = interfaces.values().map(|found| (found.index, found.name.as_str())).collect();
         let links = wanted.links.keys().filter_map(|name| {
             let found = interfaces.get(name)?;
@@ -72,6 +73,7 @@ impl Host {
                 .filter_map(|found| Some(Address { link: (*names.get(&found.index)?).to_owned(), net: found.net }))
                 .collect(),
             routes: routes.iter().filter(|found| found.ours).map(|found| found.state(&names)).collect(),
+            rules: rules.into_iter().collect(),
             knobs: wanted
                 .knobs
                 .iter()
@@ -100,7 +102,7 @@ impl Host {
         Ok(knob::restore(&self.root, &wanted.knobs)?)
     }
 
-    /// Removes everything of ours: tables, the guard's included, routes, addresses, tunnels, VLANs, bonds and VRFs; and gives every knob back what it
+    /// Removes everything of ours: tables, the guard's included, routing rules, routes, addresses, tunnels, VLANs, bonds and VRFs; and gives every knob back what it
     /// had.
     ///
     /// # Errors
@@ -112,6 +114,7 @@ impl Host {
         if !tables.is_empty() {
             steps.push(Step::Ruleset(tables));
         }
+        steps.extend(found.rules.into_iter().map(Step::RemoveRule));
         steps.extend(found.routes.into_iter().map(Step::RemoveRoute));
         steps.extend(found.addresses.into_iter().map(Step::RemoveAddress));
         steps.extend(found.tunnels.into_keys().map(Step::RemoveTunnel));

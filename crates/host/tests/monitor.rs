@@ -37,6 +37,9 @@ fn links_addresses_and_routes_are_told_apart() {
         has(changed(&mut monitor, "address add 2001:db8::1/64 dev x nodad"), Subject::Addresses);
         assert_eq!(changed(&mut monitor, "route add 10.0.0.0/8 via 172.16.1.2"), [Subject::Routes].into());
         has(changed(&mut monitor, "-6 route add 2001:db8:1::/48 via 2001:db8::2"), Subject::Routes);
+        assert_eq!(changed(&mut monitor, "rule add fwmark 1 lookup 100"), [Subject::Rules].into());
+        assert_eq!(changed(&mut monitor, "-6 rule add fwmark 1 lookup 100"), [Subject::Rules].into());
+        assert_eq!(changed(&mut monitor, "rule del fwmark 1"), [Subject::Rules].into());
         has(changed(&mut monitor, "link set x down"), Subject::Links);
         has(changed(&mut monitor, "link del x"), Subject::Links);
     });
@@ -63,7 +66,7 @@ fn what_was_lost_counts_as_changed() {
         std::fs::write(file.path(), routes).expect("write");
         command("ip", &format!("-batch {}", file.path().display()));
         assert!(is_readable(&monitor));
-        let all = BTreeSet::from([Subject::Links, Subject::Addresses, Subject::Routes]);
+        let all = BTreeSet::from([Subject::Links, Subject::Addresses, Subject::Routes, Subject::Rules]);
         assert_eq!(monitor.take().expect("a working socket"), all);
         assert_eq!(monitor.take().expect("a working socket"), BTreeSet::new());
         assert!(changed(&mut monitor, "address add 172.16.1.1/24 dev x").contains(&Subject::Addresses));

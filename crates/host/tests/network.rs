@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use headgate_host::announce::Unannounced;
 use headgate_host::{Host, Report, Root};
 use headgate_plan::compile::Desired;
-use headgate_plan::state::{Address, LinkState, Route, State};
+use headgate_plan::state::{Address, LinkState, MarkMatch, Route, RoutingRule, State};
 use headgate_plan::step::{Outcome, Plan, Step};
 use support::{Namespace, command, ip};
 
@@ -436,5 +436,50 @@ fn a_jammed_interface_holds_nobody_up() {
         let announcement = &report.announcements[0];
         assert_eq!(announcement.unsent, Some((250 - announcement.sent, Unannounced::Late)), "{announcement:?}");
         assert!((10..200).contains(&announcement.sent), "{announcement:?}");
+    });
+}
+
+fn rule(priority: u32, from: &str, to: &str, mark: Option<(u32, u32)>) -> RoutingRule {
+    let net = |text: &str| text.parse().expect("a prefix");
+    let mark = mark.map(|(value, mask)| MarkMatch { value, mask });
+    RoutingRule { priority, from: net(from), to: net(to), mark, link: None, table: 4000 }
+}
+
+#[test]
+fn routing_rules_are_observed_as_they_were_added_and_those_of_others_stay() {
+    pair().run(|| {
+        let mut host = host();
+        let shown = || ip("rule show") + &ip("-6 rule show");
+        // The same in all but who added it, before ours and behind.
+        ip("rule add priority 100 from 10.0.0.0/8 lookup 4000");
+        ip("rule add priority 103 fwmark 0/0xff lookup 4000 protocol static");
+        let before = shown();
+        let (all, all6) = ("0.0.0.0/0", "::/0");
+        let rules = [
+            rule(100, "10.0.0.0/8", all, None),
+            rule(101, all, "10.9.0.0/16", Some((0x10, 0xf0))),
+            RoutingRule { link: Some("x".to_owned()), table: 7, ..rule(102, all, all, Some((u32::MAX, u32::MAX))) },
+            rule(103, all, all, Some((0, 0xff))),
+            rule(32767, all, all, Some((1, 1))),
+            rule(u32::MAX, "2001:db8::/32", "2001:db8:1::1/128", None),
+            RoutingRule { link: Some("lo".to_owned()), ..rule(100, all6, all6, None) },
+        ];
+        let wanted = State { rules: BTreeSet::from(rules.clone()), ..State::default() };
+        let steps = || rules.iter().cloned().map(Step::AddRule);
+        let report = apply(&mut host, steps().collect());
+        assert_eq!(outcomes(&report), vec![Outcome::Set; rules.len()], "{report:?}");
+        assert_eq!(left(&mut host, &wanted), [], "{}", shown());
+        assert_eq!(host.observe(&State::default()).expect("a working kernel").rules.len(), rules.len());
+
+        let report = apply(&mut host, vec![Step::RemoveRule(rules[3].clone()), Step::RemoveRule(rules[3].clone())]);
+        assert_eq!(outcomes(&report), [Outcome::Set, Outcome::Kept], "it is another's that is left: {}", shown());
+        // What comes before a step that fails is taken back.
+        let report =
+            apply(&mut host, vec![Step::AddRule(rules[3].clone()), Step::AddAddress(address("z", "172.16.1.1/32"))]);
+        assert!(report.failed() && report.steps[0].1 == Outcome::Returned, "{report:?}");
+        assert_eq!(left(&mut host, &wanted), [Step::AddRule(rules[3].clone())]);
+
+        host.flush().expect("a working kernel");
+        assert_eq!(shown(), before);
     });
 }

@@ -150,6 +150,7 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         masters: layout.masters,
         addresses,
         routes: layout.routes.into_iter().collect(),
+        rules: layout.rules,
         knobs: knobs.iter().map(|knob| (knob.path.clone(), knob.want.clone())).collect(),
     };
     Ok(Desired {

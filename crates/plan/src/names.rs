@@ -11,6 +11,8 @@ use headgate_nft::{BaseChain, ChainKind, Hook};
 pub const ADDRESS_PROTOCOL: u8 = 0x48;
 /// Protocol number of the routes that we add (`RTPROT_*`).
 pub const ROUTE_PROTOCOL: u8 = 0x48;
+/// Protocol number of the routing rules that we add (`FRA_PROTOCOL`): of the same kind as that of routes.
+pub const RULE_PROTOCOL: u8 = ROUTE_PROTOCOL;
 
 /// Our table: services, slots, backends.
 pub const TABLE: &str = "headgate";

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use headgate_config::Origin;
+pub use headgate_config::model::MarkMatch;
 use headgate_nft::Ruleset;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub struct State {
     pub addresses: BTreeSet<Address>,
     /// The routes that we add, never anybody else's.
     pub routes: BTreeSet<Route>,
+    /// The routing rules that we add, never anybody else's.
+    pub rules: BTreeSet<RoutingRule>,
     /// Values of knobs by [`Knob::path`]. Observed: only those that exist and were asked for.
     pub knobs: BTreeMap<String, KnobValue>,
 }
@@ -69,6 +72,24 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// Lower wins; 0 for IPv4 and 1024 for IPv6 when not said.
     pub metric: Option<u32>,
+    /// 254 is main.
+    pub table: u32,
+}
+
+/// A rule that says which packets ask which routing table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RoutingRule {
+    /// The lowest is asked first.
+    pub priority: u32,
+    /// Source; its family is that of the rule, and a length of zero fits every packet of it.
+    pub from: IpNet,
+    /// Destination, of the same family.
+    pub to: IpNet,
+    /// Of the packet.
+    pub mark: Option<MarkMatch>,
+    /// Kernel name of the interface by which packets come in.
+    pub link: Option<String>,
     /// 254 is main.
     pub table: u32,
 }
@@ -145,6 +166,30 @@ impl fmt::Display for Route {
             write!(f, " table {}", self.table)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for RoutingRule {
+    /// As ip-rule(8) would print it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: from ", self.priority)?;
+        match self.from.prefix_len() {
+            0 if self.from.addr().is_ipv6() => write!(f, "all (IPv6)")?,
+            0 => write!(f, "all")?,
+            _ => write!(f, "{}", self.from)?,
+        }
+        if self.to.prefix_len() > 0 {
+            write!(f, " to {}", self.to)?;
+        }
+        match self.mark {
+            Some(MarkMatch { value, mask: u32::MAX }) => write!(f, " fwmark {value:#x}")?,
+            Some(MarkMatch { value, mask }) => write!(f, " fwmark {value:#x}/{mask:#x}")?,
+            None => {}
+        }
+        if let Some(link) = &self.link {
+            write!(f, " iif {link}")?;
+        }
+        write!(f, " lookup {}", self.table)
     }
 }
 

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::Desired;
 use crate::compile::routing::METRIC_V6;
-use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Route, State};
+use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Route, RoutingRule, State};
 use crate::tunnel::Device;
 use crate::upper::{self, Upper};
 use crate::{ethtool, knob};
 
-/// What is to be done, in this order: knobs, links, VLANs, bonds and VRFs, tunnels, addresses and routes that are added, the
+/// What is to be done, in this order: knobs, links, VLANs, bonds and VRFs, tunnels, addresses, routes and routing rules that are added, the
 /// ruleset, then removals.
 ///
 /// So a virtual address is there before the rules that answer on it, and goes after them; and what is most likely refused is
@@ -86,8 +86,12 @@ pub enum Step {
     AddAddress(Address),
     /// Add a route.
     AddRoute(Route),
+    /// Add a routing rule.
+    AddRule(RoutingRule),
     /// One netlink transaction.
     Ruleset(Vec<Change>),
+    /// Remove a routing rule.
+    RemoveRule(RoutingRule),
     /// Remove a route.
     RemoveRoute(Route),
     /// Remove an address.
@@ -125,8 +129,8 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct StepView {
-    /// `knob`, `link`, `add-link`, `add-tunnel`, `add-address`, `add-route`, `ruleset`, `remove-route`, `remove-address`,
-    /// `remove-tunnel` or `remove-link`.
+    /// `knob`, `link`, `add-link`, `add-tunnel`, `add-address`, `add-route`, `add-rule`, `ruleset`, `remove-rule`, `remove-route`,
+    /// `remove-address`, `remove-tunnel` or `remove-link`.
     pub kind: String,
     /// One line.
     pub text: String,
@@ -170,10 +174,13 @@ impl Plan {
         steps.extend(added.cloned().map(Step::AddAddress));
         let missing = |route: &&Route| !observed.routes.iter().any(|found| satisfies(found, route));
         steps.extend(wanted.routes.iter().filter(missing).cloned().map(Step::AddRoute));
+        // Behind the routes: where a rule leads there is a way.
+        steps.extend(wanted.rules.difference(&observed.rules).cloned().map(Step::AddRule));
         let changes = headgate_nft::change::between(&observed.ruleset, &wanted.ruleset);
         if !changes.is_empty() {
             steps.push(Step::Ruleset(changes));
         }
+        steps.extend(observed.rules.difference(&wanted.rules).cloned().map(Step::RemoveRule));
         let stale = |found: &&Route| !wanted.routes.iter().any(|route| satisfies(found, route));
         steps.extend(observed.routes.iter().filter(stale).cloned().map(Step::RemoveRoute));
         let removed = observed.addresses.difference(&wanted.addresses);
@@ -296,6 +303,8 @@ impl Step {
             Self::RemoveAddress(address) => Self::AddAddress(address.clone()),
             Self::AddRoute(route) => Self::RemoveRoute(route.clone()),
             Self::RemoveRoute(route) => Self::AddRoute(route.clone()),
+            Self::AddRule(rule) => Self::RemoveRule(rule.clone()),
+            Self::RemoveRule(rule) => Self::AddRule(rule.clone()),
             Self::Ruleset(_) => return None,
         })
     }
@@ -320,6 +329,8 @@ impl Step {
             Self::RemoveTunnel(_) => "remove-tunnel",
             Self::AddAddress(_) => "add-address",
             Self::AddRoute(_) => "add-route",
+            Self::AddRule(_) => "add-rule",
+            Self::RemoveRule(_) => "remove-rule",
             Self::Ruleset(_) => "ruleset",
             Self::RemoveRoute(_) => "remove-route",
             Self::RemoveAddress(_) => "remove-address",
@@ -351,6 +362,8 @@ impl Display for Step {
             Self::RemoveAddress(Address { link, net }) => write!(f, "remove address {net} from {link}"),
             Self::AddRoute(route) => write!(f, "add route {route}"),
             Self::RemoveRoute(route) => write!(f, "remove route {route}"),
+            Self::AddRule(rule) => write!(f, "add routing rule {rule}"),
+            Self::RemoveRule(rule) => write!(f, "remove routing rule {rule}"),
             Self::Ruleset(changes) => write_counts(f, changes),
         }
     }

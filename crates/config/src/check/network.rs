@@ -11,7 +11,9 @@ use crate::diagnostic::Report;
 use crate::model::{Allow, Bond, Interface, InterfaceAddress, InterfaceMatch, Network, Route, Vlan, Vrf};
 use crate::schema::{interface_address, kernel_name, mac, pci, prefix};
 use crate::tree::{Node, Span, Value};
-use crate::types::{Invalid, Role, RouteName, parse_address};
+use crate::types::{Invalid, Role, RouteName, RuleName, parse_address};
+
+mod rule;
 
 /// Those whose entries are interfaces that have addresses.
 const CARRIERS: [&str; 3] = ["interfaces", "vlans", "bonds"];
@@ -49,6 +51,12 @@ pub(super) fn network(checker: &mut Checker<'_>, fields: Fields<'_>) -> Network 
         let route = route(checker, name.clone(), fields);
         network.routes.extend(route.map(|route| (name, route)));
     }
+    for (name, fields) in fields.named("rules") {
+        let Ok(name) = RuleName::new(name) else { continue };
+        let rule = rule::rule(checker, name.clone(), fields);
+        network.rules.extend(rule.map(|rule| (name, rule)));
+    }
+    rule::priorities(checker, fields, &network);
     vlan_ids(checker, fields);
     vlan_cycles(checker, fields, &network);
     members_once(checker, fields);

@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::Origin;
-use crate::types::{Role, RouteName, ServiceName};
+use crate::types::{Role, RouteName, RuleName, ServiceName};
 
 /// `[system]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,6 +48,8 @@ pub struct Network {
     pub vrfs: BTreeMap<Role, Vrf>,
     /// By name.
     pub routes: BTreeMap<RouteName, Route>,
+    /// By name.
+    pub rules: BTreeMap<RuleName, RoutingRule>,
 }
 
 /// How a role finds its kernel interface: all fields that are present must match.
@@ -203,6 +206,35 @@ pub struct Route {
     pub metric: Option<u32>,
     pub table: Option<u32>,
     pub source: Option<IpAddr>,
+}
+
+/// `[network.rules.NAME]`. All that is given must fit a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct RoutingRule {
+    pub name: RuleName,
+    pub origin: Origin,
+    /// The lowest comes first.
+    pub priority: u32,
+    /// The routing table that answers.
+    pub table: u32,
+    /// Of the source; of the same family as `to`. Without both the rule is for both families.
+    pub from: Option<IpNet>,
+    /// Of the destination.
+    pub to: Option<IpNet>,
+    /// Of the packet's mark.
+    pub mark: Option<MarkMatch>,
+    /// Role or kernel name of the one by which packets come in.
+    pub interface: Option<String>,
+}
+
+/// Which marks of packets fit: those that have `value` in the bits of `mask`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub struct MarkMatch {
+    pub value: u32,
+    pub mask: u32,
 }
 
 /// A value of `[sysctl]`.

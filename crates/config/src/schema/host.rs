@@ -108,6 +108,7 @@ pub(super) static NETWORK: &[Key] = &[
         "Interfaces with a routing table of their own, for management.",
     ),
     key("routes", Kind::Named("route", ROUTE), Preset::None, "Static routes."),
+    key("rules", Kind::Named("rule", RULE), Preset::None, "Which packets ask which routing table."),
 ];
 
 static INTERFACE: &[Key] = &[
@@ -196,6 +197,37 @@ static ROUTE: &[Key] = &[
     key("metric", Kind::Integer(0, 0xffff_ffff), Preset::Told("the kernel's"), "The lowest wins."),
     key("table", Kind::Integer(1, 0xffff_ffff), Preset::Told("main"), "Routing table."),
     key("source", Kind::Text(Form::Address), Preset::None, "Preferred source address."),
+];
+
+static RULE: &[Key] = &[
+    ENABLED,
+    key(
+        "priority",
+        Kind::Integer(1, 0xffff_ffff),
+        Preset::None,
+        "The lowest is asked first; the main table has 32766. Required.",
+    ),
+    key(
+        "table",
+        Kind::Integer(1, 0xffff_ffff),
+        Preset::None,
+        "The routing table that is asked, but not 253 and 255; main is 254. Without a route there, the next rule. Required.",
+    ),
+    key("from", Kind::Text(Form::Prefix), Preset::Told("any"), "Source of the packets."),
+    key("to", Kind::Text(Form::Prefix), Preset::Told("any"), "Destination of the packets."),
+    key(
+        "mark",
+        Kind::Integer(0, 0xffff_ffff),
+        Preset::Told("any"),
+        "Mark of the packets, as `mark` of a farm sets it.",
+    ),
+    key("mask", Kind::Integer(1, 0xffff_ffff), Preset::Told("all bits"), "The bits of `mark` that are compared."),
+    key(
+        "interface",
+        Kind::Text(Form::Interface),
+        Preset::Told("any"),
+        "Role or kernel name of the interface by which packets come in; `lo`: those of the box itself.",
+    ),
 ];
 
 pub(super) static API: &[Key] = &[

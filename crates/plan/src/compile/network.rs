@@ -12,9 +12,10 @@ use ipnet::IpNet;
 use super::farm::is_anywhere;
 use super::routing::{Routing, TABLE_MAIN};
 use crate::facts::{Facts, Link};
-use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Route};
+use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Route, RoutingRule};
 use crate::upper::Upper;
 
+mod rules;
 mod uppers;
 
 /// What the network part of a configuration means on this machine.
@@ -34,6 +35,7 @@ pub(super) struct Layout {
     /// The configured addresses of interfaces, in the order in which they are written; those that others carry as well.
     pub(super) configured: Vec<Address>,
     pub(super) routes: Vec<Route>,
+    pub(super) rules: BTreeSet<RoutingRule>,
     /// Virtual addresses that no interface has and none gets.
     pub(super) unplaced: BTreeSet<IpAddr>,
     pub(super) warnings: Vec<String>,
@@ -65,6 +67,7 @@ impl Layout {
             let (to, via, source, metric) = (route.to.trunc(), route.via, route.source, route.metric);
             layout.routes.push(Route { to, via, link, source, metric, table });
         }
+        layout.add_rules(&config.network, facts);
         layout
     }
 

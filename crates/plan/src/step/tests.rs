@@ -4,6 +4,7 @@ use super::*;
 use crate::compile::compile;
 use crate::ids::Ids;
 use crate::samples::{address, config, facts, net, web};
+use crate::state::MarkMatch;
 
 fn address_on(link: &str, text: &str) -> Address {
     Address { link: link.to_owned(), net: net(text) }
@@ -28,7 +29,18 @@ fn both() -> (Desired, State) {
     let link = |up, mtu| LinkState { up, mtu: Some(mtu) };
     desired.state.links = [("eth0".to_owned(), link(true, 9000)), ("gone".to_owned(), link(true, 1500))].into();
     desired.state.routes = [route("0.0.0.0/0", "172.16.1.254", None)].into();
+    let rule = |priority, (from, to), (value, mask)| RoutingRule {
+        priority,
+        from: net(from),
+        to: net(to),
+        mark: Some(MarkMatch { value, mask }),
+        link: None,
+        table: 254,
+    };
+    let marked = rule(100, ("0.0.0.0/0", "0.0.0.0/0"), (0x10, 0xf0));
+    desired.state.rules = [RoutingRule { link: Some("eth0".to_owned()), table: 7, ..marked }].into();
     let observed = State {
+        rules: [rule(101, ("10.0.0.0/8", "10.9.0.0/16"), (1, u32::MAX))].into(),
         links: [("eth0".to_owned(), link(false, 1500))].into(),
         addresses: [address_on("eth0", "172.16.1.9/32")].into(),
         routes: [Route { link: Some("eth0".to_owned()), ..route("10.0.0.0/8", "172.16.1.253", Some(0)) }].into(),
@@ -53,7 +65,9 @@ fn steps_are_in_order_and_readable() {
             "set eth0 up",
             "add address 172.16.1.1/32 to eth0 and announce it",
             "add route default via 172.16.1.254",
+            "add routing rule 100: from all fwmark 0x10/0xf0 iif eth0 lookup 7",
             "change the ruleset: 2 tables, 5 maps, 7 chains, 16 rules, 7 elements",
+            "remove routing rule 101: from 10.0.0.0/8 to 10.9.0.0/16 fwmark 0x1 lookup 254",
             "remove route 10.0.0.0/8 via 172.16.1.253 dev eth0 metric 0",
             "remove address 172.16.1.9/32 from eth0",
         ]
