@@ -308,19 +308,35 @@ fn members_once(checker: &mut Checker<'_>, fields: Fields<'_>) {
     }
 }
 
-/// What a bond has taken has no addresses of its own and belongs to nothing else.
+/// What a bond has taken has no addresses of its own, belongs to nothing else, and sends what the bond sends: the kernel gives a
+/// member the bond's MTU whenever it joins or that MTU is set (`bond_enslave`, `bond_change_mtu`).
 fn members_are_bare(checker: &mut Checker<'_>, fields: Fields<'_>) {
     for (bond, written) in fields.named("bonds") {
         for (member, span) in written.texts("members") {
-            let of_role = CARRIERS.iter().flat_map(|table| fields.named(table)).find(|(role, _)| *role == member);
-            let Some((_, of_role)) = of_role else { continue };
+            let Some(of_role) = role_of(fields, member) else { continue };
             for key in ["addresses", "vrf"].into_iter().filter(|key| of_role.has(key)) {
                 let message = format!("{member} is a member of bond {bond} and has {key} of its own");
                 let report = Report::error(of_role.key_span(key), message).note(span, "it is a member here");
                 checker.push(report.help(format!("{key} of the bond")));
             }
+            let mtus = [of_role.integer::<u32>("mtu"), written.integer::<u32>("mtu")];
+            if mtus[0].is_some() && mtus[0] != mtus[1] {
+                let message = format!("{member} is a member of bond {bond} and has another mtu");
+                let report = Report::error(of_role.key_span("mtu"), message).note(span, "it is a member here");
+                checker.push(report.help("mtu of the bond: its members take it over"));
+            }
         }
     }
+}
+
+/// What is written of an interface that is named by its role or, where the role matches by it, by its kernel name.
+fn role_of<'a>(fields: Fields<'a>, name: &str) -> Option<Fields<'a>> {
+    let by_role = CARRIERS.iter().flat_map(|table| fields.named(table)).find(|(role, _)| *role == name);
+    let by_name = || {
+        let matches = |of: &Fields<'a>| of.maybe_table("match").and_then(|table| table.text("name")) == Some(name);
+        fields.named("interfaces").find(|(_, of)| matches(of))
+    };
+    by_role.or_else(by_name).map(|(_, of)| of)
 }
 
 fn vrf_of(fields: Fields<'_>) -> Option<Role> {
