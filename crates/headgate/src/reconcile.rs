@@ -22,9 +22,11 @@ use headgate_plan::tunnel;
 use crate::api::StepLine;
 use crate::owed::Owed;
 
-/// An interface that comes up gets its interrupts, and with them new knobs: the second round sees them, the third verifies.
-/// One more for another program that writes nftables while we do.
-const ROUNDS: usize = 4;
+/// Rounds that write again what was written: one that finds a ruleset of another program's making, and then some.
+const ROUNDS_AGAIN: usize = 3;
+/// Rounds in all. An interface that comes up gets its interrupts, and with them new knobs: the second round sees them, the third
+/// verifies. Whatever somebody changes meanwhile is one more.
+const ROUNDS_MAX: usize = 16;
 
 /// How often a knob is set in one go: new queues undo what was set before them.
 const KNOB_ATTEMPTS: usize = 2;
@@ -119,6 +121,16 @@ pub enum ReconcileError {
     Unsettled(Vec<StepLine>),
 }
 
+impl ReconcileError {
+    /// Everything that was tried, in order.
+    pub fn steps(&self) -> &[StepLine] {
+        match self {
+            Self::Refused { steps, .. } | Self::Unsettled(steps) => steps,
+            Self::Unsupported(_) | Self::Host(_) => &[],
+        }
+    }
+}
+
 /// Makes the kernel what `wanted` means.
 ///
 /// # Errors
@@ -126,7 +138,8 @@ pub enum ReconcileError {
 pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Reconciled, ReconcileError> {
     let mut so_far = Reconciled::default();
     let mut ids = wanted.ids.cloned();
-    for _ in 0..ROUNDS {
+    let mut again = 0;
+    for _ in 0..ROUNDS_MAX {
         let ruleset = host.observe_ruleset()?;
         let mut known = ids.take().unwrap_or_else(|| Ids::observe(&ruleset));
         known.set_failed(wanted.failed.clone());
@@ -145,6 +158,10 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         if so_far.plan.is_empty() || until == Until::Planned {
             return Ok(so_far);
         }
+        again += usize::from(so_far.plan.steps.iter().any(|step| is_again(step, &so_far.done)));
+        if again > ROUNDS_AGAIN {
+            break;
+        }
         let lost = lost(&so_far);
         let report = host.apply(std::mem::take(&mut so_far.plan));
         // At 10,000 farms these are most of the memory: the next round makes its own.
@@ -155,7 +172,10 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
                 so_far.done.extend(report.steps);
                 so_far.owed.settle(lost, |lost| cut_lost(host, lost));
             }
-            Some(failure) if failure.stale => tracing::info!("nftables changed meanwhile; looking again"),
+            Some(failure) if failure.stale => {
+                tracing::info!("nftables changed meanwhile; looking again");
+                again += 1;
+            }
             Some(failure) => {
                 let steps = lines(&report.steps);
                 let step = steps.get(failure.step).map(|line| line.step.clone()).unwrap_or_default();
@@ -201,14 +221,25 @@ pub fn cut_lost(host: &mut Host, lost: &Lost) -> Vec<String> {
 /// The kernel has said its word about this step: trying again would say the same. So it would be with a knob that was set and read
 /// back twice, and is otherwise once more: another program turns it faster than we look, and nothing else may wait for that.
 fn is_settled(step: &Step, done: &[(Step, Outcome)]) -> bool {
-    let same = |other: &Step| match (step, other) {
-        (Step::Knob { path, want, .. }, Step::Knob { path: other, want: tried, .. }) => path == other && want == tried,
-        _ => step == other,
-    };
     let refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused(_) | Outcome::Unsupported | Outcome::Kept);
     let is_knob = matches!(step, Step::Knob { .. });
-    let set = done.iter().filter(|(other, outcome)| is_knob && *outcome == Outcome::Set && same(other)).count();
-    set >= KNOB_ATTEMPTS || done.iter().any(|(other, outcome)| refused(outcome) && same(other))
+    let set =
+        done.iter().filter(|(other, outcome)| is_knob && *outcome == Outcome::Set && is_same(step, other)).count();
+    set >= KNOB_ATTEMPTS || done.iter().any(|(other, outcome)| refused(outcome) && is_same(step, other))
+}
+
+/// The same was done before, and did not last.
+fn is_again(step: &Step, done: &[(Step, Outcome)]) -> bool {
+    let is_ruleset = |step: &Step| matches!(step, Step::Ruleset(_));
+    done.iter().any(|(other, _)| is_same(step, other) || is_ruleset(step) && is_ruleset(other))
+}
+
+/// What a knob had is no part of it.
+fn is_same(step: &Step, other: &Step) -> bool {
+    match (step, other) {
+        (Step::Knob { path, want, .. }, Step::Knob { path: other, want: tried, .. }) => path == other && want == tried,
+        _ => step == other,
+    }
 }
 
 /// Steps and their outcomes as the API tells them.
@@ -238,5 +269,25 @@ pub fn outcome_word(outcome: &Outcome) -> String {
         Outcome::Refused(reason) => format!("refused: {reason}"),
         Outcome::Returned => "returned".to_owned(),
         Outcome::Skipped => "skipped".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headgate_plan::state::{Fit, KnobValue};
+
+    use super::*;
+
+    fn knob(path: &str, was: i64) -> Step {
+        Step::Knob { path: path.into(), was: Some(KnobValue::Int(was)), want: KnobValue::Int(1), fit: Fit::Exact }
+    }
+
+    #[test]
+    fn what_somebody_changes_beside_a_repair_is_nothing_that_did_not_last() {
+        let done = [(knob("ethtool/eth0/rings", 512), Outcome::Set), (Step::Ruleset(Vec::new()), Outcome::Set)];
+        assert!(!is_again(&knob("ethtool/eth0/coalesce", 512), &done));
+        assert!(is_again(&knob("ethtool/eth0/rings", 256), &done));
+        assert!(is_again(&Step::Ruleset(vec![]), &done));
+        assert!(!is_settled(&knob("ethtool/eth0/rings", 256), &done), "once more");
     }
 }

@@ -107,6 +107,9 @@ impl Engine {
             Err(error) => {
                 self.tally.repairs_failed += 1;
                 self.events.tell(Event::Drift { repaired: false, steps: looked.plan.steps.len() });
+                for line in error.steps() {
+                    tracing::warn!(step = line.step, outcome = line.outcome, "tried");
+                }
                 tracing::error!(error = %crate::explain(&error), "not repaired");
             }
         }
