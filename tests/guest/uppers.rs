@@ -246,3 +246,48 @@ backends.b.address = \"172.16.2.11:80\"
     assert!(!has(&lab, "mgmt") && lab.gate.ip(&["route", "show"]).unwrap().contains("172.16.3.0/24 dev m0"));
     drop(server);
 }
+
+/// The filter sees the VRF, not its interface: what `allow` of that one says is what comes in, and opens nothing elsewhere.
+#[test]
+#[ignore = "in the guest"]
+fn a_vrf_lets_in_what_its_interface_allows() {
+    let mut lab = Lab::new("vrf-protect").unwrap();
+    veth((&lab.gate, "m0"), (&lab.client, "ops")).unwrap();
+    lab.client.ip(&["address", "add", "172.16.3.9/24", "dev", "ops"]).unwrap();
+    let servers = ["0.0.0.0:22", "0.0.0.0:23"].map(|at| Server::start(&lab.gate, "box", at.parse().unwrap()).unwrap());
+    let text = |allow: &str| {
+        format!(
+            "[system]
+protect = true
+[sysctl]
+\"net.ipv4.tcp_l3mdev_accept\" = 1
+[network.vrfs.mgmt]
+table = 10
+[network.interfaces.m0]
+addresses = [\"172.16.3.200/24\"]
+vrf = \"mgmt\"
+allow = {allow}
+[network.interfaces.service]
+addresses = [\"172.16.1.200/24\"]
+allow = [\"ping\"]
+"
+        )
+    };
+    let connects = |lab: &Lab, to: &str| Connection::open(&lab.client, to.parse().unwrap()).unwrap().is_ok();
+    let answers = |lab: &Lab, to: &str| lab.client.run(&format!("ping -c 1 -W 2 {to}")).is_ok();
+    lab.configure(&text("[\"tcp/22\"]")).unwrap();
+    lab.start().unwrap();
+    nothing_to_do(&lab);
+    assert!(connects(&lab, "172.16.3.200:22"));
+    assert!(!connects(&lab, "172.16.3.200:23") && !answers(&lab, "172.16.3.200"), "{}", listed(&lab));
+    assert!(answers(&lab, "172.16.1.200") && !connects(&lab, "172.16.1.200:22"), "{}", listed(&lab));
+    lab.configure(&text("[\"ping\", \"tcp/23\"]")).unwrap();
+    lab.headgate_ok(&["apply"]).unwrap();
+    assert!(connects(&lab, "172.16.3.200:23") && answers(&lab, "172.16.3.200"), "{}", listed(&lab));
+    assert!(!connects(&lab, "172.16.3.200:22"), "{}", listed(&lab));
+    drop(servers);
+}
+
+fn listed(lab: &Lab) -> String {
+    lab.nft("list table inet headgate-protect").unwrap()
+}
