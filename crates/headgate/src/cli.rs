@@ -18,6 +18,7 @@ mod farm;
 mod history;
 pub mod hw;
 mod man;
+mod paint;
 mod persistence;
 mod plan;
 mod rollback;

@@ -231,6 +231,47 @@ fn events_tell_what_happens() {
     assert!(next("refused")["message"].as_str().is_some_and(|text| text.contains("add route default")));
 }
 
+#[test]
+fn events_and_status_tell_when_checks_turn() {
+    let ns = start(&WEB.replace("172.16.2.12", "172.16.2.11"));
+    ns.far_address("be", "172.16.2.11/24");
+    ns.tree.write(
+        "etc/headgate/conf.d/20-health.toml",
+        "[farms.web.health]\ntype = \"tcp\"\ninterval = \"200ms\"\ntimeout = \"200ms\"\n",
+    );
+    let serve = || ns.at_far(|| std::net::TcpListener::bind("172.16.2.11:8080")).expect("a port");
+    let server = serve();
+    let _daemon = ns.start();
+    let mut stream = unix(&ns);
+    stream.write_all(&message("GET", "/v1/events", None, b"")).expect("it takes that");
+    let mut lines = BufReader::new(stream).lines().map(|line| line.expect("the stream goes on"));
+    assert_eq!(lines.next().as_deref(), Some("HTTP/1.1 200 OK"));
+    let mut turns = |state: &str| {
+        let mut both = [(); 2].map(|()| {
+            let event = lines.by_ref().find(|line| line.starts_with("event: ")).expect("an event");
+            assert_eq!(event, "event: health");
+            let data = lines.next().expect("its data");
+            let data: Value = serde_json::from_str(data.strip_prefix("data: ").expect("its data")).expect("JSON");
+            assert_eq!((&data["farm"], &data["state"]), (&json!("web"), &json!(state)));
+            data["backend"].as_str().expect("a name").to_owned()
+        });
+        both.sort();
+        assert_eq!(both, ["b1", "b2"]);
+    };
+    drop(server);
+    turns("down");
+    let status = ns.headgate(&["status"]).exits(5).out;
+    let told =
+        |line: &str| line.contains("web   b1") && line.contains("unhealthy for ") && line.contains("mend the server");
+    assert!(status.contains("WHAT TO DO") && status.lines().any(told), "{status}");
+    assert!(!status.contains('\u{1b}'), "colours in a pipe: {status:?}");
+    let _server = serve();
+    turns("up");
+    ns.headgate(&["backend", "down", "web", "b2"]).exits(0);
+    let status = ns.headgate(&["status"]).exits(5).out;
+    assert!(status.contains("headgate backend up web b2"), "{status}");
+}
+
 /// The next number of a sequence that is always the same.
 fn random(state: &mut u64) -> u64 {
     // splitmix64.

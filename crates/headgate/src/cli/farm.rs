@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use headgate_plan::status::{BackendHealth, BackendStatus, FarmHealth, FarmStatus, HealthState, Standing};
 
 use super::args::{Change, FarmCommand, Steps};
+use super::paint::{Paint, Tone};
 use super::table::Table;
 use super::{Answer, CliError, apply, backend_setup, values};
 use crate::api::Values;
@@ -18,7 +19,8 @@ pub(super) fn run(root: &Path, client: &Client, command: FarmCommand) -> Result<
     match command {
         FarmCommand::List(output) => {
             let farms: Vec<FarmStatus> = client.get("/v1/farms")?;
-            Answer::of(output, &farms, |farms| if farms.is_empty() { "no farms\n".to_owned() } else { table(farms) })
+            let render = |farms: &Vec<FarmStatus>| table(farms).shown(Paint::of_output());
+            Answer::of(output, &farms, |farms| if farms.is_empty() { "no farms\n".to_owned() } else { render(farms) })
         }
         FarmCommand::Show { name, output } => {
             let farm: FarmStatus = client.get(&format!("/v1/farms/{}", segment(&name.farm)))?;
@@ -41,24 +43,32 @@ pub(super) fn run(root: &Path, client: &Client, command: FarmCommand) -> Result<
 }
 
 /// One line a farm.
-pub(super) fn table(farms: &[FarmStatus]) -> String {
+pub(super) fn table(farms: &[FarmStatus]) -> Table {
     let mut table = Table::new(&["FARM", "STATE", "MODE", "BACKENDS", ">FLOWS", ">SINCE", "LISTEN"]);
     for farm in farms {
-        table.row([
-            farm.name.to_string(),
-            health(farm.health).to_owned(),
-            farm.mode.clone(),
-            format!("{}/{}", farm.usable, farm.total),
-            farm.flows.to_string(),
-            farm.new_flows.to_string(),
-            farm.listen.join(" "),
-        ]);
+        let tone = match farm.health {
+            FarmHealth::Down => Tone::Bad,
+            FarmHealth::Degraded => Tone::Warning,
+            FarmHealth::Serving | FarmHealth::Off => Tone::Plain,
+        };
+        table.row_in(
+            tone,
+            [
+                farm.name.to_string(),
+                health(farm.health).to_owned(),
+                farm.mode.clone(),
+                format!("{}/{}", farm.usable, farm.total),
+                farm.flows.to_string(),
+                farm.new_flows.to_string(),
+                farm.listen.join(" "),
+            ],
+        );
     }
-    table.to_string()
+    table
 }
 
 fn render(farm: &FarmStatus) -> String {
-    let mut text = table(std::slice::from_ref(farm));
+    let mut text = table(std::slice::from_ref(farm)).to_string();
     for address in &farm.unplaced {
         text += &format!("no interface has {address}\n");
     }
@@ -137,6 +147,20 @@ pub(super) fn why_not(backend: &BackendStatus) -> String {
             format!("{standing}{since}{error}")
         }
         _ => standing.to_owned(),
+    }
+}
+
+/// What somebody can do so that it takes flows.
+pub(super) fn remedy(farm: &FarmStatus, backend: &BackendStatus) -> String {
+    let FarmStatus { name: farm, .. } = farm;
+    let BackendStatus { name, address, .. } = backend;
+    match backend.standing {
+        Standing::Serving | Standing::Spare => String::new(),
+        Standing::Draining if backend.weight == 0 => format!("headgate backend weight {farm} {name} 1"),
+        Standing::Draining | Standing::Down => format!("headgate backend up {farm} {name}"),
+        Standing::Unhealthy => format!("mend the server; it comes back by itself: headgate farm show {farm}"),
+        Standing::Unroutable => format!("add a route or an interface's address towards {address}"),
+        Standing::Idle => format!("headgate farm set {farm} state=up"),
     }
 }
 

@@ -4,6 +4,7 @@ use headgate_plan::capacity::{Capacity, Finding, Severity};
 use headgate_plan::status::{FarmHealth, Standing, Status};
 
 use super::args::Output;
+use super::paint::{Paint, Tone};
 use super::table::Table;
 use super::{Answer, CliError, farm};
 use crate::client::Client;
@@ -16,68 +17,76 @@ const SERVING_SHOWN: usize = 20;
 pub(super) fn run(client: &Client, output: Output) -> Result<Answer, CliError> {
     let status: Status = client.get("/v1/status")?;
     let exit = if status.healthy() { Exit::Good } else { Exit::Degraded };
-    Ok(Answer::of(output, &status, render)?.exit(exit))
+    Ok(Answer::of(output, &status, |status| render(status, Paint::of_output()))?.exit(exit))
 }
 
 /// What is wrong comes first, then the farms, then what is merely worth knowing.
-fn render(status: &Status) -> String {
-    let word = if status.healthy() { "healthy" } else { "degraded" };
+fn render(status: &Status, paint: Paint) -> String {
+    let (word, tone) = if status.healthy() { ("healthy", Tone::Good) } else { ("degraded", Tone::Bad) };
     let generation = status.generation.map(|number| format!(", generation {number}")).unwrap_or_default();
-    let mut text = format!("{word}{generation}\n");
+    let mut text = format!("{}{generation}\n", paint.text(tone, word));
     if let Some(error) = &status.last_error {
-        text += &format!("fault: {}\n", printable(error));
+        text += &format!("{} {}\n", paint.text(Tone::Bad, "fault:"), printable(error));
+        text += "    what helps: mend the file and `headgate apply`, or `headgate rollback`\n";
     }
+    let drift = paint.text(Tone::Bad, "drift:");
     text += &listed(
         &status.drift,
         Listing::Short,
         |one, other| one.kind == other.kind,
-        |step| format!("drift: the kernel is not as it should be: {}\n", printable(&step.text)),
+        |step| format!("{drift} the kernel is not as it should be: {}\n", printable(&step.text)),
     );
-    for (path, why) in &status.refused {
-        text += &format!("refused: /{path}: {}\n", printable(why));
+    if !status.drift.is_empty() {
+        text += "    what helps: it is mended within seconds; if it comes again, somebody else writes it: `headgate plan`\n";
     }
-    text += &capacity(&status.capacity);
+    for (path, why) in &status.refused {
+        text += &format!("{} /{path}: {}\n", paint.text(Tone::Warning, "refused:"), printable(why));
+    }
+    text += &capacity(&status.capacity, paint);
     if !status.farms.is_empty() {
         let bad = status.farms.iter().filter(|farm| farm.health < FarmHealth::Serving).count();
         let shown = &status.farms[..status.farms.len().min(bad + SERVING_SHOWN)];
-        text += &format!("\n{}", farm::table(shown));
+        text += &format!("\n{}", farm::table(shown).shown(paint));
         if shown.len() < status.farms.len() {
             text += &format!("and {} more that serve or are off\n", status.farms.len() - shown.len());
         }
-        text += &not_serving(status);
+        text += &not_serving(status, paint);
     }
     if !status.services.is_empty() {
         let mut table = Table::new(&["SERVICE", ">PID", "STATE"]);
         for service in &status.services {
             let pid = service.pid.map(|pid| pid.to_string()).unwrap_or_default();
-            table.row([service.name.clone(), pid, service.state.clone()]);
+            let tone = if service.healthy { Tone::Plain } else { Tone::Bad };
+            table.row_in(tone, [service.name.clone(), pid, service.state.clone()]);
         }
-        text += &format!("\n{table}");
+        text += &format!("\n{}", table.shown(paint));
     }
     text += &footer(status);
     text
 }
 
-/// The backends that take no flows, and why.
-fn not_serving(status: &Status) -> String {
-    let mut table = Table::new(&["FARM", "BACKEND", "ADDRESS", "WHY NOT"]);
+/// The backends that take no flows, since when and why, and what to do.
+fn not_serving(status: &Status, paint: Paint) -> String {
+    let mut table = Table::new(&["FARM", "BACKEND", "ADDRESS", "WHY NOT", "WHAT TO DO"]);
     for farm in status.farms.iter().filter(|farm| farm.health < FarmHealth::Serving) {
         for backend in farm.backends.iter().filter(|backend| backend.standing != Standing::Serving) {
             let why = farm::why_not(backend);
-            table.row([farm.name.to_string(), backend.name.to_string(), backend.address.clone(), why]);
+            let tone = if backend.standing == Standing::Unhealthy { Tone::Bad } else { Tone::Plain };
+            let remedy = farm::remedy(farm, backend);
+            table.row_in(tone, [farm.name.to_string(), backend.name.to_string(), backend.address.clone(), why, remedy]);
         }
     }
-    if table.is_empty() { String::new() } else { format!("\n{table}") }
+    if table.is_empty() { String::new() } else { format!("\n{}", table.shown(paint)) }
 }
 
 /// What is lost or nearly runs out, each with what would help.
-fn capacity(capacity: &Capacity) -> String {
+fn capacity(capacity: &Capacity, paint: Paint) -> String {
     let line = |finding: &Finding| {
         let word = match finding.severity {
-            Severity::Losing => "losing",
-            Severity::Near => "near the limit",
+            Severity::Losing => paint.text(Tone::Bad, "losing:"),
+            Severity::Near => paint.text(Tone::Warning, "near the limit:"),
         };
-        format!("{word}: {}\n    what helps: {}\n", printable(&finding.text), printable(&finding.help))
+        format!("{word} {}\n    what helps: {}\n", printable(&finding.text), printable(&finding.help))
     };
     capacity.findings.iter().map(line).collect()
 }

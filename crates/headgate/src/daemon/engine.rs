@@ -453,7 +453,11 @@ impl Engine {
 
     fn blame(&mut self, error: &EngineError) -> String {
         let ApiError { message, details, .. } = error.api();
-        let first = details.into_iter().find(|line| !line.trim().is_empty());
+        // Warnings stand among the errors, by their places.
+        let first = details
+            .iter()
+            .find(|line| line.starts_with("error"))
+            .or_else(|| details.iter().find(|line| !line.trim().is_empty()));
         let text = first.map_or(message.clone(), |first| format!("{message}: {first}"));
         self.fault = Some(text.clone());
         text

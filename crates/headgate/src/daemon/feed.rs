@@ -57,6 +57,15 @@ pub enum Event {
         /// By whom.
         author: String,
     },
+    /// A backend's checks say something else, and the kernel knows.
+    Health {
+        /// Its farm.
+        farm: String,
+        /// Its name.
+        backend: String,
+        /// `up` or `down`.
+        state: &'static str,
+    },
     /// The kernel was not as it should be.
     Drift {
         /// Whether it is again.
@@ -74,6 +83,7 @@ impl Event {
             Event::Refused { .. } => "refused",
             Event::Confirmed { .. } => "confirmed",
             Event::Backend { .. } => "backend",
+            Event::Health { .. } => "health",
             Event::Drift { .. } => "drift",
         }
     }

@@ -11,6 +11,7 @@ use headgate_plan::health::Condition;
 use tokio::sync::watch;
 
 use super::{Engine, Targets};
+use crate::daemon::feed::Event;
 use crate::daemon::health::Board;
 use crate::reconcile::cut_lost;
 
@@ -105,6 +106,9 @@ impl Engine {
         for turn in turns {
             let took_us = turn.decided.elapsed().as_micros();
             tracing::debug!(farm = %turn.farm, backend = %turn.backend, took_us, "in the kernel");
+            let state = if turn.condition == Condition::Down { "down" } else { "up" };
+            let (farm, backend) = (turn.farm.to_string(), turn.backend.to_string());
+            self.events.tell(Event::Health { farm, backend, state });
         }
     }
 }
