@@ -37,6 +37,7 @@ use self::server::listeners;
 use self::server::{Api, ListenError};
 use self::supervise::{Network, SuperviseError, Supervisor};
 use self::watchdog::Watchdog;
+use crate::dhcp;
 use crate::exit::Exit;
 use crate::files;
 use crate::steps::{Listing, told};
@@ -185,6 +186,7 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
     let appliance = engine.is_appliance();
     let (targets, board) = (engine.targets(), engine.board());
     let supervisor = Arc::new(Mutex::new(Some(Supervisor::new(&state)?)));
+    dhcp::prepare(&Root::new(root)).map_err(|error| DaemonError::System("place for leases", error))?;
     let listener = server::listen(root)?;
     let engine = Handle::spawn(engine).map_err(|error| DaemonError::System("thread", error))?;
     let api = Api::new(Root::new(root), engine.clone(), server::Services(Arc::clone(&supervisor)), events);
@@ -194,7 +196,7 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
         tokio::spawn(mark_good());
     }
     tokio::spawn(steering::run(engine.clone()));
-    tokio::spawn(events::run(engine.clone()));
+    tokio::spawn(events::run(engine.clone(), Root::new(root)));
     if let Some(watchdog) = appliance.then(|| Watchdog::open(Path::new(watchdog::DEVICE))).flatten() {
         tokio::spawn(feed(watchdog, engine.clone()));
     }

@@ -15,6 +15,7 @@ pub mod arguments;
 pub mod cli;
 pub mod client;
 pub mod daemon;
+pub mod dhcp;
 pub mod difference;
 pub mod exit;
 pub mod files;

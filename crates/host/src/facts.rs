@@ -6,7 +6,7 @@ use headgate_plan::facts::{Facts, Link, LinkAddress, RouteFact};
 use headgate_plan::features::Feature;
 
 use crate::link::Interface;
-use crate::{Host, HostError, address, link, route, topology};
+use crate::{Host, HostError, address, lease, link, route, topology};
 
 impl Host {
     /// Reads the facts that decisions are made from.
@@ -41,6 +41,7 @@ impl Host {
                 Some(RouteFact { to: found.to, via: found.via, link, source: found.source, metric: found.metric })
             })
             .collect();
+        facts.leases = lease::list(&self.root);
         facts.flowtable = self.has_flowtables()?;
         Ok(facts)
     }

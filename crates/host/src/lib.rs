@@ -25,6 +25,7 @@ pub mod ethtool;
 mod facts;
 mod helper;
 pub mod knob;
+pub mod lease;
 mod link;
 pub mod load;
 pub mod lock;

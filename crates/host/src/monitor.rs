@@ -1,4 +1,4 @@
-//! What changes of links, addresses, routes, routing rules and settings of NICs, told by the kernel as it happens.
+//! What changes of links, addresses, routes, routing rules, leases and settings of NICs, told by the kernel as it happens.
 //!
 //! A [`Monitor`] says *that* something changed and never what: who is told looks at the machine, so a lost message costs
 //! nothing but the look. The kernel drops messages for a socket whose buffer is full and answers the next read with ENOBUFS
@@ -6,13 +6,16 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
+use nix::errno::Errno;
 use nix::libc;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use rtnetlink::sys::Socket;
 
 use crate::ethtool::{NETLINK_GENERIC, monitor_group};
 use crate::netlink::{Messages, RECEIVE_BUFFER_BYTES};
+use crate::{Root, lease};
 
 /// `NETLINK_ROUTE`.
 const NETLINK_ROUTE: isize = 0;
@@ -36,6 +39,8 @@ pub enum Subject {
     Routes,
     /// A rule that says which packets ask which routing table.
     Rules,
+    /// What a DHCP server said.
+    Leases,
     /// What ethtool sets: queues, rings, coalescing, features, pause.
     Settings,
 }
@@ -55,7 +60,17 @@ impl Subject {
 /// A subscription in the network namespace of the thread that opened it. Its descriptor is readable while there is something
 /// to [`take`](Monitor::take).
 #[derive(Debug)]
-pub struct Monitor {
+pub struct Monitor(Source);
+
+#[derive(Debug)]
+enum Source {
+    Kernel(Subscription),
+    Leases(Inotify),
+}
+
+/// To multicast groups of netlink.
+#[derive(Debug)]
+struct Subscription {
     socket: Socket,
     /// What a message of this type is about.
     subject: fn(u16) -> Option<Subject>,
@@ -82,6 +97,32 @@ impl Monitor {
         Self::open(NETLINK_GENERIC, &[monitor_group()?], |_| Some(Subject::Settings), &[Subject::Settings])
     }
 
+    /// Watches the directory of the leases.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn leases(root: &Root) -> io::Result<Self> {
+        let directory = root.file(lease::DIRECTORY).map_err(io::Error::other)?;
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        inotify.add_watch(&directory, AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE)?;
+        Ok(Self(Source::Leases(inotify)))
+    }
+
+    /// What changed since it was asked last; nothing when nothing did. Does not wait.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn take(&mut self) -> io::Result<BTreeSet<Subject>> {
+        match &mut self.0 {
+            Source::Kernel(subscription) => subscription.take(),
+            Source::Leases(inotify) => match inotify.read_events() {
+                Ok(_) => Ok(BTreeSet::from([Subject::Leases])),
+                Err(Errno::EAGAIN | Errno::EINTR) => Ok(BTreeSet::new()),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
     fn open(
         protocol: isize,
         groups: &[u32],
@@ -94,14 +135,13 @@ impl Monitor {
             socket.add_membership(*group)?;
         }
         socket.set_non_blocking(true)?;
-        Ok(Self { socket, subject, all, buffer: vec![0; RECEIVE_BUFFER_BYTES] })
+        let buffer = vec![0; RECEIVE_BUFFER_BYTES];
+        Ok(Self(Source::Kernel(Subscription { socket, subject, all, buffer })))
     }
+}
 
-    /// What changed since it was asked last; nothing when nothing did. Does not wait.
-    ///
-    /// # Errors
-    /// The socket is broken.
-    pub fn take(&mut self) -> io::Result<BTreeSet<Subject>> {
+impl Subscription {
+    fn take(&mut self) -> io::Result<BTreeSet<Subject>> {
         let mut changed = BTreeSet::new();
         loop {
             let mut unfilled = self.buffer.as_mut_slice();
@@ -123,6 +163,9 @@ impl Monitor {
 
 impl AsRawFd for Monitor {
     fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+        match &self.0 {
+            Source::Kernel(subscription) => subscription.socket.as_raw_fd(),
+            Source::Leases(inotify) => inotify.as_fd().as_raw_fd(),
+        }
     }
 }

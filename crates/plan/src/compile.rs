@@ -73,6 +73,8 @@ pub struct Desired {
     pub spread: Vec<Spread>,
     /// Role → kernel name, of the interfaces that were found.
     pub roles: BTreeMap<String, String>,
+    /// The interfaces that need a client of DHCP, by kernel name.
+    pub clients: BTreeSet<String>,
     /// Virtual addresses that no interface has and none gets; `warnings` says why.
     pub unplaced: BTreeSet<IpAddr>,
     /// The ids that the ruleset was compiled with.
@@ -160,6 +162,7 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         profile: tuned.profile,
         spread: tuned.spread,
         roles: layout.roles,
+        clients: layout.clients,
         unplaced: layout.unplaced,
         ids,
         context,

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::features::Feature;
+use crate::lease::Offer;
 use crate::state::KnobValue;
 use crate::tunnel::Device;
 
@@ -36,6 +37,8 @@ pub struct Facts {
     pub links: BTreeMap<String, Link>,
     /// Routes that are not ours, main table, both families.
     pub routes: Vec<RouteFact>,
+    /// What DHCP servers said, by kernel name of the interface; those whose time is over are left out.
+    pub leases: BTreeMap<String, Offer>,
     /// Scaling policies of CPU frequency: the numbers of `/sys/devices/system/cpu/cpufreq/policy*`.
     pub cpufreq_policies: Vec<u32>,
     /// Programs that run and are known to turn knobs too: `irqbalance`, `tuned`.
@@ -52,7 +55,7 @@ pub struct Facts {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Recording {
-    /// Without what is nobody's business: addresses, routes, MAC addresses.
+    /// Without what is nobody's business: addresses, routes, leases, MAC addresses.
     #[serde(flatten)]
     pub facts: Facts,
     /// As text, by path.
@@ -64,6 +67,7 @@ impl Recording {
     /// What may be shown of a machine and its knobs.
     pub fn new(mut facts: Facts, found: &BTreeMap<String, KnobValue>) -> Self {
         facts.routes.clear();
+        facts.leases.clear();
         for link in facts.links.values_mut() {
             link.addresses.clear();
             link.mac.clear();

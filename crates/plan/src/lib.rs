@@ -25,6 +25,7 @@ pub mod health;
 pub mod helpers;
 pub mod ids;
 pub mod knob;
+pub mod lease;
 pub mod logged;
 pub mod maps;
 pub mod names;

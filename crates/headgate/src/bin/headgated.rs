@@ -1,15 +1,29 @@
 //! The supervisor.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use headgate::arguments::Arguments;
 use headgate::daemon::{self, Task};
+use headgate::dhcp;
 use headgate::exit::Exit;
 use headgate::logging;
 use headgate::steps::Listing;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    let program = words.next().unwrap_or_default();
+    if Path::new(&program).file_name().is_some_and(|name| name == dhcp::HOOK) {
+        let event = words.next().and_then(|event| event.into_string().ok());
+        return match dhcp::hook(&program, event.as_deref()) {
+            Ok(()) => Exit::Good.into(),
+            Err(error) => {
+                eprintln!("error: {}", headgate::explain(&error));
+                Exit::KernelRefused.into()
+            }
+        };
+    }
     let arguments = Arguments::parse();
     if let Err(error) = logging::init(arguments.log_format, arguments.log_level.as_deref()) {
         eprintln!("error: {}", headgate::explain(&error));

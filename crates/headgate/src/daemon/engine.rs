@@ -57,6 +57,7 @@ use super::metrics::Tally;
 use super::operator::{Overrides, PERSISTENT, RUNTIME};
 use super::store::{Origin, Store, StoreError, hash};
 use crate::api::{ApiError, Applied, StepLine};
+use crate::dhcp;
 use crate::owed::Owed;
 use crate::reconcile::{Reconciled, Until, cut_lost, lines};
 use crate::remembered::Remembered;
@@ -436,7 +437,7 @@ impl Engine {
                 knobs.entry(path).or_insert(outcome);
             }
         }
-        self.services.send_replace(candidate.config.services.clone());
+        self.keep_running(&candidate.config, &desired);
         let listen = Listen::of(&candidate.config);
         self.listen.send_if_modified(|before| std::mem::replace(before, listen.clone()) != listen);
         self.fallen.keep(&candidate.config);
@@ -449,6 +450,13 @@ impl Engine {
         }
         let generation = self.store.running();
         self.running = Some(Running { config: candidate.config, base: candidate.base, desired, knobs, generation });
+    }
+
+    /// Has the services of a configuration run, and the clients of DHCP that it needs on this machine.
+    fn keep_running(&self, config: &Config, desired: &Desired) {
+        let mut services = dhcp::services(desired.clients.clone(), &self.root);
+        services.extend(config.services.clone());
+        self.services.send_if_modified(|before| std::mem::replace(before, services.clone()) != services);
     }
 
     fn blame(&mut self, error: &EngineError) -> String {

@@ -1,4 +1,4 @@
-//! Following the machine: what changes of links, addresses, routes and settings of NICs is looked at at once, not at the next
+//! Following the machine: what changes of links, addresses, routes, leases and settings of NICs is looked at at once, not at the next
 //! watch.
 //!
 //! Events only say that it is time to look. What an interface that came means (its address, its place in a flowtable, a new
@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, Instant};
 
+use headgate_host::Root;
 use headgate_host::monitor::{Monitor, Subject};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -24,13 +25,14 @@ const PAUSE: u32 = 10;
 /// they are rare, seldom come alone, and one that comes during a look can make it fail.
 const PAUSE_BY_LINKS_MAX: Duration = Duration::from_secs(1);
 
-/// Of the network, and of settings.
-type Monitors = [Option<AsyncFd<Monitor>>; 2];
+/// Of the network, of settings, and of leases.
+type Monitors = [Option<AsyncFd<Monitor>>; 3];
 
 /// Has the engine look whenever something changes, until the runtime goes down.
-pub async fn run(engine: Handle) {
+pub async fn run(engine: Handle, root: Root) {
     let network = open(Monitor::network(), "interfaces, addresses and routes");
-    let mut monitors = [network, open(Monitor::settings(), "settings of NICs")];
+    let leases = open(Monitor::leases(&root), "leases");
+    let mut monitors = [network, open(Monitor::settings(), "settings of NICs"), leases];
     let mut changed = BTreeSet::new();
     loop {
         if changed.is_empty() {
@@ -66,10 +68,11 @@ async fn pause(monitors: &mut Monitors, changed: &BTreeSet<Subject>, took: Durat
 }
 
 /// What changed, once something has.
-async fn any([network, settings]: &mut Monitors) -> BTreeSet<Subject> {
+async fn any([network, settings, leases]: &mut Monitors) -> BTreeSet<Subject> {
     tokio::select! {
         changed = next(network) => changed,
         changed = next(settings) => changed,
+        changed = next(leases) => changed,
     }
 }
 

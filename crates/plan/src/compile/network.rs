@@ -15,6 +15,7 @@ use crate::facts::{Facts, Link};
 use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Route, RoutingRule};
 use crate::upper::Upper;
 
+mod leases;
 mod rules;
 mod uppers;
 
@@ -32,7 +33,12 @@ pub(super) struct Layout {
     accept_ra: BTreeMap<String, AcceptRa>,
     /// Those that belong to a VRF: nothing of farms comes or goes there.
     apart: BTreeSet<String>,
-    /// The configured addresses of interfaces, in the order in which they are written; those that others carry as well.
+    /// The interfaces whose addresses come by DHCP, by kernel name.
+    pub(super) clients: BTreeSet<String>,
+    /// Those of them that have one.
+    leased: BTreeSet<String>,
+    /// The configured addresses of interfaces, in the order in which they are written, then those of leases; those that others
+    /// carry as well.
     pub(super) configured: Vec<Address>,
     pub(super) routes: Vec<Route>,
     pub(super) rules: BTreeSet<RoutingRule>,
@@ -51,6 +57,7 @@ impl Layout {
             }
         }
         layout.add_uppers(&config.network, facts);
+        layout.add_leases(config, facts);
         for route in config.network.routes.values() {
             let link = match &route.interface {
                 None => None,
@@ -63,6 +70,10 @@ impl Layout {
                     }
                 },
             };
+            if layout.waits_for_lease(link.as_deref(), route.via) {
+                layout.warnings.push(format!("network.routes.{}: waits for a lease of its interface", route.name));
+                continue;
+            }
             let table = route.table.unwrap_or(TABLE_MAIN);
             let (to, via, source, metric) = (route.to.trunc(), route.via, route.source, route.metric);
             layout.routes.push(Route { to, via, link, source, metric, table });

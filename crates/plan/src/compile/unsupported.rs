@@ -6,7 +6,7 @@
 use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
-use headgate_config::model::{Bond, Farm, Interface, InterfaceAddress, Mode, Network, Persistence, System, Vlan, Word};
+use headgate_config::model::{Farm, Mode, Persistence, System, Word};
 
 use crate::ids::{BACKENDS_MAX, FARMS_MAX};
 
@@ -28,7 +28,6 @@ pub(super) fn find(config: &Config) -> Vec<Unsupported> {
     }
     uses.numbers(config);
     uses.system(&config.system);
-    uses.network(&config.network);
     uses.found.sort();
     uses.found.dedup();
     uses.found
@@ -93,28 +92,6 @@ impl Uses {
         }
         if !system.authorized_keys.is_empty() {
             self.add(at, "authorized-keys", list(&system.authorized_keys));
-        }
-    }
-
-    fn network(&mut self, network: &Network) {
-        for Interface { role, addresses, .. } in network.interfaces.values() {
-            self.interface(format_args!("network.interfaces.{role}."), addresses);
-        }
-        for Vlan { role, addresses, .. } in network.vlans.values() {
-            self.interface(format_args!("network.vlans.{role}."), addresses);
-        }
-        for Bond { role, addresses, .. } in network.bonds.values() {
-            self.interface(format_args!("network.bonds.{role}."), addresses);
-        }
-    }
-
-    fn interface(&mut self, at: fmt::Arguments<'_>, addresses: &[InterfaceAddress]) {
-        if addresses.contains(&InterfaceAddress::Dhcp) {
-            let addresses = addresses.iter().map(|address| match address {
-                InterfaceAddress::Static(net) => net.to_string(),
-                InterfaceAddress::Dhcp => "dhcp".to_owned(),
-            });
-            self.add(at, "addresses", list(addresses));
         }
     }
 }

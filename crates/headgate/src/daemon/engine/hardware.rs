@@ -48,6 +48,10 @@ impl Engine {
         self.sample();
         match self.look() {
             Ok(Some(mut looked)) => {
+                // An interface that came needs its client, whether anything is to be repaired or not.
+                if let Some(running) = &self.running {
+                    self.keep_running(&running.config, &looked.desired);
+                }
                 let disputed: BTreeSet<String> = self.repairs.disputed().map(|(path, _)| path.to_owned()).collect();
                 let all: BTreeSet<String> = knob_paths(&looked);
                 self.repairs.withhold(&mut looked.plan, &looked.facts.rivals, self.began.elapsed());

@@ -1,12 +1,12 @@
 use std::time::Duration;
 
 use headgate_config::model::{
-    AcceptRa, Dsr, DsrVia, FarmState, HashField, LimitAction, Limits, LogEvent, Mode, Scheduler, System, Vlan,
+    Dsr, DsrVia, FarmState, HashField, LimitAction, Limits, LogEvent, Mode, Scheduler, System,
 };
-use headgate_config::types::{Rate, Role};
+use headgate_config::types::Rate;
 
 use super::*;
-use crate::samples::{address, config, interface, origin, web};
+use crate::samples::{address, config, web};
 
 fn sentences(config: &Config) -> Vec<String> {
     find(config).iter().map(ToString::to_string).collect()
@@ -111,35 +111,6 @@ fn the_system() {
             "not supported yet: system.dns-servers = [\"192.0.2.53\"]",
             "not supported yet: system.ntp-servers = [\"192.0.2.123\"]",
             "not supported yet: system.syslog = \"udp://192.0.2.5:514\"",
-        ]
-    );
-}
-
-#[test]
-fn the_network() {
-    let told = with(|config| {
-        let mut eth0 = interface("eth0", &["10.0.0.1/24"]);
-        eth0.addresses.push(InterfaceAddress::Dhcp);
-        config.network.interfaces = [eth0].into_iter().map(|one| (one.role.clone(), one)).collect();
-        let role = Role::new("v10").unwrap();
-        let vlan = Vlan {
-            role: role.clone(),
-            origin: origin(),
-            parent: "eth0".to_owned(),
-            id: 10,
-            addresses: vec![InterfaceAddress::Dhcp],
-            mtu: None,
-            accept_ra: AcceptRa::No,
-            vrf: None,
-            allow: None,
-        };
-        config.network.vlans.insert(role, vlan);
-    });
-    assert_eq!(
-        told,
-        [
-            "not supported yet: network.interfaces.eth0.addresses = [\"10.0.0.1/24\", \"dhcp\"]",
-            "not supported yet: network.vlans.v10.addresses = [\"dhcp\"]",
         ]
     );
 }
