@@ -62,6 +62,12 @@ macro_rules! name_type {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The same in memory of its own; a clone shares it.
+            #[must_use]
+            pub fn copied(&self) -> Self {
+                Self(Arc::from(self.as_str()))
+            }
         }
 
         impl TryFrom<String> for $type {

@@ -48,6 +48,20 @@ const RESERVED: std::ops::Range<u32> = names::MARK_TAG >> 16..(names::MARK_TAG >
 pub const BACKENDS_MAX: usize = names::MARK_ID_MASK as usize;
 
 impl Ids {
+    /// The same in memory of its own, but for the names, which are those of `config` where it has them.
+    #[must_use]
+    pub fn copied(&self, config: &Config) -> Self {
+        let farms = self.farms.iter().map(|(name, ids)| {
+            let (name, farm) = config.farms.get_key_value(name).map_or((name, None), |(name, farm)| (name, Some(farm)));
+            let backends = ids.backends.iter().map(|(backend, id)| {
+                let known = farm.and_then(|farm| farm.backends.get_key_value(backend));
+                (known.map_or(backend, |(backend, _)| backend).clone(), *id)
+            });
+            (name.clone(), FarmIds { id: ids.id, backends: backends.collect() })
+        });
+        Self { farms: farms.collect(), ..self.clone() }
+    }
+
     /// Reads back what an earlier run wrote into our table. What is not ours, or contradicts itself, is passed over.
     pub fn observe(ruleset: &Ruleset) -> Self {
         let mut ids = Self::default();

@@ -193,6 +193,16 @@ pub struct Farm {
 }
 
 impl Farm {
+    /// The same in memory of its own: its names too, which a clone shares.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        let copy = |backend: &Backend| {
+            let name = backend.name.copied();
+            (name.clone(), Backend { name, ..backend.clone() })
+        };
+        Self { name: self.name.copied(), backends: self.backends.values().map(copy).collect(), ..self.clone() }
+    }
+
     /// The port at which a check asks a backend: the check's own, the backend's, or the only one that the farm has in its
     /// family. `None`: no port is known, or there is no check.
     pub fn probe_port(&self, backend: &Backend) -> Option<u16> {

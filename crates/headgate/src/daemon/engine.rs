@@ -17,6 +17,7 @@ mod health;
 mod listen;
 mod load;
 mod logs;
+mod memory;
 mod readings;
 mod steer;
 mod trial;
@@ -48,6 +49,7 @@ pub use self::handle::{Busy, Handle};
 pub use self::health::{Name, Turn};
 pub use self::listen::{Listen, ListenApi};
 use self::load::{Base, Candidate};
+use self::memory::release_memory;
 pub use self::steer::{Count, Counted};
 pub use self::trial::{WINDOW_MAX, watch_trials};
 use super::caller::Caller;
@@ -315,9 +317,12 @@ impl Engine {
 
     /// Makes the kernel follow a configuration, and remembers it.
     fn run(&mut self, candidate: Candidate, cause: Cause<'_>) -> Result<Applied, EngineError> {
-        let begin = Instant::now();
+        let (begin, is_first) = (Instant::now(), self.running.is_none());
         let applied = self.carry_out(candidate, cause);
         // Only now is all that this took dropped, whatever came of it.
+        if !is_first {
+            self.draw_together();
+        }
         release_memory();
         self.tally.count(&applied, begin.elapsed());
         let (reason, author) = (cause.reason.word(), cause.author());
@@ -492,13 +497,5 @@ fn log_applied(applied: &Applied) {
     }
     for warning in &applied.warnings {
         tracing::warn!("{warning}");
-    }
-}
-
-/// A compile of 10,000 farms leaves tens of megabytes in the allocator's free lists; they are the system's again.
-fn release_memory() {
-    // SAFETY: malloc_trim(3) takes no pointer and may be called at any time; it only returns free pages.
-    unsafe {
-        nix::libc::malloc_trim(0);
     }
 }

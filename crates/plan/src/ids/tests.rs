@@ -21,6 +21,18 @@ fn the_kernel_is_the_memory() {
     assert_eq!(compiled(&config, &observed).0, ruleset, "a restart changes nothing");
 }
 
+/// Of farms that are no longer there as well, whose names the configuration does not have.
+#[test]
+fn a_copy_is_the_same() {
+    let farms = vec![web(), farm("dns", vec![tcp("172.16.1.53", 53)], vec![backend("d1", "172.16.2.53", 53)])];
+    let (_, ids) = compiled(&config(farms.clone()), &Ids::default());
+    for known in [farms.clone(), vec![web()], Vec::new()] {
+        let config = config(known.iter().map(Farm::copied).collect());
+        assert!(known.iter().all(|farm| *config.farms[&farm.name] == *farm));
+        assert_eq!(ids.copied(&config), ids);
+    }
+}
+
 /// Its chain refuses and names no slot, but what its backends still answer does.
 #[test]
 fn a_stateless_farm_that_refuses_is_known_again() {

@@ -11,7 +11,8 @@ use headgate_plan::knob;
 use headgate_plan::state::State;
 use headgate_plan::step::{Detail, Outcome, Step};
 
-use super::{Engine, EngineError, release_memory};
+use super::memory::release_memory;
+use super::{Engine, EngineError};
 use crate::api::{Applied, StepLine};
 use crate::daemon::feed::Event;
 use crate::reconcile::{Knobs, Reconciled, Until, Wanted, cut_lost, lines, planned, reconcile};
