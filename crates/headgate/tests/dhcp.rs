@@ -138,7 +138,7 @@ fn a_lease_is_an_address_a_route_and_the_source_of_a_farm_and_outlives_those_who
 #[test]
 fn a_lease_ends_with_its_time() {
     let ns = namespace();
-    let _daemon = ns.start();
+    let daemon = ns.start();
     let server = Server::new(&ns, "172.16.2.101", "option subnet 255.255.255.0\noption lease 12");
     ns.wait_for("lease", || ns.addresses().contains("172.16.2.101/24"));
     assert_eq!(routes(&ns), "", "no router was named");
@@ -146,6 +146,8 @@ fn a_lease_ends_with_its_time() {
     ns.wait_for("its end", || !ns.addresses().contains("172.16.2.101"));
     let status = ns.headgate(&["status"]).exits(5).out;
     assert!(status.contains("no lease from a DHCP server"), "{status}");
+    // Killed, it would leave its client behind.
+    assert_eq!(daemon.terminate(), Some(0));
 }
 
 #[test]
@@ -153,7 +155,7 @@ fn a_hostile_server_is_refused_with_a_reason() {
     let ns = namespace();
     let route = "[network.routes.r]\nto = \"10.8.0.0/16\"\nvia = \"172.16.2.1\"\ninterface = \"be\"\n";
     ns.tree.write("etc/headgate/conf.d/20-route.toml", route);
-    let _daemon = ns.start();
+    let daemon = ns.start();
     for (address, options, why) in [
         ("172.16.2.101", "option subnet 128.0.0.0", "the mask 128.0.0.0 is too wide"),
         ("172.16.2.101", "option subnet 255.0.255.0", "the mask 255.0.255.0 has holes"),
@@ -175,6 +177,7 @@ fn a_hostile_server_is_refused_with_a_reason() {
     ask(&ns);
     ns.wait_for("good lease", || ns.addresses().contains("172.16.2.101/24"));
     ns.wait_for("route", || ns.run("ip", &["route"]).out.contains("10.8.0.0/16 via 172.16.2.1 dev be"));
+    assert_eq!(daemon.terminate(), Some(0));
 }
 
 #[test]
