@@ -6,14 +6,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headgate_config::model::Service;
 use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::family::{Among, Family};
 use super::output;
@@ -59,6 +59,7 @@ pub(super) struct Instance {
     pid: i32,
     /// Clock ticks since boot.
     pub(super) start: u64,
+    /// By the real clock, also where a test has paused that of the timers: what runs is a real process.
     began: Instant,
     mark: String,
     output: JoinHandle<()>,
