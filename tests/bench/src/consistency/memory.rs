@@ -1,8 +1,9 @@
 //! What a tracked connection takes of the kernel's memory.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use headgate_image::stop::Stop;
 use headgate_tests::lab::Lab;
 
@@ -15,6 +16,11 @@ pub const FLOWS_MAX: u32 = 100_000;
 
 const VIRTUAL: Ipv4Addr = Ipv4Addr::new(172, 16, 1, 1);
 const BACKENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 16, 2, 101), Ipv4Addr::new(172, 16, 2, 102)];
+
+/// Between two looks at the slabs, how much they may differ, and how long they get to be still.
+const PAUSE: Duration = Duration::from_millis(200);
+const STILL: i64 = 256 << 10;
+const SETTLING: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
 enum Engine {
@@ -69,7 +75,7 @@ fn measure(engine: Engine, flows: u32) -> Result<f64> {
     }
     let sysctls = ["net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.service.rp_filter=0"];
     peer::sysctl(&lab.gate, &sysctls)?;
-    let before = slabs()?;
+    let before = settled()?;
     crowd.send_unseen(&lab.client, SocketAddr::from((VIRTUAL, crowd::PORT)))?;
     let tracked = lab.gate.run("sysctl -n net.netfilter.nf_conntrack_count")?.trim().parse::<f64>()?;
     Ok((slabs()? - before) as f64 / tracked)
@@ -83,6 +89,22 @@ fn service() -> Service {
         backends: BACKENDS.to_vec(),
         source: Ipv4Addr::new(172, 16, 2, 1),
     }
+}
+
+/// [`slabs`] once they are still: what a namespace had that is gone is freed behind everybody's back, an RCU grace period
+/// and a work queue later, and would be counted against the flows that come.
+fn settled() -> Result<i64> {
+    let (mut last, mut still) = (slabs()?, 0);
+    for _ in 0..SETTLING.as_millis() / PAUSE.as_millis() {
+        std::thread::sleep(PAUSE);
+        let now = slabs()?;
+        still = if (now - last).abs() < STILL { still + 1 } else { 0 };
+        last = now;
+        if still == 5 {
+            return Ok(now);
+        }
+    }
+    bail!("the kernel's slabs did not settle within {} s: is the machine busy?", SETTLING.as_secs())
 }
 
 /// Bytes of objects in use.
