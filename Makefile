@@ -3,7 +3,7 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test test-long test-boot-all test-storm test-guest test-cards hwprofiles fuzz image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
+.PHONY: help deps build check test test-long test-boot-all test-storm test-chaos test-guest test-cards hwprofiles fuzz image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
@@ -30,6 +30,9 @@ test-long: deps ## random configurations on the kernel, ROUNDS=50 times as many,
 
 test-storm: deps ## 1,000 reloads, 100 restarts and 100 kills of the supervisor under load; 3 minutes (as root)
 	HEADGATE_ROUNDS=5 $(CARGO) test --release -p headgate-tests --test storm -- --nocapture
+
+test-chaos: deps ## faults of sixteen kinds under load for 10 minutes, SECONDS=600, others in their order in each run (as root)
+	HEADGATE_CHAOS=$(or $(SECONDS),600) HEADGATE_SEED=$(or $(SEED),$$(date +%s)) $(CARGO) test --release -p headgate-tests --test chaos -- --nocapture
 
 test-boot-all: deps ## the appliance over several starts: failing slots, updates, growing disks, tunnels; a quarter of an hour (as root)
 	$(CARGO) test -p headgate-tests --test appliance -- --test-threads=1

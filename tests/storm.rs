@@ -45,7 +45,8 @@ fn judge(wrk: Child) {
 
 #[test]
 fn reloads_restarts_and_kills_under_load_lose_nothing() {
-    let times = std::env::var("HEADGATE_ROUNDS").map_or(1, |text| text.parse::<u32>().expect("HEADGATE_ROUNDS is a number"));
+    let times =
+        std::env::var("HEADGATE_ROUNDS").map_or(1, |text| text.parse::<u32>().expect("HEADGATE_ROUNDS is a number"));
     let mut lab = Lab::new("storm").unwrap();
     let listen: Vec<SocketAddr> = vec![backend(11, 8080), backend(12, 8080), backend(12, 8081)];
     let _nginx = Nginx::start(&lab.backends, &listen).unwrap();

@@ -5,9 +5,10 @@
 //!   2001:db8:1::10/64       2001:db8:1::fe              2001:db8:2::1          2001:db8:2::11, ::12, ::13
 //! ```
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -26,6 +27,7 @@ pub struct Lab {
     /// Where the backends are; their default route is the box.
     pub backends: Namespace,
     root: TempDir,
+    environment: Vec<(&'static str, OsString)>,
     daemon: Option<Child>,
 }
 
@@ -62,12 +64,17 @@ impl Lab {
         }
         let root = tempfile::Builder::new().prefix("headgate-lab-").tempdir()?;
         std::fs::create_dir_all(root.path().join("etc/headgate/conf.d"))?;
-        Ok(Self { client, gate, backends, root, daemon: None })
+        Ok(Self { client, gate, backends, root, environment: Vec::new(), daemon: None })
     }
 
     /// The box's `--root`.
     pub fn root(&self) -> &Path {
         self.root.path()
+    }
+
+    /// The daemon will have this in its environment.
+    pub fn with_environment(&mut self, name: &'static str, value: impl Into<OsString>) {
+        self.environment.push((name, value.into()));
     }
 
     /// Replaces `/etc/headgate/headgate.toml` of the box.
@@ -111,7 +118,9 @@ impl Lab {
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.daemon.is_none(), "the daemon runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.log())?;
-        self.daemon = Some(self.program("headgated").stdout(log.try_clone()?).stderr(log).spawn()?);
+        let mut command = self.program("headgated");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        self.daemon = Some(command.stdout(log.try_clone()?).stderr(log).spawn()?);
         // Minutes, where instructions are translated on a machine that does other work too.
         let deadline = Instant::now() + Duration::from_secs(300);
         let socket = self.root().join("run/headgate/api.sock");
@@ -145,6 +154,22 @@ impl Lab {
     /// Sends the daemon a signal.
     pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<()> {
         Ok(nix::sys::signal::kill(self.process()?, signal)?)
+    }
+
+    /// Waits for a daemon that ends by itself: how it did, or nothing when it has not within `patience`.
+    pub fn ended(&mut self, patience: Duration) -> Result<Option<ExitStatus>> {
+        let daemon = self.daemon.as_mut().context("no daemon runs")?;
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = daemon.try_wait()? {
+                self.daemon = None;
+                return Ok(Some(status));
+            }
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Ends the daemon with SIGKILL, as a crash would.

@@ -122,19 +122,27 @@ impl Connection {
 
     /// Connects and reads the greeting.
     pub fn open(space: &Namespace, to: SocketAddr) -> Result<io::Result<Self>> {
-        space.within(|| {
-            let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            let mut stream = BufReader::new(stream);
-            let mut line = String::new();
-            stream.read_line(&mut line)?;
-            Ok(Self { stream, answer: parse(&line)? })
-        })
+        space.within(|| Self::open_here(to))
+    }
+
+    /// As [`Self::open`], from the namespace that this thread is in.
+    pub fn open_here(to: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        Ok(Self { stream, answer: parse(&line)? })
     }
 
     /// The client's end.
     pub fn local(&self) -> io::Result<SocketAddr> {
         self.stream.get_ref().local_addr()
+    }
+
+    /// Gives an answer so long to come, instead of [`PATIENCE`].
+    pub fn be_patient(&self, patience: Duration) -> io::Result<()> {
+        self.stream.get_ref().set_read_timeout(Some(patience))
     }
 
     /// Sends a line and reads it back: an error means that the connection is broken.
@@ -161,6 +169,17 @@ pub fn ask_udp_as(space: &Namespace, source: SocketAddr, to: SocketAddr) -> Resu
     Ok(Talk::open_as(space, source, to)?.ask())
 }
 
+/// As [`ask_udp`], from the namespace that this thread is in.
+pub fn ask_udp_here(to: SocketAddr) -> io::Result<Answer> {
+    Talk::open_here(any(0, to), to)?.ask()
+}
+
+/// Any address of the family of `to`.
+fn any(port: u16, to: SocketAddr) -> SocketAddr {
+    let address: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    SocketAddr::new(address, port)
+}
+
 /// A source port that no flow of this process had: the kernel would draw one that an earlier flow may have had, and the box
 /// would take the new flow for that one. Below what the kernel draws from.
 fn fresh_port() -> u16 {
@@ -179,19 +198,19 @@ impl Talk {
     }
 
     fn open_from(space: &Namespace, port: u16, to: SocketAddr) -> Result<Self> {
-        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-        Self::open_as(space, SocketAddr::new(any, port), to)
+        Self::open_as(space, any(port, to), to)
     }
 
-    fn open_as(space: &Namespace, mut source: SocketAddr, to: SocketAddr) -> Result<Self> {
+    fn open_as(space: &Namespace, source: SocketAddr, to: SocketAddr) -> Result<Self> {
+        Ok(space.within(|| Self::open_here(source, to))??)
+    }
+
+    fn open_here(mut source: SocketAddr, to: SocketAddr) -> io::Result<Self> {
         if source.port() == 0 {
             source.set_port(fresh_port());
         }
-        let socket = space.within(|| -> io::Result<UdpSocket> {
-            let socket = UdpSocket::bind(source)?;
-            socket.connect(to)?;
-            Ok(socket)
-        })??;
+        let socket = UdpSocket::bind(source)?;
+        socket.connect(to)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Self(socket))
     }

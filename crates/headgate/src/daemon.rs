@@ -46,6 +46,8 @@ use crate::steps::{Listing, told};
 const MARK_GOOD: [&str; 2] = ["/usr/sbin/headgate-init", "mark-good"];
 /// How often the kernel is compared with what it should be, at most.
 const WATCH_INTERVAL: Duration = Duration::from_secs(10);
+/// How often nftables is asked whether somebody else has changed it.
+const RULESET_INTERVAL: Duration = Duration::from_millis(500);
 /// A comparison is followed by a pause of this many times its CPU time: watching takes at most 2 % of one CPU. That it waited,
 /// for a link that is reset or behind other work, costs nobody anything.
 const WATCH_PAUSE: u32 = 50;
@@ -226,6 +228,7 @@ async fn until_terminated(
     supervisor: &Mutex<Option<Supervisor>>,
 ) {
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    let mut ruleset = tokio::time::interval(RULESET_INTERVAL);
     let mut knobs = tokio::time::interval(KNOBS_INTERVAL);
     let mut announce = tokio::time::interval(ANNOUNCE_INTERVAL);
     let mut watchdog = notify::watchdog_interval().map(tokio::time::interval);
@@ -245,6 +248,10 @@ async fn until_terminated(
                 // Whoever is busy changing the kernel needs no watching.
                 let (cost, ()) = cost(engine, Engine::watch).await;
                 watch.reset_after(WATCH_INTERVAL.max(cost * WATCH_PAUSE));
+            }
+            _ = ruleset.tick() => {
+                let (cost, ()) = cost(engine, Engine::watch_ruleset).await;
+                ruleset.reset_after(RULESET_INTERVAL.max(cost * WATCH_PAUSE));
             }
             _ = knobs.tick() => {
                 let (cost, is_turned) = cost(engine, Engine::is_turned).await;

@@ -308,7 +308,7 @@ impl Host {
             return self.commit(changes, self.generation);
         };
         self.commit(&first, self.generation)?;
-        // Each commit counts the generation up by one (`nft_base_seq_inc`): another number is somebody else's commit.
+        // Ours has counted it up by one: another number is somebody else's commit.
         self.commit(&second, self.generation.map(|generation| generation.wrapping_add(1)))
     }
 

@@ -64,6 +64,8 @@ pub struct Host {
     nft: Socket,
     /// nftables' generation when our tables were last observed: a plan is committed only if it is still that.
     generation: Option<u32>,
+    /// The generation that nftables has if nobody but us has committed since.
+    ours: Option<u32>,
     /// Connection tracking helpers that have been found to be there.
     helpers: BTreeSet<Helper>,
     /// Tunnel devices whose kind has been found to be there.
@@ -132,6 +134,7 @@ impl Host {
             netlink,
             nft,
             generation: None,
+            ours: None,
             helpers: BTreeSet::new(),
             tunnels: BTreeSet::new(),
             kernel,
@@ -148,7 +151,21 @@ impl Host {
 
     /// Commits one transaction; with a generation, only if nftables is still at it.
     fn commit(&mut self, changes: &[Change], generation: Option<u32>) -> Result<(), HostError> {
-        self.nft.commit(&Batch::new(changes, generation)).map_err(HostError::Commit)
+        self.nft.commit(&Batch::new(changes, generation)).map_err(HostError::Commit)?;
+        // Each commit counts the generation up by one (`nft_base_seq_inc`).
+        self.ours = self.ours.map(|ours| ours.wrapping_add(1));
+        Ok(())
+    }
+
+    /// Whether somebody else has committed to nftables since our tables were last observed: it may have been to ours. One
+    /// request, whatever the size of the ruleset; a listener would have the kernel build a message for each element of our own
+    /// commits.
+    ///
+    /// # Errors
+    /// [`HostError::Dump`].
+    pub fn is_overtaken(&mut self) -> Result<bool, HostError> {
+        let generation = self.nft.generation().map_err(HostError::Dump)?;
+        Ok(self.ours.is_some_and(|ours| ours != generation))
     }
 }
 

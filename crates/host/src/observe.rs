@@ -31,7 +31,7 @@ impl Host {
     pub fn observe_ruleset(&mut self) -> Result<Ruleset, HostError> {
         let generation = self.nft.generation().map_err(HostError::Dump)?;
         let ruleset = self.nft.dump(&maps::tables()).map_err(HostError::Dump)?;
-        self.generation = Some(generation);
+        (self.generation, self.ours) = (Some(generation), Some(generation));
         Ok(ruleset)
     }
 

@@ -71,6 +71,15 @@ impl Engine {
         release_memory();
     }
 
+    /// As [`watch`](Self::watch), but only when somebody else has changed nftables.
+    pub fn watch_ruleset(&mut self) {
+        match self.host.is_overtaken() {
+            Ok(true) => self.watch(),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(error = %crate::explain(&error), "the generation of nftables is unknown"),
+        }
+    }
+
     /// Whether a knob that is a file is not as it was left, and is to be mended: no event tells who turns one. Only these are
     /// read, and nothing is compiled for it.
     pub fn is_turned(&mut self) -> bool {
