@@ -96,6 +96,9 @@ fn text(desired: &Desired) -> String {
     for rule in &desired.state.rules {
         writeln!(text, "# routing rule {rule}").unwrap();
     }
+    for neighbour in &desired.state.neighbours {
+        writeln!(text, "# neighbour {neighbour}").unwrap();
+    }
     for warning in &desired.warnings {
         writeln!(text, "# warning: {warning}").unwrap();
     }

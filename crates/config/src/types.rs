@@ -31,7 +31,7 @@ impl Invalid {
     }
 }
 
-/// The longest name of a farm, backend, policy, interface role, route, rule or service, bytes.
+/// The longest name of a farm, backend, policy, interface role, route, rule, neighbour or service, bytes.
 pub const NAME_MAX: usize = 63;
 
 pub(crate) fn checked_name(what: &str, text: &str) -> Result<Arc<str>, Invalid> {
@@ -132,6 +132,11 @@ name_type!(
     /// The name of a routing rule: a key of `[network.rules]`.
     RuleName,
     "rule"
+);
+name_type!(
+    /// The name of a neighbour: a key of `[network.neighbours]`.
+    NeighbourName,
+    "neighbour"
 );
 name_type!(
     /// The name of a supervised process: a key of `[services]`.

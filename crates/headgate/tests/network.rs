@@ -4,11 +4,12 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
-use support::WEB;
 use support::namespace::Namespace;
+use support::{Ran, WEB};
 
 const BACKENDS: &str = "[network.interfaces.be]\naddresses = [\"172.16.2.254/24\"]\n";
 const CLIENTS: &str = "[network.interfaces.cl]\naddresses = [\"172.16.1.254/24\"]\n";
@@ -289,4 +290,116 @@ fn a_rule_of_an_interface_that_is_not_there_waits_and_a_flush_takes_ours_alone()
     ns.headgated(&["--flush"]).exits(0);
     assert!(!shown("-4").contains("proto 72") && !shown("-6").contains("proto 72"));
     assert!(shown("-4").contains("from 10.0.0.0/8 lookup 100"), "{}", shown("-4"));
+}
+
+const BOTH_FAMILIES: &str = "[network.interfaces.cl]\naddresses = [\"172.16.1.254/24\", \"2001:db8:1::254/64\"]\n\
+                             [network.interfaces.be]\naddresses = [\"172.16.2.254/24\", \"2001:db8:2::254/64\"]\n";
+const MUTE: &str = "[farms.web]\nlisten = [\"172.16.1.1:80\", \"[2001:db8:1::1]:80\"]\n\
+                    backends.b1.address = \"172.16.2.11:8080\"\nbackends.b6.address = \"[2001:db8:2::11]:8080\"\n";
+
+/// A shell's line at the other ends of the cables; what it printed.
+fn at_far(ns: &Namespace, line: &str) -> String {
+    ns.at_far(|| Ran::of(Command::new("sh").args(["-ec", line]))).exits(0).out
+}
+
+/// The backend tells nobody its MAC address, and asks nobody either: who is asked learns who asks.
+fn mute(ns: &Namespace) -> String {
+    ns.far_address("cl", "2001:db8:1::50/64");
+    ns.far_address("be", "2001:db8:2::11/64");
+    let own = ns.run("cat", &["/sys/class/net/be/address"]).exits(0).out;
+    for address in ["172.16.2.254", "2001:db8:2::254"] {
+        at_far(ns, &format!("ip neighbour replace {address} lladdr {} dev be-peer nud permanent", own.trim()));
+    }
+    at_far(ns, "echo 8 > /proc/sys/net/ipv4/conf/be-peer/arp_ignore");
+    at_far(
+        ns,
+        "nft 'table ip6 mute { chain input { type filter hook input priority 0; iifname be-peer icmpv6 type nd-neighbor-solicit drop; }; }'",
+    );
+    let line = at_far(ns, "ip -br link show dev be-peer");
+    line.split_whitespace().nth(2).expect("state, then MAC address").to_owned()
+}
+
+#[test]
+fn a_backend_that_answers_no_arp_is_a_neighbour_of_the_configuration() {
+    let ns = namespace(BOTH_FAMILIES);
+    ns.tree.write("etc/headgate/conf.d/10-farms.toml", MUTE);
+    let mac = mute(&ns);
+    let daemon = ns.start();
+    let four = Traffic::new(&ns, "172.16.2.11:8080", "172.16.1.1:80");
+    ns.wait_for("address", || at_far(&ns, "ip -6 address show tentative").is_empty());
+    let six = Traffic::new(&ns, "[2001:db8:2::11]:8080", "[2001:db8:1::1]:80");
+    assert_eq!((four.seen(), six.seen()), (None, None), "nobody says where it is");
+
+    let neighbours = |mac: &str| {
+        format!(
+            "[network.neighbours.b1]\ninterface = \"be\"\naddress = \"172.16.2.11\"\nmac = {mac:?}\n\
+             [network.neighbours.b6]\ninterface = \"be\"\naddress = \"2001:db8:2::11\"\nmac = {mac:?}\n"
+        )
+    };
+    let write = |text: &str| ns.tree.write("etc/headgate/conf.d/30-neighbours.toml", text);
+    write(&neighbours(&mac));
+    let applied = ns.headgate(&["apply"]).exits(0).out;
+    assert!(applied.contains(&format!("add neighbour 172.16.2.11 dev be lladdr {mac}")), "{applied}");
+    let both = |what: &str| {
+        four.becomes("172.16.2.254", &format!("{what}, IPv4"), Instant::now());
+        six.becomes("2001:db8:2::254", &format!("{what}, IPv6"), Instant::now());
+    };
+    both("neighbour");
+    let shown = || ns.run("ip", &["neighbour", "show", "dev", "be"]).exits(0).out;
+    let ours = || shown().matches("PERMANENT proto 72").count();
+    assert_eq!((ours(), ns.headgate(&["plan"]).exits(0).out.as_str()), (2, "nothing to do\n"), "{}", shown());
+
+    // Told by no event: found by the next look.
+    let since = by_hand(&ns, "neighbour del 172.16.2.11 dev be");
+    four.becomes("172.16.2.254", "neighbour that somebody removed", since);
+    by_hand(&ns, "link set be down");
+    by_hand(&ns, "link set be up");
+    both("interface that went down and up");
+    assert_eq!(ours(), 2, "{}", shown());
+
+    write(&neighbours("02:00:00:00:00:99"));
+    let applied = ns.headgate(&["apply"]).exits(0).out;
+    assert!(applied.contains(&format!("change neighbour 172.16.2.11 dev be lladdr 02:00:00:00:00:99 (was {mac})")));
+    assert_eq!((four.seen(), six.seen(), ours()), (None, None, 2), "packets go to nobody");
+    write(&neighbours(&mac));
+    ns.headgate(&["apply"]).exits(0);
+    daemon.kill();
+    let daemon = ns.start();
+    assert_eq!((ours(), ns.headgate(&["plan"]).exits(0).out.as_str()), (2, "nothing to do\n"), "it knows its own");
+    both("restart");
+
+    // What another has said stays, and stays his.
+    by_hand(&ns, "neighbour add 172.16.2.77 lladdr 02:00:00:00:00:77 dev be nud permanent");
+    write(&neighbours(&mac).replace("2.11", "2.77"));
+    let refused = ns.headgate(&["apply"]).exits(3).err;
+    assert!(refused.contains("another program says what its MAC address is"), "{refused}");
+    assert!(shown().contains("172.16.2.77 lladdr 02:00:00:00:00:77 PERMANENT") && ours() == 2, "{}", shown());
+    write("");
+    ns.headgate(&["apply"]).exits(0);
+    assert!(!shown().contains("proto 72") && shown().contains("02:00:00:00:00:77"), "{}", shown());
+    assert_eq!(daemon.terminate(), Some(0));
+}
+
+#[test]
+fn a_neighbour_waits_for_its_interface_and_goes_with_a_flush() {
+    let ns = namespace(&format!("{CLIENTS}{BACKENDS}"));
+    let of = |name: &str, link: &str| {
+        format!(
+            "[network.neighbours.{name}]\ninterface = {link:?}\naddress = \"10.9.0.9\"\nmac = \"02:00:00:00:00:09\"\n"
+        )
+    };
+    let neighbours = [of("late", "late0"), of("here", "be"), of("local", "lo")].concat();
+    ns.tree.write("etc/headgate/conf.d/30-neighbours.toml", neighbours);
+    let daemon = ns.start();
+    let shown = |link: &str| ns.run("ip", &["neighbour", "show", "dev", link]).out;
+    let status = ns.headgate(&["status"]).out;
+    assert!(status.contains("network.neighbours.late: there is no interface late0"), "{status}");
+    assert!(status.contains("network.neighbours.local: lo has no neighbours with MAC addresses"), "{status}");
+    assert!(shown("be").contains("10.9.0.9 lladdr 02:00:00:00:00:09 PERMANENT proto 72"), "{}", shown("be"));
+    by_hand(&ns, "link add late0 type veth peer late1");
+    ns.wait_for("neighbour of the interface", || shown("late0").contains("proto 72"));
+    assert_eq!(daemon.terminate(), Some(0));
+    assert!(shown("be").contains("proto 72"), "what carries traffic stays");
+    ns.headgated(&["--flush"]).exits(0);
+    assert!(!shown("be").contains("proto 72") && !shown("late0").contains("proto 72"));
 }

@@ -1,7 +1,7 @@
 //! Carrying out a plan, and taking it back when a step on which others rely fails.
 //!
-//! Knobs, links, VLANs, bonds, VRFs, added addresses, routes and routing rules come first; the ruleset, one transaction, is the point of no return; removals
-//! follow it. When an address, a route or the ruleset fails, what was done before is taken back in reverse order, so that
+//! Knobs, links, VLANs, bonds, VRFs, added addresses, routes, routing rules and neighbours come first; the ruleset, one transaction, is
+//! the point of no return; removals follow it. When an address, a route or the ruleset fails, what was done before is taken back in reverse order, so that
 //! a machine is never left between two configurations. A knob or link that the kernel refuses, and a removal that fails, stop
 //! nothing: the first must not keep a balancer from serving, the last is found and tried again by the next plan.
 
@@ -20,7 +20,7 @@ use crate::link::{self, Interface};
 use crate::netlink::{Refusal, Request};
 use crate::route::Beside;
 use crate::wakeup::WakeUp;
-use crate::{Host, HostError, address, knob, route, rule, tunnel, upper};
+use crate::{Host, HostError, address, knob, neighbour, route, rule, tunnel, upper};
 
 /// What became of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -95,9 +95,15 @@ fn phase(step: &Step) -> Phase {
     match step {
         Step::Knob { .. } | Step::LinkUp { .. } | Step::LinkMtu { .. } => Phase::Prepare,
         Step::AddUpper { .. } | Step::ReplaceUpper { .. } | Step::Master { .. } => Phase::Make,
-        Step::AddTunnel(_) | Step::AddAddress(_) | Step::AddRoute(_) | Step::AddRule(_) => Phase::Add,
+        Step::AddTunnel(_)
+        | Step::AddAddress(_)
+        | Step::AddRoute(_)
+        | Step::AddRule(_)
+        | Step::AddNeighbour(_)
+        | Step::ReplaceNeighbour { .. } => Phase::Add,
         Step::Ruleset(_) => Phase::Ruleset,
-        Step::RemoveRule(_)
+        Step::RemoveNeighbour(_)
+        | Step::RemoveRule(_)
         | Step::RemoveRoute(_)
         | Step::RemoveAddress(_)
         | Step::RemoveTunnel(_)
@@ -217,7 +223,7 @@ impl Host {
         gone.filter_map(|(step, _)| step.inverse()).collect()
     }
 
-    /// Added tunnels, addresses, routes and routing rules, in one go. `rest` is what follows: a route that it removes may be replaced.
+    /// Added tunnels, addresses, routes, routing rules and neighbours, in one go. `rest` is what follows: a route that it removes may be replaced.
     fn change(&mut self, steps: &[Step], rest: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Outcome> {
         if let Some(reason) = too_old(self.kernel, steps) {
             return vec![Outcome::Refused(reason); steps.len()];
@@ -229,6 +235,10 @@ impl Host {
                 _ => None,
             })
             .collect();
+        let held = match self.held_by_others(steps) {
+            Ok(held) => held,
+            Err(error) => return vec![Outcome::Refused(crate::explain(&error)); steps.len()],
+        };
         self.send(steps, |step| match step {
             Step::AddTunnel(device) => Ok(tunnel::add(*device)),
             Step::AddAddress(Address { link, net }) => Ok(address::add(index(interfaces, link)?, *net)),
@@ -238,16 +248,20 @@ impl Host {
                 Ok(route::add(route, route_index(interfaces, route)?, beside))
             }
             Step::AddRule(rule) => Ok(rule::add(rule)),
+            Step::AddNeighbour(want) | Step::ReplaceNeighbour { want, .. } => {
+                neighbour::add(want, index(interfaces, &want.link)?, &held)
+            }
             _ => Err("not an addition".to_owned()),
         })
     }
 
-    /// Removed routing rules, routes, addresses, tunnels, VLANs, bonds and VRFs.
+    /// Removed neighbours, routing rules, routes, addresses, tunnels, VLANs, bonds and VRFs.
     fn remove(&mut self, steps: &[Step], interfaces: &BTreeMap<String, Interface>) -> Vec<Outcome> {
         let promotion = self.promote_secondaries(steps);
         let outcomes = self.send(steps, |step| match step {
             Step::RemoveRoute(route) => Ok(route::remove(route, route_index(interfaces, route)?)),
             Step::RemoveRule(rule) => Ok(rule::remove(rule)),
+            Step::RemoveNeighbour(neighbour) => Ok(neighbour::remove(neighbour, index(interfaces, &neighbour.link)?)),
             Step::RemoveAddress(Address { link, net }) => Ok(address::remove(index(interfaces, link)?, *net)),
             Step::RemoveTunnel(device) => Ok(tunnel::remove(*device)),
             // Its name may be another's by now.
@@ -337,7 +351,9 @@ impl Host {
                 Phase::Prepare => self.prepare(&inverse, &interfaces),
                 Phase::Make => self.make(std::slice::from_ref(&inverse), &mut interfaces).remove(0),
                 Phase::Remove => self.remove(std::slice::from_ref(&inverse), &interfaces).remove(0),
-                Phase::Add | Phase::Ruleset => continue,
+                // Only a neighbour that was changed: additions are taken back by removals.
+                Phase::Add => self.change(std::slice::from_ref(&inverse), &[], &interfaces).remove(0),
+                Phase::Ruleset => continue,
             };
             match result {
                 Outcome::Refused(reason) => tracing::error!(?step, reason, "step could not be taken back"),
@@ -471,8 +487,8 @@ fn settle(step: &Step, result: Result<(), Refusal>) -> Outcome {
             Outcome::Refused("no interface reaches the gateway".to_owned())
         }
         // `fib_nl_newrule`: a kernel without IPv6, or without policy routing. Who has no packets of a family misses no rule of it.
-        (Step::AddRule(_), Errno::EAFNOSUPPORT) => Outcome::Unsupported,
-        (Step::RemoveRule(_), Errno::ENOENT) => Outcome::Kept,
+        (Step::AddRule(_) | Step::AddNeighbour(_), Errno::EAFNOSUPPORT) => Outcome::Unsupported,
+        (Step::RemoveRule(_) | Step::RemoveNeighbour(_), Errno::ENOENT) => Outcome::Kept,
         // Routes go with the address that was their source or with their interface.
         (Step::RemoveRoute(_), Errno::ESRCH | Errno::ENODEV) => Outcome::Kept,
         (Step::RemoveTunnel(_) | Step::RemoveUpper { .. }, Errno::ENODEV) => Outcome::Kept,

@@ -31,6 +31,7 @@ pub mod load;
 pub mod lock;
 pub mod memory;
 pub mod monitor;
+mod neighbour;
 mod netlink;
 mod observe;
 pub mod packet_log;

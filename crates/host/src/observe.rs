@@ -11,11 +11,11 @@ use headgate_plan::step::{Outcome, Plan, Step};
 use headgate_plan::tunnel::Device;
 use headgate_plan::upper::Upper;
 
-use crate::{Host, HostError, Report, address, knob, link, route, rule, upper};
+use crate::{Host, HostError, Report, address, knob, link, neighbour, route, rule, upper};
 
 impl Host {
-    /// Reads what there is of ours: our tables, tunnels, VLANs, bonds and VRFs, the addresses, routes and
-    /// routing rules that carry our protocol number, and of interfaces and knobs those that `wanted` names.
+    /// Reads what there is of ours: our tables, tunnels, VLANs, bonds and VRFs, the addresses, routes, routing
+    /// rules and neighbours that carry our protocol number, and of interfaces and knobs those that `wanted` names.
     ///
     /// # Errors
     /// [`HostError::Dump`], [`HostError::List`].
@@ -45,6 +45,7 @@ impl Host {
         let addresses = address::list(&mut self.netlink).map_err(HostError::list("addresses"))?;
         let routes = route::list(&mut self.netlink).map_err(HostError::list("routes"))?;
         let rules = rule::list(&mut self.netlink).map_err(HostError::list("routing rules"))?;
+        let neighbours = neighbour::list(&mut self.netlink).map_err(HostError::list("neighbours"))?;
         let names: BTreeMap<u32, &str> = interfaces.values().map(|found| (found.index, found.name.as_str())).collect();
         let links = wanted.links.keys().filter_map(|name| {
             let found = interfaces.get(name)?;
@@ -74,6 +75,7 @@ impl Host {
                 .collect(),
             routes: routes.iter().filter(|found| found.ours).map(|found| found.state(&names)).collect(),
             rules: rules.into_iter().collect(),
+            neighbours: neighbours.iter().filter_map(|found| found.ours(&names)).collect(),
             knobs: wanted
                 .knobs
                 .iter()
@@ -102,8 +104,8 @@ impl Host {
         Ok(knob::restore(&self.root, &wanted.knobs)?)
     }
 
-    /// Removes everything of ours: tables, the guard's included, routing rules, routes, addresses, tunnels, VLANs, bonds and VRFs; and gives every knob back what it
-    /// had.
+    /// Removes everything of ours: tables, the guard's included, neighbours, routing rules, routes, addresses, tunnels, VLANs, bonds and
+    /// VRFs; and gives every knob back what it had.
     ///
     /// # Errors
     /// As [`observe`](Self::observe) and [`restore_knobs`](Self::restore_knobs); what could not be removed is in the report.
@@ -114,6 +116,7 @@ impl Host {
         if !tables.is_empty() {
             steps.push(Step::Ruleset(tables));
         }
+        steps.extend(found.neighbours.into_iter().map(Step::RemoveNeighbour));
         steps.extend(found.rules.into_iter().map(Step::RemoveRule));
         steps.extend(found.routes.into_iter().map(Step::RemoveRoute));
         steps.extend(found.addresses.into_iter().map(Step::RemoveAddress));

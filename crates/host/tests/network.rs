@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use headgate_host::announce::Unannounced;
 use headgate_host::{Host, Report, Root};
 use headgate_plan::compile::Desired;
-use headgate_plan::state::{Address, LinkState, MarkMatch, Route, RoutingRule, State};
+use headgate_plan::state::{Address, LinkState, MarkMatch, Neighbour, Route, RoutingRule, State};
 use headgate_plan::step::{Outcome, Plan, Step};
 use support::{Namespace, command, ip};
 
@@ -481,5 +481,58 @@ fn routing_rules_are_observed_as_they_were_added_and_those_of_others_stay() {
 
         host.flush().expect("a working kernel");
         assert_eq!(shown(), before);
+    });
+}
+
+fn neighbour(address: &str, last: u8) -> Neighbour {
+    let address = address.parse().expect("an address");
+    Neighbour { link: "x".to_owned(), address, mac: [2, 0, 0, 0, 0, last] }
+}
+
+#[test]
+fn neighbours_are_observed_as_they_were_added_and_those_of_others_stay() {
+    pair().run(|| {
+        let mut host = host();
+        ip("address add 172.16.1.254/24 dev x");
+        ip("neighbour add 172.16.1.66 lladdr 02:00:00:00:00:66 dev x nud permanent");
+        ip("neighbour add 172.16.1.67 lladdr 02:00:00:00:00:67 dev x nud stale protocol zebra");
+        // What the kernel has found out is nobody's.
+        ip("neighbour add 172.16.1.11 lladdr 02:00:00:00:00:99 dev x nud stale");
+        let shown = || ip("neighbour show dev x nud all");
+        let three = [neighbour("172.16.1.11", 1), neighbour("172.16.1.12", 2), neighbour("2001:db8::11", 3)];
+        let wanted = State { neighbours: BTreeSet::from(three.clone()), ..State::default() };
+        assert_eq!(left(&mut host, &wanted).len(), 3);
+        let report = apply(&mut host, three.iter().cloned().map(Step::AddNeighbour).collect());
+        assert_eq!(outcomes(&report), vec![Outcome::Set; 3], "{report:?}");
+        assert_eq!(left(&mut host, &wanted), [], "{}", shown());
+        assert!(shown().contains("172.16.1.11 lladdr 02:00:00:00:00:01 PERMANENT proto 72"), "{}", shown());
+
+        // Another says otherwise, and it is still ours.
+        ip("neighbour replace 172.16.1.11 lladdr 02:00:00:00:00:98 dev x nud permanent");
+        let was = Neighbour { mac: [2, 0, 0, 0, 0, 0x98], ..three[0].clone() };
+        let replace = Step::ReplaceNeighbour { was, want: three[0].clone() };
+        assert_eq!(left(&mut host, &wanted), std::slice::from_ref(&replace));
+        // What comes before a step that fails is taken back, also where something was.
+        let fails = Step::AddAddress(address("z", "172.16.1.1/32"));
+        let report = apply(&mut host, vec![replace.clone(), fails]);
+        assert!(report.failed() && report.steps[0].1 == Outcome::Returned, "{report:?}");
+        assert_eq!(left(&mut host, &wanted), std::slice::from_ref(&replace));
+        assert_eq!(outcomes(&apply(&mut host, vec![replace])), [Outcome::Set]);
+        // No more than what was found out.
+        ip("neighbour change 172.16.1.11 dev x nud stale");
+        assert_eq!(left(&mut host, &wanted), [Step::AddNeighbour(three[0].clone())], "{}", shown());
+
+        for address in ["172.16.1.66", "172.16.1.67"] {
+            let report = apply(&mut host, vec![Step::AddNeighbour(neighbour(address, 1))]);
+            let reason = "another program says what its MAC address is".to_owned();
+            assert_eq!(outcomes(&report), [Outcome::Refused(reason)], "{address}");
+        }
+        let gone = || Step::RemoveNeighbour(three[1].clone());
+        assert_eq!(outcomes(&apply(&mut host, vec![gone(), gone()])), [Outcome::Set, Outcome::Kept]);
+
+        host.flush().expect("a working kernel");
+        assert_eq!(host.observe(&State::default()).expect("a working kernel").neighbours, BTreeSet::new());
+        assert!(shown().contains("172.16.1.66 lladdr 02:00:00:00:00:66 PERMANENT"), "{}", shown());
+        assert!(shown().contains("172.16.1.67 lladdr 02:00:00:00:00:67 STALE proto zebra"), "{}", shown());
     });
 }

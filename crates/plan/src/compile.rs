@@ -153,6 +153,7 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         addresses,
         routes: layout.routes.into_iter().collect(),
         rules: layout.rules,
+        neighbours: layout.neighbours,
         knobs: knobs.iter().map(|knob| (knob.path.clone(), knob.want.clone())).collect(),
     };
     Ok(Desired {

@@ -13,6 +13,8 @@ pub const ADDRESS_PROTOCOL: u8 = 0x48;
 pub const ROUTE_PROTOCOL: u8 = 0x48;
 /// Protocol number of the routing rules that we add (`FRA_PROTOCOL`): of the same kind as that of routes.
 pub const RULE_PROTOCOL: u8 = ROUTE_PROTOCOL;
+/// Protocol number of the neighbours that we add (`NDA_PROTOCOL`, Linux 5.0): of the same kind as that of routes.
+pub const NEIGHBOUR_PROTOCOL: u8 = ROUTE_PROTOCOL;
 
 /// Our table: services, slots, backends.
 pub const TABLE: &str = "headgate";

@@ -34,6 +34,8 @@ pub struct State {
     pub routes: BTreeSet<Route>,
     /// The routing rules that we add, never anybody else's.
     pub rules: BTreeSet<RoutingRule>,
+    /// The neighbours that we add, never anybody else's. No two have one address on one interface.
+    pub neighbours: BTreeSet<Neighbour>,
     /// Values of knobs by [`Knob::path`]. Observed: only those that exist and were asked for.
     pub knobs: BTreeMap<String, KnobValue>,
 }
@@ -92,6 +94,30 @@ pub struct RoutingRule {
     pub link: Option<String>,
     /// 254 is main.
     pub table: u32,
+}
+
+/// A neighbour whose MAC address is known, and not asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Neighbour {
+    /// Kernel name of the interface.
+    pub link: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// The octets of its MAC address.
+    pub mac: [u8; 6],
+}
+
+impl Neighbour {
+    /// Whether both say something of one address on one interface: the kernel keeps one entry for it.
+    pub fn same_place(&self, other: &Self) -> bool {
+        (&self.link, self.address) == (&other.link, other.address)
+    }
+
+    /// Lower case, colons.
+    pub fn mac_text(&self) -> String {
+        self.mac.map(|octet| format!("{octet:02x}")).join(":")
+    }
 }
 
 /// The value of a knob, typed so that a comparison is by meaning: `0000000e` equals `e`.
@@ -190,6 +216,13 @@ impl fmt::Display for RoutingRule {
             write!(f, " iif {link}")?;
         }
         write!(f, " lookup {}", self.table)
+    }
+}
+
+impl fmt::Display for Neighbour {
+    /// As ip-neighbour(8) would print it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {} lladdr {}", self.address, self.link, self.mac_text())
     }
 }
 

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::compile::Desired;
 use crate::compile::routing::METRIC_V6;
-use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Route, RoutingRule, State};
+use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Neighbour, Route, RoutingRule, State};
 use crate::tunnel::Device;
 use crate::upper::{self, Upper};
 use crate::{ethtool, knob};
 
-/// What is to be done, in this order: knobs, links, VLANs, bonds and VRFs, tunnels, addresses, routes and routing rules that are added, the
-/// ruleset, then removals.
+/// What is to be done, in this order: knobs, links, VLANs, bonds and VRFs, tunnels, addresses, routes, routing rules and neighbours
+/// that are added, the ruleset, then removals.
 ///
 /// So a virtual address is there before the rules that answer on it, and goes after them; and what is most likely refused is
 /// tried before anything that carries traffic has changed.
@@ -88,8 +88,19 @@ pub enum Step {
     AddRoute(Route),
     /// Add a routing rule.
     AddRule(RoutingRule),
+    /// Add a neighbour.
+    AddNeighbour(Neighbour),
+    /// Give a neighbour another MAC address.
+    ReplaceNeighbour {
+        /// Found.
+        was: Neighbour,
+        /// Wanted, of the same address on the same interface.
+        want: Neighbour,
+    },
     /// One netlink transaction.
     Ruleset(Vec<Change>),
+    /// Remove a neighbour.
+    RemoveNeighbour(Neighbour),
     /// Remove a routing rule.
     RemoveRule(RoutingRule),
     /// Remove a route.
@@ -129,8 +140,8 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct StepView {
-    /// `knob`, `link`, `add-link`, `add-tunnel`, `add-address`, `add-route`, `add-rule`, `ruleset`, `remove-rule`, `remove-route`,
-    /// `remove-address`, `remove-tunnel` or `remove-link`.
+    /// `knob`, `link`, `add-link`, `add-tunnel`, `add-address`, `add-route`, `add-rule`, `add-neighbour`, `ruleset`,
+    /// `remove-neighbour`, `remove-rule`, `remove-route`, `remove-address`, `remove-tunnel` or `remove-link`.
     pub kind: String,
     /// One line.
     pub text: String,
@@ -176,10 +187,13 @@ impl Plan {
         steps.extend(wanted.routes.iter().filter(missing).cloned().map(Step::AddRoute));
         // Behind the routes: where a rule leads there is a way.
         steps.extend(wanted.rules.difference(&observed.rules).cloned().map(Step::AddRule));
+        steps.extend(neighbour_steps(wanted, observed));
         let changes = headgate_nft::change::between(&observed.ruleset, &wanted.ruleset);
         if !changes.is_empty() {
             steps.push(Step::Ruleset(changes));
         }
+        let stale = |found: &&Neighbour| !wanted.neighbours.iter().any(|want| want.same_place(found));
+        steps.extend(observed.neighbours.iter().filter(stale).cloned().map(Step::RemoveNeighbour));
         steps.extend(observed.rules.difference(&wanted.rules).cloned().map(Step::RemoveRule));
         let stale = |found: &&Route| !wanted.routes.iter().any(|route| satisfies(found, route));
         steps.extend(observed.routes.iter().filter(stale).cloned().map(Step::RemoveRoute));
@@ -255,6 +269,16 @@ fn upper_steps(wanted: &State, observed: &State) -> Vec<Step> {
     steps
 }
 
+/// Neighbours that are missing or have another MAC address.
+fn neighbour_steps(wanted: &State, observed: &State) -> Vec<Step> {
+    let changed = wanted.neighbours.difference(&observed.neighbours).cloned();
+    let step = |want: Neighbour| match observed.neighbours.iter().find(|found| found.same_place(&want)) {
+        None => Step::AddNeighbour(want),
+        Some(was) => Step::ReplaceNeighbour { was: was.clone(), want },
+    };
+    changed.map(step).collect()
+}
+
 fn link_steps(name: &str, wanted: &LinkState, found: &LinkState) -> Vec<Step> {
     let mut steps = Vec::new();
     if let (Some(want), Some(was)) = (wanted.mtu, found.mtu)
@@ -305,6 +329,9 @@ impl Step {
             Self::RemoveRoute(route) => Self::AddRoute(route.clone()),
             Self::AddRule(rule) => Self::RemoveRule(rule.clone()),
             Self::RemoveRule(rule) => Self::AddRule(rule.clone()),
+            Self::AddNeighbour(neighbour) => Self::RemoveNeighbour(neighbour.clone()),
+            Self::RemoveNeighbour(neighbour) => Self::AddNeighbour(neighbour.clone()),
+            Self::ReplaceNeighbour { was, want } => Self::ReplaceNeighbour { was: want.clone(), want: was.clone() },
             Self::Ruleset(_) => return None,
         })
     }
@@ -330,6 +357,8 @@ impl Step {
             Self::AddAddress(_) => "add-address",
             Self::AddRoute(_) => "add-route",
             Self::AddRule(_) => "add-rule",
+            Self::AddNeighbour(_) | Self::ReplaceNeighbour { .. } => "add-neighbour",
+            Self::RemoveNeighbour(_) => "remove-neighbour",
             Self::RemoveRule(_) => "remove-rule",
             Self::Ruleset(_) => "ruleset",
             Self::RemoveRoute(_) => "remove-route",
@@ -364,6 +393,9 @@ impl Display for Step {
             Self::RemoveRoute(route) => write!(f, "remove route {route}"),
             Self::AddRule(rule) => write!(f, "add routing rule {rule}"),
             Self::RemoveRule(rule) => write!(f, "remove routing rule {rule}"),
+            Self::AddNeighbour(neighbour) => write!(f, "add neighbour {neighbour}"),
+            Self::ReplaceNeighbour { was, want } => write!(f, "change neighbour {want} (was {})", was.mac_text()),
+            Self::RemoveNeighbour(neighbour) => write!(f, "remove neighbour {neighbour}"),
             Self::Ruleset(changes) => write_counts(f, changes),
         }
     }

@@ -11,8 +11,9 @@ use crate::diagnostic::Report;
 use crate::model::{Allow, Bond, Interface, InterfaceAddress, InterfaceMatch, Network, Route, Vlan, Vrf};
 use crate::schema::{interface_address, kernel_name, mac, pci, prefix};
 use crate::tree::{Node, Span, Value};
-use crate::types::{Invalid, Role, RouteName, RuleName, parse_address};
+use crate::types::{Invalid, NeighbourName, Role, RouteName, RuleName, parse_address};
 
+mod neighbour;
 mod rule;
 
 /// Those whose entries are interfaces that have addresses.
@@ -57,6 +58,12 @@ pub(super) fn network(checker: &mut Checker<'_>, fields: Fields<'_>) -> Network 
         network.rules.extend(rule.map(|rule| (name, rule)));
     }
     rule::priorities(checker, fields, &network);
+    for (name, fields) in fields.named("neighbours") {
+        let Ok(name) = NeighbourName::new(name) else { continue };
+        let neighbour = neighbour::neighbour(checker, name.clone(), fields);
+        network.neighbours.extend(neighbour.map(|neighbour| (name, neighbour)));
+    }
+    neighbour::once(checker, fields, &network);
     vlan_ids(checker, fields);
     vlan_cycles(checker, fields, &network);
     members_once(checker, fields);

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
-use crate::types::{Role, RouteName, RuleName, ServiceName};
+use crate::types::{NeighbourName, Role, RouteName, RuleName, ServiceName};
 
 /// `[system]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,6 +50,8 @@ pub struct Network {
     pub routes: BTreeMap<RouteName, Route>,
     /// By name.
     pub rules: BTreeMap<RuleName, RoutingRule>,
+    /// By name.
+    pub neighbours: BTreeMap<NeighbourName, Neighbour>,
 }
 
 /// How a role finds its kernel interface: all fields that are present must match.
@@ -235,6 +237,18 @@ pub struct RoutingRule {
 pub struct MarkMatch {
     pub value: u32,
     pub mask: u32,
+}
+
+/// `[network.neighbours.NAME]`. Nobody is asked for its MAC address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Neighbour {
+    pub name: NeighbourName,
+    pub origin: Origin,
+    /// Role or kernel name.
+    pub interface: String,
+    pub address: IpAddr,
+    pub mac: [u8; 6],
 }
 
 /// A value of `[sysctl]`.

@@ -109,6 +109,12 @@ pub(super) static NETWORK: &[Key] = &[
     ),
     key("routes", Kind::Named("route", ROUTE), Preset::None, "Static routes."),
     key("rules", Kind::Named("rule", RULE), Preset::None, "Which packets ask which routing table."),
+    key(
+        "neighbours",
+        Kind::Named("neighbour", NEIGHBOUR),
+        Preset::None,
+        "Whose MAC address is known and not asked for, by ARP or neighbour discovery.",
+    ),
 ];
 
 static INTERFACE: &[Key] = &[
@@ -228,6 +234,18 @@ static RULE: &[Key] = &[
         Preset::Told("any"),
         "Role or kernel name of the interface by which packets come in; `lo`: those of the box itself.",
     ),
+];
+
+static NEIGHBOUR: &[Key] = &[
+    ENABLED,
+    key(
+        "interface",
+        Kind::Text(Form::Interface),
+        Preset::None,
+        "Role or kernel name of the interface that leads there. Required.",
+    ),
+    key("address", Kind::Text(Form::Address), Preset::None, "Its IP address. Required."),
+    key("mac", Kind::Text(Form::Mac), Preset::None, "Its MAC address. Required."),
 ];
 
 pub(super) static API: &[Key] = &[

@@ -1,4 +1,4 @@
-//! Interfaces, addresses and routes: from roles to what is wanted of the kernel.
+//! Interfaces, addresses, routes and neighbours: from roles to what is wanted of the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,12 +10,14 @@ use headgate_config::model::{
 use ipnet::IpNet;
 
 use super::farm::is_anywhere;
-use super::routing::{Routing, TABLE_MAIN};
+use super::routing::Routing;
 use crate::facts::{Facts, Link};
-use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Route, RoutingRule};
+use crate::state::{Address, Fit, Knob, KnobValue, LinkState, Neighbour, Route, RoutingRule};
 use crate::upper::Upper;
 
 mod leases;
+mod neighbours;
+mod routes;
 mod rules;
 mod uppers;
 
@@ -35,13 +37,12 @@ pub(super) struct Layout {
     apart: BTreeSet<String>,
     /// The interfaces whose addresses come by DHCP, by kernel name.
     pub(super) clients: BTreeSet<String>,
-    /// Those of them that have one.
-    leased: BTreeSet<String>,
     /// The configured addresses of interfaces, in the order in which they are written, then those of leases; those that others
     /// carry as well.
     pub(super) configured: Vec<Address>,
     pub(super) routes: Vec<Route>,
     pub(super) rules: BTreeSet<RoutingRule>,
+    pub(super) neighbours: BTreeSet<Neighbour>,
     /// Virtual addresses that no interface has and none gets.
     pub(super) unplaced: BTreeSet<IpAddr>,
     pub(super) warnings: Vec<String>,
@@ -58,27 +59,9 @@ impl Layout {
         }
         layout.add_uppers(&config.network, facts);
         layout.add_leases(config, facts);
-        for route in config.network.routes.values() {
-            let link = match &route.interface {
-                None => None,
-                Some(name) => match layout.kernel_name(name, facts) {
-                    Some(link) => Some(link),
-                    None => {
-                        let text = format!("network.routes.{}: there is no interface {name}", route.name);
-                        layout.warnings.push(text);
-                        continue;
-                    }
-                },
-            };
-            if layout.waits_for_lease(link.as_deref(), route.via) {
-                layout.warnings.push(format!("network.routes.{}: waits for a lease of its interface", route.name));
-                continue;
-            }
-            let table = route.table.unwrap_or(TABLE_MAIN);
-            let (to, via, source, metric) = (route.to.trunc(), route.via, route.source, route.metric);
-            layout.routes.push(Route { to, via, link, source, metric, table });
-        }
+        layout.add_routes(&config.network, facts);
         layout.add_rules(&config.network, facts);
+        layout.add_neighbours(&config.network, facts);
         layout
     }
 
@@ -105,6 +88,11 @@ impl Layout {
         // What we made and is not asked for any more is about to go.
         let stays = facts.links.get(name).is_some_and(|link| !link.ours);
         self.roles.get(name).cloned().or_else(|| stays.then(|| name.to_owned()))
+    }
+
+    /// The same for an entry that can do nothing without it.
+    fn needed(&self, name: &str, facts: &Facts) -> Result<String, String> {
+        self.kernel_name(name, facts).ok_or_else(|| format!("there is no interface {name}"))
     }
 
     /// Whether each interface believes router advertisements: no is the default here, and not the kernel's.

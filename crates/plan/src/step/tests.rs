@@ -39,7 +39,14 @@ fn both() -> (Desired, State) {
     };
     let marked = rule(100, ("0.0.0.0/0", "0.0.0.0/0"), (0x10, 0xf0));
     desired.state.rules = [RoutingRule { link: Some("eth0".to_owned()), table: 7, ..marked }].into();
+    let neighbour = |last, octet| Neighbour {
+        link: "eth0".to_owned(),
+        address: address(&format!("172.16.1.{last}")),
+        mac: [0x52, 0x54, 0, 0, 0, octet],
+    };
+    desired.state.neighbours = [neighbour(11, 0x0b), neighbour(12, 0x0c), neighbour(13, 0x0d)].into();
     let observed = State {
+        neighbours: [neighbour(11, 0x0b), neighbour(12, 0xfc), neighbour(14, 0x0e)].into(),
         rules: [rule(101, ("10.0.0.0/8", "10.9.0.0/16"), (1, u32::MAX))].into(),
         links: [("eth0".to_owned(), link(false, 1500))].into(),
         addresses: [address_on("eth0", "172.16.1.9/32")].into(),
@@ -66,7 +73,10 @@ fn steps_are_in_order_and_readable() {
             "add address 172.16.1.1/32 to eth0 and announce it",
             "add route default via 172.16.1.254",
             "add routing rule 100: from all fwmark 0x10/0xf0 iif eth0 lookup 7",
+            "change neighbour 172.16.1.12 dev eth0 lladdr 52:54:00:00:00:0c (was 52:54:00:00:00:fc)",
+            "add neighbour 172.16.1.13 dev eth0 lladdr 52:54:00:00:00:0d",
             "change the ruleset: 2 tables, 5 maps, 7 chains, 16 rules, 7 elements",
+            "remove neighbour 172.16.1.14 dev eth0 lladdr 52:54:00:00:00:0e",
             "remove routing rule 101: from 10.0.0.0/8 to 10.9.0.0/16 fwmark 0x1 lookup 254",
             "remove route 10.0.0.0/8 via 172.16.1.253 dev eth0 metric 0",
             "remove address 172.16.1.9/32 from eth0",

@@ -53,7 +53,6 @@ impl Layout {
                     continue;
                 }
             };
-            self.leased.insert(link.clone());
             self.configured.push(Address { link: link.clone(), net: lease.net.into() });
             let table = vrf.and_then(|vrf| config.network.vrfs.get(vrf)).map_or(TABLE_MAIN, |vrf| vrf.table);
             let via = lease.gateway.map(IpAddr::V4);
@@ -85,10 +84,19 @@ impl Layout {
     }
 
     /// Whether a route needs a lease that is not there: the kernel would refuse it, and everything with it.
-    pub(super) fn waits_for_lease(&self, link: Option<&str>, via: Option<IpAddr>) -> bool {
-        let needs = |link: &str| self.clients.contains(link) && !self.leased.contains(link);
-        let reaches = |via: IpAddr| self.configured.iter().any(|own| own.net.contains(&via));
-        link.is_some_and(needs) && via.is_some_and(|via| via.is_ipv4() && !reaches(via))
+    pub(super) fn waits_for_lease(&self, link: Option<&str>, via: IpAddr, facts: &Facts) -> bool {
+        // Without an interface any of those that ask may get the network of the gateway.
+        if via.is_ipv6() || !self.clients.iter().any(|client| link.is_none_or(|link| link == client)) {
+            return false;
+        }
+        let on = |name: &str| link.is_none_or(|link| link == name);
+        let own = self.configured.iter().filter(|own| on(&own.link)).map(|own| own.net);
+        let addresses = facts.links.iter().filter(|(name, _)| on(name)).flat_map(|(_, link)| &link.addresses);
+        let others = addresses.filter(|address| !address.ours).map(|address| address.net);
+        let bare = self.routes.iter().filter(|route| route.via.is_none() && route.link.as_deref().is_some_and(on));
+        let bare_of_others = facts.routes.iter().filter(|route| route.via.is_none() && on(&route.link));
+        let on_link = bare.map(|route| route.to).chain(bare_of_others.map(|route| route.to));
+        !own.chain(others).chain(on_link).any(|net| net.contains(&via))
     }
 }
 

@@ -12,16 +12,12 @@ use crate::state::RoutingRule;
 impl Layout {
     pub(super) fn add_rules(&mut self, network: &Network, facts: &Facts) {
         for rule in network.rules.values() {
-            let link = match &rule.interface {
-                None => None,
-                Some(name) => match self.kernel_name(name, facts) {
-                    Some(link) => Some(link),
-                    None => {
-                        let text = format!("network.rules.{}: there is no interface {name}", rule.name);
-                        self.warnings.push(text);
-                        continue;
-                    }
-                },
+            let link = match rule.interface.as_deref().map(|name| self.needed(name, facts)).transpose() {
+                Ok(link) => link,
+                Err(why) => {
+                    self.warnings.push(format!("network.rules.{}: {why}", rule.name));
+                    continue;
+                }
             };
             let said = rule.from.or(rule.to);
             let everywhere = [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)];
