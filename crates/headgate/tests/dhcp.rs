@@ -5,7 +5,7 @@ mod support;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -135,6 +135,33 @@ fn a_lease_is_an_address_a_route_and_the_source_of_a_farm_and_outlives_those_who
     assert_eq!(daemon.terminate(), Some(0));
 }
 
+/// From the moment at which the client says what it was given to the rules in the kernel. The client is at its end with an
+/// answer like this, and asks anew; here it is told so by its own words.
+#[test]
+fn another_address_at_a_renewal_is_soon_the_source_of_the_farm() {
+    let ns = namespace();
+    let daemon = ns.start();
+    let _server = Server::new(&ns, "172.16.2.101", GOOD);
+    let is_source = |address: &str| ns.ruleset().contains(address);
+    ns.wait_for("lease", || is_source("172.16.2.101"));
+    let backend = backend(&ns);
+    for last in 102..107 {
+        let address = format!("172.16.2.{last}");
+        let mut renewed = Command::new(ns.tree.path("run/headgate/headgate-dhcp"));
+        renewed.arg("renew").env("interface", "be").env("ip", &address).env("subnet", "255.255.255.0");
+        renewed.env("router", "172.16.2.1").env("lease", "600").env("serverid", "172.16.2.1");
+        let begin = Instant::now();
+        Ran::of(&mut renewed).exits(0);
+        ns.wait_for("another source", || is_source(&address));
+        println!("from a renewal to the rules of the farm: {:.2} s", begin.elapsed().as_secs_f64());
+        assert!(!is_source(&format!("172.16.2.{}", last - 1)), "{}", ns.ruleset());
+        assert_eq!(seen(&ns, &backend), Some(address.parse().expect("an address")), "{}", ns.addresses());
+        ns.wait_for("end of the one before", || !ns.addresses().contains(&format!("172.16.2.{}/", last - 1)));
+    }
+    assert_eq!(routes(&ns), "default via 172.16.2.1 dev be proto 72 metric 1024 \n");
+    assert_eq!(daemon.terminate(), Some(0));
+}
+
 #[test]
 fn a_lease_ends_with_its_time() {
     let ns = namespace();
@@ -153,8 +180,9 @@ fn a_lease_ends_with_its_time() {
 #[test]
 fn a_hostile_server_is_refused_with_a_reason() {
     let ns = namespace();
-    let route = "[network.routes.r]\nto = \"10.8.0.0/16\"\nvia = \"172.16.2.1\"\ninterface = \"be\"\n";
-    ns.tree.write("etc/headgate/conf.d/20-route.toml", route);
+    let routes = "[network.routes.r]\nto = \"10.8.0.0/16\"\nvia = \"172.16.2.1\"\ninterface = \"be\"\n\
+                  [network.routes.s]\nto = \"10.7.0.0/16\"\nvia = \"172.16.2.1\"\n";
+    ns.tree.write("etc/headgate/conf.d/20-route.toml", routes);
     let daemon = ns.start();
     for (address, options, why) in [
         ("172.16.2.101", "option subnet 128.0.0.0", "the mask 128.0.0.0 is too wide"),
@@ -169,14 +197,19 @@ fn a_hostile_server_is_refused_with_a_reason() {
         let said = || ns.headgate(&["status"]).out;
         ns.wait_for(why, || said().contains(&format!("is refused: {why}")));
         assert!(!ns.run("ip", &["address", "show", "dev", "be"]).out.contains("inet "), "{}", ns.addresses());
-        assert!(said().contains("network.routes.r: waits for a lease"), "{}", said());
+        for route in ["r", "s"] {
+            let waits = format!("network.routes.{route}: waits for a lease that leads to 172.16.2.1");
+            assert!(said().contains(&waits), "{}", said());
+        }
         kill(client(&ns).expect("it runs"), Signal::SIGUSR2).expect("it lives");
         ns.wait_for("release", || said().contains("no lease from a DHCP server"));
     }
     let _server = Server::new(&ns, "172.16.2.101", GOOD);
     ask(&ns);
     ns.wait_for("good lease", || ns.addresses().contains("172.16.2.101/24"));
-    ns.wait_for("route", || ns.run("ip", &["route"]).out.contains("10.8.0.0/16 via 172.16.2.1 dev be"));
+    for to in ["10.8.0.0/16", "10.7.0.0/16"] {
+        ns.wait_for(to, || ns.run("ip", &["route"]).out.contains(&format!("{to} via 172.16.2.1 dev be")));
+    }
     assert_eq!(daemon.terminate(), Some(0));
 }
 

@@ -21,9 +21,11 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// A look is followed by a pause of this many times its length: a routing daemon that writes a whole table takes at most a
 /// tenth of one CPU.
 const PAUSE: u32 = 10;
-/// The pause behind a change of interfaces or of their settings, and before one, is as long as the look and no longer than this:
-/// they are rare, seldom come alone, and one that comes during a look can make it fail.
-const PAUSE_BY_LINKS_MAX: Duration = Duration::from_secs(1);
+/// The pause behind a change of interfaces, of their settings or of leases, and before one, is as long as the look and no longer than
+/// this: they are rare, seldom come alone, and one that comes during a look can make it fail.
+const PAUSE_BY_RARE_MAX: Duration = Duration::from_secs(1);
+/// See [`PAUSE_BY_RARE_MAX`].
+const RARE: [Subject; 3] = [Subject::Links, Subject::Settings, Subject::Leases];
 
 /// Of the network, of settings, and of leases.
 type Monitors = [Option<AsyncFd<Monitor>>; 3];
@@ -52,13 +54,12 @@ pub async fn run(engine: Handle, root: Root) {
 
 /// The pause behind a look at what has `changed`, which took so long. What changes meanwhile, which can end it sooner.
 async fn pause(monitors: &mut Monitors, changed: &BTreeSet<Subject>, took: Duration) -> BTreeSet<Subject> {
-    let is_rare =
-        |changed: &BTreeSet<Subject>| changed.contains(&Subject::Links) || changed.contains(&Subject::Settings);
+    let is_rare = |changed: &BTreeSet<Subject>| RARE.iter().any(|rare| changed.contains(rare));
     let begin = Instant::now();
     let mut meanwhile = BTreeSet::new();
     loop {
-        let by_links = is_rare(changed) || is_rare(&meanwhile);
-        let pause = if by_links { took.min(PAUSE_BY_LINKS_MAX) } else { took * PAUSE };
+        let rare = is_rare(changed) || is_rare(&meanwhile);
+        let pause = if rare { took.min(PAUSE_BY_RARE_MAX) } else { took * PAUSE };
         let Some(left) = pause.checked_sub(begin.elapsed()) else { return meanwhile };
         match tokio::time::timeout(left, any(monitors)).await {
             Ok(more) => meanwhile.extend(more),
