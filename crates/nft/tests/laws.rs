@@ -208,6 +208,16 @@ fn elements_of_dynamic_sets_are_not_read() {
     assert_eq!(decode_messages(Batch::new(&changes, None).as_bytes()), Some(whole));
 }
 
+/// What was read with the first definition would be of another shape than the second.
+#[test]
+fn a_set_that_is_made_twice_is_no_ruleset() {
+    let whole = samples::product();
+    let mut changes = between(&Ruleset::default(), &whole);
+    let made = changes.iter().find(|change| matches!(change, Change::AddSet { .. })).cloned();
+    changes.push(made.unwrap());
+    assert_eq!(decode_messages(Batch::new(&changes, None).as_bytes()), None);
+}
+
 #[test]
 fn fragments_change_only_what_they_hold() {
     let old = samples::product();

@@ -10,7 +10,7 @@ use crate::model::{Element, Family, Ruleset, Table, TableId};
 
 /// The ruleset that these messages make of nothing: those of a transaction ([`crate::Batch::as_bytes`]) that only adds, or
 /// the kernel's answers to the requests of [`crate::Socket::dump`], one behind the other. `None` when a message is about
-/// something that no message before it has made, or is cut off; messages about other things than tables, sets, elements,
+/// something that no message before it has made, makes a set twice, or is cut off; messages about other things than tables, sets, elements,
 /// chains, rules, objects and flowtables are passed over.
 ///
 /// With it `decode(encode(ruleset)) == ruleset` is a law without a kernel, and the decoder can be given anything.
@@ -51,8 +51,11 @@ impl Replay {
             }
             sys::NFT_MSG_NEWSET => {
                 let table = self.ruleset.tables.get_mut(&id)?;
-                if let Some((name, set)) = decode::set(attributes) {
-                    table.sets.insert(name.into(), set);
+                if let Some((name, set)) = decode::set(attributes)
+                    && table.sets.insert(name.into(), set).is_some()
+                {
+                    // The kernel refuses a second one, and what has been read with the first would be of another shape.
+                    return None;
                 }
             }
             sys::NFT_MSG_NEWSETELEM => {
