@@ -9,11 +9,21 @@ use headgate_tests::lab::said;
 use nix::sys::signal::Signal;
 
 use crate::{Chaos, PATIENCE, configuration, mortal};
+use Noticed::{Never, WhileItLasts};
 
 /// A fault and its name in the report.
 pub(crate) struct Fault {
     pub(crate) name: &'static str,
+    /// Whether clients that come while it lasts may notice it.
+    pub(crate) noticed: Noticed,
     pub(crate) act: fn(&mut Chaos) -> Cost,
+}
+
+/// May new connections fail?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Noticed {
+    Never,
+    WhileItLasts,
 }
 
 /// What a fault came to.
@@ -25,23 +35,27 @@ pub(crate) struct Cost {
     pub(crate) cuts: bool,
 }
 
+const fn fault(name: &'static str, noticed: Noticed, act: fn(&mut Chaos) -> Cost) -> Fault {
+    Fault { name, noticed, act }
+}
+
 pub(crate) const FAULTS: [Fault; 16] = [
-    Fault { name: "a backend dies and returns", act: backend_dies },
-    Fault { name: "all backends of a farm die and return", act: backends_die },
-    Fault { name: "a backend is drained and returns", act: backend_drains },
-    Fault { name: "the clients' link flaps", act: |chaos| flap(chaos, Side::Clients) },
-    Fault { name: "the backends' link flaps", act: |chaos| flap(chaos, Side::Backends) },
-    Fault { name: "virtual addresses are removed by hand", act: addresses_go },
-    Fault { name: "addresses of the box come and go", act: addresses_come },
-    Fault { name: "the configuration reloads", act: reload },
-    Fault { name: "the supervisor is killed", act: kill },
-    Fault { name: "the clock jumps", act: clock::jump },
-    Fault { name: "the disk is full", act: disk_fills },
-    Fault { name: "memory is short", act: memory_is_short },
-    Fault { name: "netlink sockets overflow", act: sockets_overflow },
-    Fault { name: "our table is deleted", act: table_goes },
-    Fault { name: "all tables are flushed", act: tables_go },
-    Fault { name: "another tool holds the generation", act: generation_is_held },
+    fault("a backend dies and returns", WhileItLasts, backend_dies),
+    fault("all backends of a farm die and return", WhileItLasts, backends_die),
+    fault("a backend is drained and returns", Never, backend_drains),
+    fault("the clients' link flaps", WhileItLasts, |chaos| flap(chaos, Side::Clients)),
+    fault("the backends' link flaps", WhileItLasts, |chaos| flap(chaos, Side::Backends)),
+    fault("virtual addresses are removed by hand", WhileItLasts, addresses_go),
+    fault("addresses of the box come and go", Never, addresses_come),
+    fault("the configuration reloads", Never, reload),
+    fault("the supervisor is killed", Never, kill),
+    fault("the clock jumps", Never, clock::jump),
+    fault("the disk is full", Never, disk_fills),
+    fault("memory is short", Never, memory_is_short),
+    fault("netlink sockets overflow", WhileItLasts, sockets_overflow),
+    fault("our table is deleted", WhileItLasts, table_goes),
+    fault("all tables are flushed", WhileItLasts, tables_go),
+    fault("another tool holds the generation", Never, generation_is_held),
 ];
 
 fn wait(what: &str, mut done: impl FnMut() -> bool) -> Duration {
@@ -53,14 +67,16 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) -> Duration {
     started.elapsed()
 }
 
-fn apply(chaos: &Chaos, weight: u64) {
-    chaos.lab.configure(&configuration(weight)).unwrap();
-    chaos.lab.headgate_ok(&["apply"]).unwrap();
+/// A weight that is not the one that runs.
+fn next_weight(chaos: &mut Chaos) -> u64 {
+    chaos.weight = chaos.weight % 4 + 1;
+    chaos.weight
 }
 
-/// The weight that the next reload brings.
-fn weight(chaos: &Chaos) -> u64 {
-    1 + chaos.number % 4
+/// Writes the configuration with another weight than before.
+fn change(chaos: &mut Chaos) {
+    let weight = next_weight(chaos);
+    chaos.lab.configure(&configuration(weight)).unwrap();
 }
 
 /// Is this element, address or table there?
@@ -152,8 +168,8 @@ fn addresses_come(chaos: &mut Chaos) -> Cost {
 
 fn reload(chaos: &mut Chaos) -> Cost {
     for _ in 0..5 {
-        chaos.number += 1;
-        apply(chaos, weight(chaos));
+        change(chaos);
+        chaos.lab.headgate_ok(&["apply"]).unwrap();
     }
     Cost::default()
 }
@@ -176,7 +192,7 @@ fn disk_fills(chaos: &mut Chaos) -> Cost {
         }
     };
     assert_eq!(full.kind(), ErrorKind::StorageFull);
-    chaos.lab.configure(&configuration(weight(chaos))).unwrap();
+    change(chaos);
     let applied = chaos.lab.headgate(&["apply"]).unwrap();
     // It runs, and the operator hears that it is not kept; what must be kept is refused.
     assert!(applied.status.success() && said(&applied).contains("not kept"), "{}", said(&applied));
@@ -205,7 +221,7 @@ fn memory_is_short(chaos: &mut Chaos) -> Cost {
     chaos.lab.configure(&(configuration(1) + &many.collect::<String>())).unwrap();
     let applied = chaos.lab.headgate(&["apply"]).unwrap();
     assert!(!applied.status.success(), "4 MB were enough: {}", said(&applied));
-    chaos.lab.configure(&configuration(weight(chaos))).unwrap();
+    change(chaos);
     match chaos.lab.ended(Duration::from_millis(500)).unwrap() {
         Some(_) => chaos.lab.start().unwrap(),
         None => drop(kill(chaos)),
@@ -266,8 +282,7 @@ fn generation_is_held(chaos: &mut Chaos) -> Cost {
     let mut other = other.spawn().unwrap();
     let applied: Vec<_> = (0..5)
         .map(|_| {
-            chaos.number += 1;
-            chaos.lab.configure(&configuration(weight(chaos))).unwrap();
+            change(chaos);
             chaos.lab.headgate(&["apply"]).unwrap()
         })
         .collect();

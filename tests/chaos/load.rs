@@ -18,6 +18,7 @@ const KEPT: usize = 20;
 const STEADY: [(&str, char); 2] = [("172.16.1.1:80", 's'), ("[2001:db8:1::1]:80", 'x')];
 const CHURN: (&str, char) = ("172.16.1.2:80", 'c');
 const CHURNING: [&str; 3] = ["c11", "c12", "c13"];
+const WORDS: &str = "still there";
 /// An answer on a kept connection: TCP asks again 0.2, 0.4, 0.8 … s after a link was down, and the machine is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -65,7 +66,6 @@ impl Steady {
         for (target, (to, initial)) in STEADY.into_iter().enumerate() {
             for _ in flows.iter().filter(|kept| kept.target == target).count()..KEPT {
                 let connection = Connection::open(&lab.client, address(to))??;
-                connection.be_patient(PATIENCE)?;
                 if !belongs(&connection.answer, initial) {
                     self.wrong.fetch_add(1, Ordering::Relaxed);
                 }
@@ -89,16 +89,28 @@ impl Steady {
 
 fn speak(flows: &Mutex<Vec<Kept>>, lost: &AtomicU64) {
     let mut flows = flows.lock().unwrap();
-    let before = flows.len();
-    flows.retain_mut(|kept| match kept.connection.echo("still there") {
+    let mut ended = Vec::new();
+    let said: Vec<io::Result<()>> = flows.iter_mut().map(|kept| kept.connection.say(WORDS)).collect();
+    // All together have the time of one: a fault may silence all of them.
+    let until = Instant::now() + PATIENCE;
+    let mut said = said.into_iter();
+    let mut answer = |connection: &mut Connection| {
+        said.next().expect("each was spoken to")?;
+        connection.be_patient(until.saturating_duration_since(Instant::now()).max(Duration::from_millis(10)))?;
+        connection.hear(WORDS)
+    };
+    flows.retain_mut(|kept| match answer(&mut kept.connection) {
         Ok(()) => true,
         Err(error) => {
             let (to, server) = (STEADY[kept.target].0, &kept.connection.answer.server);
-            println!("a connection to {to}, at {server}, ended: {error}");
+            ended.push(format!("a connection to {to}, at {server}, ended: {error}"));
             false
         }
     });
-    lost.fetch_add((before - flows.len()) as u64, Ordering::Relaxed);
+    if let Some(first) = ended.first() {
+        println!("{first}, and {} more", ended.len() - 1);
+    }
+    lost.fetch_add(ended.len() as u64, Ordering::Relaxed);
 }
 
 impl Steady {
@@ -175,23 +187,28 @@ pub(crate) struct Churn {
     tally: Arc<Mutex<Tally>>,
     /// A server that shall get nothing new from now on.
     drained: Arc<Mutex<Option<(&'static str, Instant)>>>,
+    /// What each thread has had an answer to, or waited for in vain.
+    asked: Vec<Arc<AtomicU64>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Churn {
     pub(crate) fn begin(lab: &Lab) -> Result<Self> {
-        let mut churn =
-            Self { tally: Arc::default(), drained: Arc::default(), stop: Arc::default(), threads: Vec::new() };
+        let (tally, drained, stop) = (Arc::default(), Arc::default(), Arc::default());
+        let mut churn = Self { tally, drained, asked: Vec::new(), stop, threads: Vec::new() };
         let kinds: [fn(SocketAddr) -> io::Result<Answer>; 2] =
             [|to| Connection::open_here(to).map(|connection| connection.answer), ask_udp_here];
         for ask in kinds {
             let (tally, drained, stop) = (churn.tally.clone(), churn.drained.clone(), churn.stop.clone());
+            let asked: Arc<AtomicU64> = Arc::default();
+            churn.asked.push(asked.clone());
             let come_and_go = move || {
                 while !stop.load(Ordering::Relaxed) {
                     let began = Instant::now();
                     let answer = ask(address(CHURN.0));
                     count(&mut tally.lock().unwrap(), answer, *drained.lock().unwrap(), began);
+                    asked.fetch_add(1, Ordering::Release);
                     std::thread::sleep(Duration::from_millis(5));
                 }
             };
@@ -206,8 +223,16 @@ impl Churn {
         *self.drained.lock().unwrap() = server.map(|name| (name, Instant::now()));
     }
 
-    /// What happened since the last time.
-    pub(crate) fn take(&self) -> Tally {
+    /// What happened since the last time, up to all that has been asked by now.
+    pub(crate) fn rest(&self) -> Tally {
+        let now: Vec<u64> = self.asked.iter().map(|asked| asked.load(Ordering::Acquire)).collect();
+        while self.asked.iter().zip(&now).any(|(asked, then)| asked.load(Ordering::Acquire) == *then) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.take()
+    }
+
+    fn take(&self) -> Tally {
         std::mem::take(&mut self.tally.lock().unwrap())
     }
 

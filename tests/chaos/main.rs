@@ -22,7 +22,7 @@ use headgate_tests::server::Server;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use faults::{Cost, FAULTS, Fault};
+use faults::{Cost, FAULTS, Fault, Noticed};
 use load::{Churn, Steady, Tally};
 
 /// Far longer than anything here takes on a machine that has nothing else to do.
@@ -41,6 +41,8 @@ struct Chaos {
     churn: Churn,
     /// Counts faults, for what differs from one to the next.
     number: u64,
+    /// Of the configuration that was written last.
+    weight: u64,
 }
 
 /// `weight` is what reloads change.
@@ -96,7 +98,7 @@ impl Chaos {
         lab.start().unwrap();
         let steady = Steady::begin(&lab).unwrap();
         let churn = Churn::begin(&lab).unwrap();
-        Self { lab, _kept: kept, mortal, steady, churn, number: 0 }
+        Self { lab, _kept: kept, mortal, steady, churn, number: 0, weight: 1 }
     }
 
     /// Waits until new connections to the farm `churn` succeed, by all of its servers; how long that took.
@@ -176,16 +178,21 @@ fn faults_under_load_cost_what_they_must_and_nothing_stays() {
     let mut chaos = Chaos::begin();
     chaos.recovered("the beginning");
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
+    let mut noticed = Vec::new();
     let started = Instant::now();
     loop {
         for fault in shuffled(&mut seed) {
             chaos.number += 1;
-            chaos.churn.take();
+            // Who waits for an answer since the fault before is not of this one.
+            chaos.churn.rest();
             let cost = (fault.act)(&mut chaos);
             let recovered = chaos.recovered(fault.name);
             let lost = chaos.steady.check();
-            let tally = chaos.churn.take();
+            let tally = chaos.churn.rest();
             println!("{:6.1} s {}: {lost} lost, {tally}", started.elapsed().as_secs_f64(), fault.name);
+            if fault.noticed == Noticed::Never && tally.failed > 0 {
+                noticed.push(format!("{}: {tally}", fault.name));
+            }
             rows.entry(fault.name).or_default().add(&cost, recovered, lost, &tally);
             chaos.steady.refill(&chaos.lab).unwrap();
         }
@@ -199,6 +206,7 @@ fn faults_under_load_cost_what_they_must_and_nothing_stays() {
     assert_eq!(wrong, 0, "answers from servers that are not the farm's");
     assert_eq!(rows.values().map(|row| row.lost).sum::<usize>(), 0, "connections that no fault cut");
     assert!(rows.values().all(|row| row.tally.answered > 0), "there was no load");
+    assert!(noticed.is_empty(), "clients noticed what they must not: {noticed:?}");
 
     chaos.steady.end();
     let left = listed(&chaos.lab);

@@ -147,7 +147,17 @@ impl Connection {
 
     /// Sends a line and reads it back: an error means that the connection is broken.
     pub fn echo(&mut self, text: &str) -> io::Result<()> {
-        self.stream.get_mut().write_all(format!("{text}\n").as_bytes())?;
+        self.say(text)?;
+        self.hear(text)
+    }
+
+    /// The first half of [`Self::echo`].
+    pub fn say(&mut self, text: &str) -> io::Result<()> {
+        self.stream.get_mut().write_all(format!("{text}\n").as_bytes())
+    }
+
+    /// The second half of [`Self::echo`].
+    pub fn hear(&mut self, text: &str) -> io::Result<()> {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         if line.trim_end() == text { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }

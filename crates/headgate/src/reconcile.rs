@@ -24,6 +24,9 @@ use crate::owed::Owed;
 
 /// Rounds that write again what was written: one that finds a ruleset of another program's making, and then some.
 const ROUNDS_AGAIN: usize = 3;
+/// How often somebody else may commit between our look and our commit before we commit all the same. A program that commits all
+/// the time, to tables of its own, must not keep us from ours; whether it did touch them is seen by the round that verifies.
+const STALE_MAX: usize = 3;
 /// Rounds in all. An interface that comes up gets its interrupts, and with them new knobs: the second round sees them, the third
 /// verifies. Whatever somebody changes meanwhile is one more.
 const ROUNDS_MAX: usize = 16;
@@ -138,7 +141,7 @@ impl ReconcileError {
 pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Reconciled, ReconcileError> {
     let mut so_far = Reconciled::default();
     let mut ids = wanted.ids.cloned();
-    let mut again = 0;
+    let (mut again, mut stale) = (0, 0);
     for _ in 0..ROUNDS_MAX {
         let ruleset = host.observe_ruleset()?;
         let mut known = ids.take().unwrap_or_else(|| Ids::observe(&ruleset));
@@ -163,6 +166,9 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
             break;
         }
         let lost = lost(&so_far);
+        if stale == STALE_MAX {
+            host.ignore_generation();
+        }
         let report = host.apply(std::mem::take(&mut so_far.plan));
         // At 10,000 farms these are most of the memory: the next round makes its own.
         ids = Some(std::mem::take(&mut so_far.desired).ids);
@@ -174,7 +180,7 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
             }
             Some(failure) if failure.stale => {
                 tracing::info!("nftables changed meanwhile; looking again");
-                again += 1;
+                stale += 1;
             }
             Some(failure) => {
                 let steps = lines(&report.steps);

@@ -158,6 +158,11 @@ impl Host {
         Ok(())
     }
 
+    /// The next plan is committed whatever others have committed since our tables were observed.
+    pub fn ignore_generation(&mut self) {
+        self.generation = None;
+    }
+
     /// Whether somebody else has committed to nftables since our tables were last observed: it may have been to ours. One
     /// request, whatever the size of the ruleset; a listener would have the kernel build a message for each element of our own
     /// commits.
