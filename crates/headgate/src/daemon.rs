@@ -37,6 +37,7 @@ use self::server::listeners;
 use self::server::{Api, ListenError};
 use self::supervise::{Network, SuperviseError, Supervisor};
 use self::watchdog::Watchdog;
+use crate::crash::{self, Running};
 use crate::dhcp;
 use crate::exit::Exit;
 use crate::files;
@@ -157,10 +158,22 @@ fn flush(root: &Path, listing: Listing) -> Result<String, DaemonError> {
 /// A configuration that cannot be applied is no error: the daemon says so in `status`, and waits for a better one.
 fn run(root: &Path) -> Result<(), DaemonError> {
     let mut engine = open(root)?;
+    crash::report_panics(Root::new(root));
+    if let Some(note) = crash::told(&Root::new(root)) {
+        engine.note(note);
+    }
+    // A full /run must not keep the daemon from starting.
+    let running =
+        Running::begin(&Root::new(root)).inspect_err(|error| tracing::warn!(%error, "a crash will not be noticed"));
     let started = engine.start();
     let state = Root::new(root).file("run/headgate")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| DaemonError::System("event queue", error))?.block_on(serve(engine, started, root, state))
+    let served = runtime.map_err(|error| DaemonError::System("event queue", error))?;
+    let served = served.block_on(serve(engine, started, root, state));
+    if let Ok(running) = running {
+        running.end();
+    }
+    served
 }
 
 /// The signals that mean something.

@@ -14,6 +14,7 @@ pub mod api;
 pub mod arguments;
 pub mod cli;
 pub mod client;
+pub mod crash;
 pub mod daemon;
 pub mod dhcp;
 pub mod difference;

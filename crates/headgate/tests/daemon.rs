@@ -616,3 +616,20 @@ fn established_connections_survive_whatever_happens_to_the_daemon() {
     ns.headgated(&["--once"]).exits(0);
     alive("its backend has another name");
 }
+
+#[test]
+fn a_crash_is_told_by_the_next_start_and_no_longer() {
+    let ns = Namespace::new(WEB);
+    let report = r#"{"time": "2026-01-02T03:04:05Z", "version": "0.1.0", "pid": 7, "thread": "engine",
+        "message": "no farm has this id", "location": "engine.rs:1:2", "backtrace": ""}"#;
+    ns.tree.write("var/lib/headgate/crash.json", report);
+    let daemon = ns.start();
+    let status = ns.headgate(&["status"]).exits(0).out;
+    assert!(status.contains("note: headgated 0.1.0 crashed at 2026-01-02T03:04:05Z: no farm has this id"), "{status}");
+    assert_eq!(daemon.terminate(), Some(0));
+    assert!(!ns.tree.root().join("run/headgate/running").exists());
+    let _daemon = ns.start();
+    let status = ns.headgate(&["status"]).exits(0).out;
+    assert!(!status.contains("crashed"), "{status}");
+    assert!(ns.tree.root().join("run/headgate/running").exists());
+}

@@ -14,6 +14,11 @@ const UNTUNED: &str =
     "the machine is as it was before the hardware profile, since `headgate hw restore`; `headgate hw apply` tunes it";
 
 impl Engine {
+    /// Has the status say this from now on.
+    pub fn note(&mut self, what: String) {
+        self.notes.push(what);
+    }
+
     /// How everything is, read from the kernel now.
     ///
     /// # Errors
