@@ -54,8 +54,8 @@ pub fn check(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a 64-bit ELF file has a PT_INTERP header (`include/uapi/linux/elf.h`).
-fn names_a_loader(elf: &[u8]) -> bool {
+/// Whether a 64-bit ELF file has a PT_INTERP header (`include/uapi/linux/elf.h`): without, it needs no library.
+pub fn names_a_loader(elf: &[u8]) -> bool {
     let number = |at: usize, width: usize| -> Option<usize> {
         let bytes = elf.get(at..at + width)?;
         Some(bytes.iter().rev().fold(0, |value, &byte| value << 8 | usize::from(byte)))

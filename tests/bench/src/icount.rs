@@ -76,7 +76,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
     let plan =
         Plan { variants: rows.iter().map(Row::variant).collect(), profile: options.profile.is_some(), cards: false };
     let ramdisk = progress.step("guest", || {
-        let ramdisk = Ramdisk::build(&source, &plan, options.programs.as_deref())?;
+        let ramdisk = Ramdisk::build(&source, &plan, options.programs.as_deref(), &[])?;
         let release = ramdisk.setting.kernel.clone();
         Ok((ramdisk, release))
     })?;

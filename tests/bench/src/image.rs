@@ -75,12 +75,16 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
     let (source, progress) = (Source::find()?, Progress::new());
     let variants = chosen(&options.variants)?;
     let rounds = (0..options.rounds).flat_map(|_| variants.iter().cloned()).collect();
-    let ramdisk =
-        Ramdisk::build(&source, &Plan { variants: rounds, profile: false, cards: true }, options.programs.as_deref())?;
+    let ramdisk = Ramdisk::build(
+        &source,
+        &Plan { variants: rounds, profile: false, cards: true },
+        options.programs.as_deref(),
+        &[],
+    )?;
     let mut setting = setting::describe(&[setting::NFT, setting::QEMU, setting::NGINX])?;
     setting.push(("guest kernel".to_owned(), ramdisk.setting.kernel.clone()));
     let (networks, taps) = Networks::create()?;
-    let mut machine = Machine::start_with_cards(&ramdisk, stop, &taps)?;
+    let mut machine = Machine::start_with_cards(&ramdisk, stop, &taps, 1)?;
     let qemu = Workers::one(machine.pid())?;
     let mut samples = Samples::new();
     loop {
@@ -100,7 +104,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
             }
             Word::Trouble { variant, what } => bail!("{variant}: {what}"),
             Word::Done => break,
-            Word::Up { .. } | Word::Measured(_) | Word::Pause { .. } | Word::Symbol { .. } => {}
+            Word::Up { .. } | Word::Measured(_) | Word::Pause { .. } | Word::Counted { .. } | Word::Symbol { .. } => {}
         }
     }
     Ok(Report { name: "image", setting, tables: vec![table(&variants, &samples, options)], targets: Vec::new() })

@@ -3,12 +3,16 @@
 //! A veth without NAPI is such a NIC whose interrupt is on the processor of the sender: what it receives is carried to its end
 //! there, unless RPS hands it to another one. The sender stays on the first processor.
 
+mod cards;
+
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use headgate_bench_guest::counters::Counters;
 use headgate_image::netns::Namespace;
 use headgate_image::progress::Progress;
 use headgate_image::stop::Stop;
@@ -31,6 +35,21 @@ pub struct Options {
     /// How long one mask is tried at a time, milliseconds
     #[arg(long, default_value_t = 800, value_name = "MS")]
     slice: u64,
+    /// Only the guest with two igb, or only the veth
+    #[arg(long, value_enum)]
+    only: Option<Place>,
+    /// Take headgated, headgate-init and headgate-bench-guest (static) from here instead of compiling them
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+}
+
+/// Where packets go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Place {
+    /// A veth of this machine.
+    Veth,
+    /// Cards of a guest.
+    Cards,
 }
 
 const MODES: [&str; 2] = ["dnat", "stateless"];
@@ -44,14 +63,6 @@ struct Steering {
     mask: u32,
 }
 
-/// What the kernel counts for the whole machine.
-#[derive(Debug, Clone, Copy, Default)]
-struct Counters {
-    dropped: u64,
-    squeezed: u64,
-    interrupts: u64,
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     rate: f64,
@@ -62,6 +73,22 @@ struct Sample {
 /// Measures.
 pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
     ensure!(options.pairs > 0 && options.slice > 0, "--pairs and --slice must not be 0");
+    let mut report = Report {
+        name: "steer",
+        setting: setting::describe(&[setting::NFT, setting::QEMU])?,
+        tables: Vec::new(),
+        targets: Vec::new(),
+    };
+    if options.only != Some(Place::Cards) {
+        veth(options, stop, &mut report)?;
+    }
+    if options.only != Some(Place::Veth) {
+        cards::measure(options, stop, &mut report)?;
+    }
+    Ok(report)
+}
+
+fn veth(options: &Options, stop: &Stop, report: &mut Report) -> Result<()> {
     let processors = std::thread::available_parallelism()?.get();
     ensure!((2..=32).contains(&processors), "steering needs 2 to 32 processors, and there are {processors}");
     let all = u32::MAX >> (32 - processors);
@@ -72,7 +99,6 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
         Steering { name: "all others (auto)", mask: all & !1 },
         Steering { name: "all, with its own", mask: all },
     ];
-    let setting = setting::describe(&[setting::NFT])?;
     let before = sched_getaffinity(Pid::from_raw(0))?;
     let mut first = CpuSet::new();
     first.set(0)?;
@@ -80,14 +106,20 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
     sched_setaffinity(Pid::from_raw(0), &first)?;
     let tables = MODES.map(|mode| measure(mode, &steerings, options, stop));
     sched_setaffinity(Pid::from_raw(0), &before)?;
-    let (mut shown, mut targets) = (Vec::new(), Vec::new());
     for (mode, samples) in MODES.into_iter().zip(tables) {
         let samples = samples?;
-        shown.push(table(mode, &steerings, &samples, options));
+        let names = steerings.map(|steering| steering.name);
+        let table = table(&format!("{mode}, smallest UDP packets, a NIC with one queue"), "RPS to", &names, &samples);
+        report.tables.push(table.note(format!(
+            "Medians of {} rounds of slices of {} ms, in turns; ratios are taken within a round. Packets that arrive at the backend \
+             are counted. The sender has the first processor, which is that of NAPI here. The counters are the whole machine's.",
+            options.pairs, options.slice
+        )));
         let ratio = ratios(&samples[2], &samples[0]).map_or(0.0, |spread| spread.median);
-        targets.push(Target::at_least(format!("packets/s, {mode}, all other processors over none"), 1.5, ratio, ""));
+        let what = format!("packets/s, {mode}, all other processors over none");
+        report.targets.push(Target::at_least(what, 1.5, ratio, ""));
     }
-    Ok(Report { name: "steer", setting, tables: shown, targets })
+    Ok(())
 }
 
 /// Samples by steering; the place in the list is the round.
@@ -106,12 +138,9 @@ fn measure(mode: &str, steerings: &[Steering], options: &Options, stop: &Stop) -
             // Each round begins with another one, so that none always runs behind the same neighbour.
             let turn = (turn + round) % steerings.len();
             steer(&lab.gate, steerings[turn].mask)?;
-            let before = counters()?;
+            let before = Counters::read()?;
             let outcome = datagrams::run(&way, Duration::from_millis(options.slice))?;
-            let after = counters()?;
-            let seconds = outcome.elapsed.as_secs_f64();
-            let of = |figure: fn(&Counters) -> u64| figure(&after).saturating_sub(figure(&before)) as f64 / seconds;
-            let counted = [of(|one| one.interrupts), of(|one| one.dropped), of(|one| one.squeezed)];
+            let counted = Counters::read()?.since(before).per_second(outcome.elapsed.as_secs_f64());
             samples[turn].push(Sample { rate: outcome.rate(), counted });
         }
         progress.line(&format!("{mode}: round {} of {}", round + 1, options.pairs));
@@ -126,50 +155,32 @@ fn steer(gate: &Namespace, mask: u32) -> Result<()> {
     Ok(())
 }
 
-/// `softnet_stat`, and the interrupts by which one processor has another do something, by which RPS hands packets over.
-fn counters() -> Result<Counters> {
-    let mut counters = Counters::default();
-    for line in std::fs::read_to_string("/proc/net/softnet_stat")?.lines() {
-        let column =
-            |place| line.split_whitespace().nth(place).and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0);
-        counters.dropped += column(1);
-        counters.squeezed += column(2);
-    }
-    let text = std::fs::read_to_string("/proc/interrupts")?;
-    let line = text.lines().find_map(|line| line.trim_start().strip_prefix("CAL:")).unwrap_or_default();
-    counters.interrupts = line.split_whitespace().map_while(|word| word.parse::<u64>().ok()).sum();
-    Ok(counters)
-}
-
 fn ratios(of: &[Sample], reference: &[Sample]) -> Option<Spread> {
     Spread::of(of.iter().zip(reference).map(|(one, other)| one.rate / other.rate).filter(|ratio| ratio.is_finite()))
 }
 
-fn table(mode: &str, steerings: &[Steering], samples: &[Vec<Sample>], options: &Options) -> Table {
+/// Each row beside the first one.
+fn table(title: &str, first: &str, names: &[&str], samples: &[Vec<Sample>]) -> Table {
     let columns = [
-        "RPS to",
+        first,
         "packets/s",
-        "÷ off",
+        "÷ first",
         "quartiles",
         "function-call interrupts/s",
         "backlog drops/s",
         "time squeezed/s",
     ];
-    let mut table = Table::new(format!("{mode}, smallest UDP packets, a NIC with one queue"), &columns);
+    let mut table = Table::new(title, &columns);
     let median = |values: Vec<f64>, decimals| {
         Spread::of(values).map_or(Cell::Missing, |spread| Cell::Number(spread.median, decimals))
     };
-    for (steering, of) in steerings.iter().zip(samples) {
+    for (name, of) in names.iter().zip(samples) {
         let ratio = ratios(of, &samples[0]);
-        let mut row = vec![Cell::from(steering.name), median(of.iter().map(|sample| sample.rate).collect(), 0)];
+        let mut row = vec![Cell::from(*name), median(of.iter().map(|sample| sample.rate).collect(), 0)];
         row.push(ratio.map_or(Cell::Missing, |spread| Cell::Number(spread.median, 2)));
         row.push(ratio.map_or(Cell::Missing, |spread| Cell::Text(format!("{:.2} to {:.2}", spread.low, spread.high))));
         row.extend((0..3).map(|place| median(of.iter().map(|sample| sample.counted[place]).collect(), 0)));
         table.rows.push(row);
     }
-    table.note(format!(
-        "Medians of {} rounds of slices of {} ms, in turns; ratios are taken within a round. Packets that arrive at the backend \
-         are counted. The sender has the first processor, which is that of NAPI here. The counters are the whole machine's.",
-        options.pairs, options.slice
-    ))
+    table
 }

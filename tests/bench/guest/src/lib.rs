@@ -16,6 +16,7 @@
 
 pub mod cards;
 pub mod clock;
+pub mod counters;
 pub mod frame;
 pub mod machine;
 pub mod network;

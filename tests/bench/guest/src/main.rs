@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use headgate_bench_guest::cards::Cards;
+use headgate_bench_guest::counters::Counters;
 use headgate_bench_guest::machine;
 use headgate_bench_guest::network::{self, Network};
 use headgate_bench_guest::packets::Sender;
@@ -52,8 +53,10 @@ fn measure(variant: &Variant, profile: bool) -> Result<()> {
 fn stand(variant: &Variant) -> Result<()> {
     let _cards = Cards::create()?;
     set_up(variant)?;
+    let before = Counters::read()?;
     Report::Ready { variant: variant.name.clone() }.print();
     std::io::Read::read_exact(&mut std::io::stdin(), &mut [0])?;
+    Report::Counted { variant: variant.name.clone(), counters: Counters::read()?.since(before) }.print();
     clean_up(variant)
 }
 

@@ -6,6 +6,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::counters::Counters;
+
 /// Where the plan lies in the initramfs.
 pub const PLAN: &str = "/plan.json";
 /// Begins each line on the serial port that is a [`Report`].
@@ -139,6 +141,13 @@ pub enum Report {
     Ready {
         /// The variant.
         variant: String,
+    },
+    /// What the guest's kernel counted between [`Report::Ready`] and that byte.
+    Counted {
+        /// The variant.
+        variant: String,
+        /// The counters.
+        counters: Counters,
     },
     /// A variant's figures, if any, are worth nothing.
     Trouble {

@@ -39,14 +39,23 @@ impl Machine {
         let mut command = Command::new(PROGRAM);
         // One instruction is a nanosecond, and idle time is skipped.
         command.args(["-icount", "shift=0,sleep=off", "-seed", "1", "-rtc", "base=2024-01-01T00:00:00,clock=vm"]);
-        command.args(["-machine", "pc"]).args(more);
+        command.args(["-machine", "pc", "-accel", "tcg,thread=single", "-smp", "1"]).args(more);
         Self::spawn(command, ramdisk, stop, &[])
     }
 
     /// Starts it without the counter, with an igb for each tap, whose hardware addresses are those of [`cards::ADDRESSES`].
-    pub(crate) fn start_with_cards(ramdisk: &Ramdisk, stop: &Stop, taps: &[OwnedFd]) -> Result<Self> {
+    /// Each processor is a core, and a thread of QEMU.
+    pub(crate) fn start_with_cards(
+        ramdisk: &Ramdisk,
+        stop: &Stop,
+        taps: &[OwnedFd],
+        processors: usize,
+    ) -> Result<Self> {
         let mut command = Command::new(PROGRAM);
         command.args(["-machine", "q35", "-monitor", "none"]);
+        let threads = if processors > 1 { "multi" } else { "single" };
+        command.args(["-accel", &format!("tcg,thread={threads}"), "-smp"]);
+        command.arg(format!("{processors},sockets=1,cores={processors},threads=1"));
         for (number, (tap, address)) in taps.iter().zip(cards::ADDRESSES).enumerate() {
             command.arg("-netdev").arg(format!("tap,id=net{number},fd={}", tap.as_raw_fd()));
             // Each igb brings virtual functions: two on one bus collide.
@@ -58,7 +67,7 @@ impl Machine {
     }
 
     fn spawn(mut command: Command, ramdisk: &Ramdisk, stop: &Stop, taps: &[OwnedFd]) -> Result<Self> {
-        command.args(["-accel", "tcg,thread=single", "-smp", "1", "-cpu", CPU, "-m", "1024"]);
+        command.args(["-cpu", CPU, "-m", "1024"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
         command.arg("-kernel").arg(&ramdisk.kernel).arg("-initrd").arg(&ramdisk.initramfs);
         command.args(["-append", KERNEL_ARGUMENTS]);
@@ -132,7 +141,7 @@ pub(super) fn measure(ramdisk: &Ramdisk, progress: &Progress, stop: &Stop) -> Re
                 measured.push(one);
             }
             Report::Trouble { variant, what } => troubles.push(format!("{variant}: {what}")),
-            Report::Pause { .. } | Report::Ready { .. } | Report::Symbol { .. } => {}
+            Report::Pause { .. } | Report::Ready { .. } | Report::Counted { .. } | Report::Symbol { .. } => {}
             Report::Done => break,
         }
     }

@@ -60,7 +60,7 @@ pub(super) fn run(ramdisk: &Ramdisk, stop: &Stop) -> Result<Report> {
                 }
                 machine.go_on()?;
             }
-            Said::Up { .. } | Said::Ready { .. } | Said::Measured(_) => {}
+            Said::Up { .. } | Said::Ready { .. } | Said::Counted { .. } | Said::Measured(_) => {}
             Said::Done => break,
         }
     }

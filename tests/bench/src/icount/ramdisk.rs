@@ -51,8 +51,9 @@ pub(crate) struct Ramdisk {
 }
 
 impl Ramdisk {
-    /// Packs the guest, below `build/icount`. Programs that are not given are compiled.
-    pub(crate) fn build(source: &Source, plan: &plan::Plan, programs: Option<&Path>) -> Result<Self> {
+    /// Packs the guest, below `build/icount`, with more of the machine's tools if need be. Programs that are not given are
+    /// compiled.
+    pub(crate) fn build(source: &Source, plan: &plan::Plan, programs: Option<&Path>, more: &[&str]) -> Result<Self> {
         let packages: Packages = source.read_toml("image/packages.toml")?;
         let lists: ModuleLists = source.read_toml("image/modules.toml")?;
         let programs = match programs {
@@ -70,7 +71,7 @@ impl Ramdisk {
         {
             tree::install(&programs.join(program), &root.join(place))?;
         }
-        TOOLS.iter().try_for_each(|name| install_with_libraries(name, &root))?;
+        TOOLS.iter().chain(more).try_for_each(|name| install_with_libraries(name, &root))?;
         tree::write_index(&kernel.install(&modules(lists), &root)?, &root)?;
         let file = root.join(plan::PLAN.trim_start_matches('/'));
         std::fs::write(&file, serde_json::to_vec(plan)?)?;
@@ -100,7 +101,14 @@ fn install_with_libraries(name: &str, root: &Path) -> Result<()> {
     let path = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(|directory| Path::new(directory).join(name));
     let path = path.into_iter().find(|path| path.is_file());
     let path = path.with_context(|| format!("{name} is missing: `make deps` brings it"))?;
-    let listing = run(tool("ldd").arg(&path))?;
+    if binaries::names_a_loader(&std::fs::read(&path)?) {
+        install_libraries(&path, root)?;
+    }
+    tree::install(&path, &root.join("sbin").join(name))
+}
+
+fn install_libraries(program: &Path, root: &Path) -> Result<()> {
+    let listing = run(tool("ldd").arg(program))?;
     let listing = String::from_utf8_lossy(&listing);
     let libraries = listing.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
     for library in libraries {
@@ -108,7 +116,7 @@ fn install_with_libraries(name: &str, root: &Path) -> Result<()> {
         std::fs::create_dir_all(target.parent().context("a library lies in a directory")?)?;
         tree::install(Path::new(library), &target)?;
     }
-    tree::install(&path, &root.join("sbin").join(name))
+    Ok(())
 }
 
 /// The word with this number of a program's first line about itself.

@@ -22,7 +22,7 @@ const PAYLOAD: [u8; 18] = [0; 18];
 /// Flows, each from a socket of its own.
 const FLOWS: usize = 64;
 /// Packets in one system call.
-const BATCH: usize = 64;
+pub const BATCH: usize = 64;
 
 /// Prepares a backends' namespace: what comes to [`PORT`] by `device` is counted and dropped.
 pub fn sink(backends: &Namespace, device: &str) -> Result<()> {
@@ -42,8 +42,13 @@ fn sunk(backends: &Namespace) -> Result<u64> {
     words.next().and_then(|word| word.parse().ok()).with_context(|| format!("no counter in {text}"))
 }
 
-/// Sends for `slice`; `done` are the packets that arrived, `failed` those that did not.
+/// Sends for `slice`, as fast as it can; `done` are the packets that arrived, `failed` those that did not.
 pub fn run(way: &Way<'_>, slice: Duration) -> Result<Outcome> {
+    run_at(way, slice, Duration::ZERO)
+}
+
+/// The same with a batch of [`BATCH`] packets each `interval` at most.
+pub fn run_at(way: &Way<'_>, slice: Duration, interval: Duration) -> Result<Outcome> {
     let before = sunk(way.backends)?;
     let to = way.with_port(PORT);
     let (sent, elapsed) = way.client.within(|| -> Result<_> {
@@ -54,24 +59,26 @@ pub fn run(way: &Way<'_>, slice: Duration) -> Result<Outcome> {
                 Ok(socket)
             })
             .collect::<Result<Vec<_>>>()?;
-        send(&sockets, slice)
+        send(&sockets, slice, interval)
     })??;
     let done = sunk(way.backends)? - before;
     ensure!(done > 0, "none of {sent} packets to {to:?} arrived");
     Ok(Outcome { done, failed: sent.saturating_sub(done), elapsed })
 }
 
-fn send(sockets: &[UdpSocket], slice: Duration) -> Result<(u64, Duration)> {
+fn send(sockets: &[UdpSocket], slice: Duration, interval: Duration) -> Result<(u64, Duration)> {
     let messages = [[IoSlice::new(&PAYLOAD)]; BATCH];
     // The sockets are connected.
     let addresses = [None::<SockaddrStorage>; BATCH];
     let mut headers = MultiHeaders::preallocate(BATCH, None);
     let started = Instant::now();
-    let mut sent = 0;
+    let (mut sent, mut batches) = (0, 0);
     while started.elapsed() < slice {
         for socket in sockets {
             let results = sendmmsg(socket.as_raw_fd(), &mut headers, &messages, addresses, [], MsgFlags::empty());
             sent += results.context("sendmmsg")?.count() as u64;
+            batches += 1;
+            std::thread::sleep((interval * batches).saturating_sub(started.elapsed()));
         }
     }
     Ok((sent, started.elapsed()))
