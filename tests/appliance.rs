@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -284,6 +285,104 @@ fn a_farm_behind_tunnels_sends_its_packets_inside_others() {
     assert!(!status.contains("no tunnels") && !status.contains("external"), "{status}");
 }
 
+/// What a hand at the box turns, in this order.
+const TURNED: [&str; 10] =
+    ["queues", "rings", "coalescing", "pause", "hash", "interrupt", "rps", "xps", "sysctl", "driver"];
+
+/// The image has no shell and no ethtool: both come on a disk, and a service runs them.
+#[test]
+fn cards_that_are_turned_by_hand_or_bound_anew_are_tuned_again() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    let script = disk.source.join("tests/appliance/hand");
+    let tools = disk.directory.path().join("tools.tar");
+    let mut tar = tool("tar");
+    tar.args(["--dereference", "--transform", "s,.*/,,", "--absolute-names", "-cf"]).arg(&tools).arg(&script);
+    run(tar.args(with_libraries("/usr/sbin/ethtool"))).unwrap();
+    let file = File::options().write(true).open(&tools).unwrap();
+    file.set_len(file.metadata().unwrap().len().next_multiple_of(4096)).unwrap();
+    let begin = "busybox mkdir /run/hand && busybox tar -x -f /dev/vdb -C /run/hand && exec busybox ash /run/hand/hand";
+    let service = format!(
+        "[services.hand]\ncommand = [\"/usr/bin/busybox\", \"ash\", \"-c\", \"{begin}\"]\nafter = [\"network\"]\nrestart = \"never\"\n"
+    );
+    let drop_ins = vec![write_drop_in(disk.directory.path(), "10-hand.toml", &format!("{DROP_IN}{service}")).unwrap()];
+    let options = Options { drop_ins, disks: vec![tools], ..Options::trial(&disk.image) };
+    let mut machine = Machine::start(options, &Stop::never()).unwrap();
+    machine.expect("headgate> ", BOOT).unwrap();
+    for what in TURNED {
+        machine.expect(&format!("by hand: {what} mended in "), BOOT).unwrap();
+        eprintln!("{what}: {}", machine.expect(" s", COMMAND).unwrap());
+    }
+    machine.expect("by hand: nothing is left to do", COMMAND).unwrap();
+    let (shown, _) = machine.console("hw show", COMMAND).unwrap();
+    assert!(shown.contains("rings: rx 2048") && shown.contains(" 0 differ, 0 refused"), "{shown}");
+}
+
+/// A program, its loader and its libraries.
+fn with_libraries(program: &str) -> Vec<String> {
+    let told = run(tool("ldd").arg(program)).unwrap();
+    let told = String::from_utf8_lossy(&told);
+    let libraries = told.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    std::iter::once(program).chain(libraries).map(str::to_owned).collect()
+}
+
+/// Ended when dropped.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The backend is behind the router that the lease names, so it sees somebody only by the lease's address and route.
+#[test]
+fn a_lease_is_address_route_and_source_of_the_box() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    let (networks, links) = Networks::create().unwrap();
+    networks.backend.ip(&["address", "add", "10.9.0.9/32", "dev", "backend"]).unwrap();
+    let listen = || TcpListener::bind("10.9.0.9:8081");
+    let backend = networks.backend.within(listen).unwrap().unwrap();
+    backend.set_nonblocking(true).unwrap();
+    let drop_in = "[network.interfaces.service]\nmatch = { driver = \"igb\", index = 0 }\naddresses = [\"172.16.1.1/24\"]\n\
+                   [network.interfaces.backend]\nmatch = { driver = \"igb\", index = 1 }\naddresses = [\"dhcp\"]\n\
+                   [farms.web]\nlisten = \"172.16.1.1:80\"\nbackends.b1.address = \"10.9.0.9:8081\"\n";
+    let drop_ins = vec![write_drop_in(disk.directory.path(), "10-lease.toml", drop_in).unwrap()];
+    let options = Options { links, drop_ins, ..Options::trial(&disk.image) };
+    let mut machine = Machine::start(options, &Stop::never()).unwrap();
+    machine.expect("headgate> ", BOOT).unwrap();
+    let status = wait_for_console(&mut machine, "status", |said| said.contains("no lease"));
+    assert!(status.contains("network.interfaces.backend: no lease from a DHCP server"), "{status}");
+
+    let server = disk.directory.path().join("udhcpd.conf");
+    let leases = disk.directory.path().join("leases");
+    std::fs::write(&leases, "").unwrap();
+    let given = "start 172.16.2.101\nend 172.16.2.101\ninterface backend\nauto_time 0\noption subnet 255.255.255.0\n\
+                 option router 172.16.2.11\noption lease 600\n";
+    let pid = disk.directory.path().join("udhcpd.pid");
+    std::fs::write(&server, format!("{given}pidfile {}\nlease_file {}\n", pid.display(), leases.display())).unwrap();
+    let mut command = networks.backend.command("busybox");
+    let _server = Server(command.args(["udhcpd", "-f", "-I", "172.16.2.11"]).arg(&server).spawn().unwrap());
+    let begin = Instant::now();
+    let seen = loop {
+        let connect = || TcpStream::connect_timeout(&"172.16.1.1:80".parse().unwrap(), Duration::from_secs(1));
+        let _client = networks.client.within(connect).unwrap();
+        match backend.accept() {
+            Ok((_, peer)) => break peer.ip(),
+            Err(_) => assert!(begin.elapsed() < BOOT, "nobody came: {}", machine.transcript()),
+        }
+    };
+    eprintln!("a server to the first flow: {:.1} s", begin.elapsed().as_secs_f64());
+    assert_eq!(seen, "172.16.2.101".parse::<IpAddr>().unwrap());
+    let status = wait_for_console(&mut machine, "status", |said| !said.contains("no lease"));
+    assert!(status.contains("dhcp.") && !status.contains("no lease"), "{status}");
+    let (rules, _) = machine.console("explain web", COMMAND).unwrap();
+    assert!(rules.contains("172.16.2.101"), "{rules}");
+    assert_eq!(machine.console("plan", COMMAND).unwrap(), ("nothing to do".to_owned(), 0));
+}
+
 /// A header's checksum together with what it says of it: 0 when that is right.
 fn checksum(header: &[u8]) -> u16 {
     let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
@@ -316,15 +415,14 @@ impl Wire {
 
 /// Asks the console until the answer is `good`.
 fn wait_for_console(machine: &mut Machine, line: &str, good: impl Fn(&str) -> bool) -> String {
-    let mut said = String::new();
-    for _ in 0..40 {
-        said = machine.console(line, COMMAND).unwrap().0;
-        if good(&said) {
+    let deadline = Instant::now() + BOOT;
+    loop {
+        let said = machine.console(line, COMMAND).unwrap().0;
+        if good(&said) || Instant::now() > deadline {
             return said;
         }
         std::thread::sleep(Duration::from_millis(500));
     }
-    said
 }
 
 /// Waits until GRUB's variables on the disk are so.
