@@ -540,7 +540,7 @@ fn find<'a>(set: &'a Set, key: &[u8]) -> Option<&'a Data> {
     let exact = headgate_nft::Key { start: key.into(), end: None };
     let range = || {
         let mut elements = set.elements.iter().filter(|_| set.interval);
-        elements.find(|(one, _)| holds(&one.start, one.end.as_ref().unwrap_or(&one.start))).map(|(_, one)| one)
+        elements.find(|(one, _)| holds(&one.start, one.end.as_deref().unwrap_or(&one.start))).map(|(_, one)| one)
     };
     let element = set.elements.get(&exact).or_else(range)?;
     Some(element.data.as_ref().unwrap_or(&THERE))

@@ -9,6 +9,7 @@ use headgate_config::Config;
 use headgate_config::model::Profile;
 use headgate_host::conntrack::Conntrack;
 use headgate_host::{Host, HostError};
+use headgate_nft::Ruleset;
 use headgate_plan::compile::{Desired, Unsupported, compile};
 use headgate_plan::facts::Facts;
 use headgate_plan::features::Feature;
@@ -88,14 +89,16 @@ impl Knobs<'_> {
 pub struct Reconciled {
     /// What the machine is.
     pub facts: Facts,
-    /// What the kernel should be.
+    /// What the kernel should be; with [`Until::Verified`] without the ruleset, which is as large as all the rest.
     pub desired: Desired,
-    /// What it was when it was last looked at.
+    /// What it was when it was last looked at; with [`Until::Verified`] nothing.
     pub observed: State,
     /// What is still to be done: with [`Until::Verified`] nothing, or what the kernel does not take.
     pub plan: Plan,
-    /// What was done, in order.
+    /// What was done, in order; of a ruleset's changes no more than that there were some.
     pub done: Vec<(Step, Outcome)>,
+    /// The same as the API tells it.
+    pub told: Vec<StepLine>,
     /// What backends that are down or gone did not let go of.
     pub owed: Owed,
 }
@@ -158,7 +161,13 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         so_far.plan.steps.retain(|step| !is_settled(step, &so_far.done));
         wanted.knobs.choose(&mut so_far.plan, &so_far.desired);
         so_far.plan.defer_undone();
-        if so_far.plan.is_empty() || until == Until::Planned {
+        if until == Until::Planned {
+            return Ok(so_far);
+        }
+        if so_far.plan.is_empty() {
+            // They are the same now, and whoever goes on needs the memory.
+            so_far.observed = State::default();
+            so_far.desired.state.ruleset = Ruleset::default();
             return Ok(so_far);
         }
         again += usize::from(so_far.plan.steps.iter().any(|step| is_again(step, &so_far.done)));
@@ -169,13 +178,14 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         if stale == STALE_MAX {
             host.ignore_generation();
         }
-        let report = host.apply(std::mem::take(&mut so_far.plan));
-        // At 10,000 farms these are most of the memory: the next round makes its own.
+        // At 10,000 farms these are most of the memory: the plan says it all, and the next round makes its own.
         ids = Some(std::mem::take(&mut so_far.desired).ids);
         so_far.observed = State::default();
+        let report = host.apply(std::mem::take(&mut so_far.plan));
         match report.failure {
             None => {
-                so_far.done.extend(report.steps);
+                so_far.told.extend(lines(&report.steps));
+                so_far.done.extend(report.steps.into_iter().map(without_changes));
                 so_far.owed.settle(lost, |lost| cut_lost(host, lost));
             }
             Some(failure) if failure.stale => {
@@ -189,7 +199,15 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
             }
         }
     }
-    Err(ReconcileError::Unsettled(lines(&so_far.done)))
+    Err(ReconcileError::Unsettled(so_far.told))
+}
+
+/// The changes of a ruleset are as large as the ruleset, and the next round has two of those to compare.
+fn without_changes((step, outcome): (Step, Outcome)) -> (Step, Outcome) {
+    match step {
+        Step::Ruleset(_) => (Step::Ruleset(Vec::new()), outcome),
+        step => (step, outcome),
+    }
 }
 
 /// What backends lose once the plan is carried out.

@@ -66,7 +66,7 @@ fn product() -> Ruleset {
     let mut ranges = map_of(&services, SetData::Verdict, vec![(service(1000), to("one"))]);
     ranges.interval = true;
     let (mut key, element) = ranges.elements.pop_first().unwrap();
-    key.end = Some(service(2000).into());
+    key.end = Some(Box::new(service(2000).into()));
     ranges.elements.insert(key, element);
     let marks = SetData::Value(vec![Mark]);
     let slots = map_of(&[Mark], marks, vec![(mark(16), value(&mark(1))), (mark(17), value(&mark(2)))]);

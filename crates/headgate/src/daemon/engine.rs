@@ -348,7 +348,7 @@ impl Engine {
         let mut applied = Applied {
             generation: None,
             trial: None,
-            steps: lines(&reconciled.done),
+            steps: std::mem::take(&mut reconciled.told),
             warnings: [&candidate.warnings, &reconciled.desired.warnings]
                 .into_iter()
                 .flatten()

@@ -21,7 +21,7 @@ fn roundtrip(set: &Set, elements: &[(Key, Element)]) -> BTreeMap<Key, Element> {
 }
 
 fn range(start: &[u8], end: &[u8]) -> (Key, Element) {
-    let end = (start != end).then(|| Bytes::from_slice(end));
+    let end = (start != end).then(|| Bytes::from_slice(end).into());
     (Key { start: Bytes::from_slice(start), end }, Element::default())
 }
 

@@ -137,7 +137,7 @@ fn key(set: &Set, index: u8, blob: &[u8], ranged: bool) -> Key {
         let last = set.key[0].bytes() - 1;
         end[last] = if last == 0 { start[0] + 5 } else { 0xff };
     }
-    let end = (end != start).then(|| end.into());
+    let end = (end != start).then(|| Box::new(end.into()));
     Key { start: start.into(), end }
 }
 

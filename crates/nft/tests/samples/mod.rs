@@ -56,7 +56,10 @@ pub(crate) fn set(key: &[Datatype], data: Option<SetData>) -> Set {
 }
 
 pub(crate) fn element(key: &[u8], end: Option<&[u8]>, data: Option<Data>, comment: Option<&str>) -> (Key, Element) {
-    (Key { start: bytes(key), end: end.map(bytes) }, Element { data, comment: comment.map(name), ..Element::default() })
+    (
+        Key { start: bytes(key), end: end.map(bytes).map(Box::new) },
+        Element { data, comment: comment.map(name), ..Element::default() },
+    )
 }
 
 pub(crate) fn value(data: &[u8]) -> Option<Data> {

@@ -116,7 +116,7 @@ pub(super) fn listener(listen: &Listen) -> (Reach, Key) {
         (Some(number), Ports::One(port)) => (Reach::Port, exactly(with_port(of_protocol(number), port))),
         (Some(number), Ports::Range(first, last)) => {
             let (start, end) = (with_port(of_protocol(number), first), with_port(of_protocol(number), last));
-            (Reach::Range, Key { start, end: Some(end) })
+            (Reach::Range, Key { start, end: Some(end.into()) })
         }
     }
 }

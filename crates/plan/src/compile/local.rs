@@ -74,12 +74,12 @@ pub(super) fn anywhere(listen: &Listen, version: IpVersion) -> (Map, Key) {
     let (reach, key) = match (listen.protocol.number(), listen.ports) {
         (None, _) => {
             let all = |number: u8| Bytes::from_slice(&[number]);
-            (Reach::AllProtocols, Key { start: all(0), end: Some(all(u8::MAX)) })
+            (Reach::AllProtocols, Key { start: all(0), end: Some(all(u8::MAX).into()) })
         }
         (Some(number), Ports::All) => (Reach::AllPorts, exactly(Bytes::from_slice(&[number]))),
         (Some(number), Ports::One(port)) => (Reach::Port, exactly(with_port(number, port))),
         (Some(number), Ports::Range(first, last)) => {
-            (Reach::Range, Key { start: with_port(number, first), end: Some(with_port(number, last)) })
+            (Reach::Range, Key { start: with_port(number, first), end: Some(with_port(number, last).into()) })
         }
     };
     (Map::Anywhere(version, reach), key)

@@ -90,7 +90,7 @@ pub(super) fn add_sets(contents: &mut Contents, config: &Config, known: &Known) 
 
 fn set(version: IpVersion, ranges: &Ranges) -> Set {
     let element = |first: &[u8], last: &[u8]| {
-        let end = (first != last).then(|| Bytes::from_slice(last));
+        let end = (first != last).then(|| Bytes::from_slice(last).into());
         (Key { start: Bytes::from_slice(first), end }, Element::default())
     };
     let elements = match version {

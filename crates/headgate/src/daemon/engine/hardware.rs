@@ -15,7 +15,7 @@ use super::memory::release_memory;
 use super::{Engine, EngineError};
 use crate::api::{Applied, StepLine};
 use crate::daemon::feed::Event;
-use crate::reconcile::{Knobs, Reconciled, Until, Wanted, cut_lost, lines, planned, reconcile};
+use crate::reconcile::{Knobs, Reconciled, Until, Wanted, cut_lost, planned, reconcile};
 
 impl Engine {
     /// The hardware and its knobs, read now.
@@ -147,7 +147,7 @@ impl Engine {
         self.announcements.remember(&tuned.done);
         let applied = Applied {
             generation: running.generation,
-            steps: lines(&tuned.done),
+            steps: tuned.told,
             warnings: tuned.desired.warnings.clone(),
             ..Applied::default()
         };

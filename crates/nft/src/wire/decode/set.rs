@@ -141,7 +141,7 @@ impl<T> Elements<T> {
         } else if set.interval && set.key.len() == 1 && flags & element_flag::CATCHALL == 0 {
             self.borders.push((start, Some(read(attributes))));
         } else {
-            let end = bytes(sys::NFTA_SET_ELEM_KEY_END).filter(|end| *end != start);
+            let end = bytes(sys::NFTA_SET_ELEM_KEY_END).filter(|end| *end != start).map(Box::new);
             self.whole.push((Key { start, end }, read(attributes)));
         }
     }
@@ -167,7 +167,7 @@ impl<T> Elements<T> {
 }
 
 fn range(start: Bytes, last: Bytes) -> Key {
-    let end = (start != last).then_some(last);
+    let end = (start != last).then(|| Box::new(last));
     Key { start, end }
 }
 

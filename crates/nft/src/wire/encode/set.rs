@@ -114,7 +114,7 @@ pub(crate) fn element(writer: &mut Writer, set: &Set, key: &Key, element: &Eleme
             data(writer, sys::NFTA_SET_ELEM_KEY, &key.start);
         }
         if is_ranged_concatenation(set) && !key.start.is_empty() {
-            data(writer, sys::NFTA_SET_ELEM_KEY_END, key.end.as_ref().unwrap_or(&key.start));
+            data(writer, sys::NFTA_SET_ELEM_KEY_END, key.end.as_deref().unwrap_or(&key.start));
         }
         match &element.data {
             Some(Data::Value(bytes)) => data(writer, sys::NFTA_SET_ELEM_DATA, bytes),
@@ -140,7 +140,7 @@ pub(crate) fn element(writer: &mut Writer, set: &Set, key: &Key, element: &Eleme
 /// A range of a single field ends with an element of its own, one past the last value; a range up to the highest value
 /// has none.
 fn interval_end(writer: &mut Writer, key: &Key) {
-    let mut end = key.end.as_ref().unwrap_or(&key.start).clone();
+    let mut end = key.end.as_deref().unwrap_or(&key.start).clone();
     for byte in end.iter_mut().rev() {
         *byte = byte.wrapping_add(1);
         if *byte != 0 {
