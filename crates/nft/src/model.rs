@@ -2,6 +2,7 @@
 //!
 //! `==` means "the same configuration": handles, counters and dynamic elements, which the kernel owns, are not in here.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -295,12 +296,32 @@ pub enum SetData {
 
 /// The key of an element: a value, or a range with both ends included when `end` is there. A range of a single value has
 /// no `end`: so it is read back. No bytes at all are the catch-all element `*`, which is only observed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Key {
     /// The value, or the lowest of the range, field by field.
     pub start: Bytes,
     /// The highest of the range, field by field; only in interval sets. Boxed, since every key of every other set would pay for it.
     pub end: Option<Box<Bytes>>,
+}
+
+/// By the bytes of `start`, then by `end`.
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Most keys are marks, and sorting them is most of the work with 100,000 elements: a call of memcmp(3) for four bytes
+        // takes several times as long as the comparison of two numbers.
+        let number = |key: &Self| <[u8; 4]>::try_from(key.start.as_slice()).map(u32::from_be_bytes);
+        let start = match (number(self), number(other)) {
+            (Ok(one), Ok(another)) => one.cmp(&another),
+            _ => self.start.cmp(&other.start),
+        };
+        start.then_with(|| self.end.cmp(&other.end))
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// What belongs to a key.
@@ -340,4 +361,25 @@ pub enum Data {
     Value(Bytes),
     /// For [`SetData::Objects`]: the object's name.
     Object(Arc<str>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_in_the_order_of_their_bytes() {
+        let starts: [&[u8]; 8] =
+            [&[], &[0, 0, 0], &[0, 0, 0, 1], &[0, 0, 0, 1, 0], &[0, 0, 1, 0], &[1, 0, 0, 0], &[1, 0, 0, 0, 0], &[2]];
+        let ends = [None, Some(Box::new(Bytes::from_slice(&[1, 0]))), Some(Box::new(Bytes::from_slice(&[2])))];
+        let keys = starts
+            .iter()
+            .flat_map(|start| ends.iter().map(|end| Key { start: Bytes::from_slice(start), end: end.clone() }));
+        let keys: Vec<Key> = keys.collect();
+        for (at, one) in keys.iter().enumerate() {
+            for (other_at, other) in keys.iter().enumerate() {
+                assert_eq!(one.cmp(other), at.cmp(&other_at), "{one:?} {other:?}");
+            }
+        }
+    }
 }
