@@ -143,7 +143,14 @@ impl Table {
         match &mut self.entries {
             Entries::Few(list) => match list.binary_search_by(|other| other.key.cmp(&entry.key)) {
                 Ok(at) => list[at] = entry,
-                Err(at) if list.len() < FEW => list.insert(at, entry),
+                Err(at) if list.len() < FEW => {
+                    if list.len() == list.capacity() {
+                        // Twice as many, but from one on: most tables are backends with an address, and a vector would begin
+                        // with room for four.
+                        list.reserve_exact(list.len().max(1));
+                    }
+                    list.insert(at, entry);
+                }
                 Err(_) => {
                     let mut map: BTreeMap<Key, Entry> =
                         std::mem::take(list).into_iter().map(|entry| (entry.key.clone(), entry)).collect();
