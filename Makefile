@@ -3,7 +3,7 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test test-long test-boot-all test-storm test-chaos test-guest test-cards hwprofiles fuzz image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
+.PHONY: help deps build check test test-long test-boot-all test-storm test-chaos test-guest test-cards hwprofiles fuzz deb test-deb image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
@@ -48,6 +48,12 @@ hwprofiles: ## validate the hardware profiles of hwprofiles/
 
 fuzz: ## look for bytes that break a parser, SECONDS=600 for each target (needs cargo-fuzz and a C++ compiler)
 	@scripts/fuzz $(or $(SECONDS),600)
+
+deb: deps ## build the Debian package of the service: target/debian/headgate_*.deb (needs cargo-deb)
+	@scripts/deb
+
+test-deb: deb ## install, upgrade, remove and purge the package in a copy of this machine (as root)
+	@scripts/try-deb
 
 image: deps ## build the appliance image: build/headgate.img
 	$(CARGO) run -q --release -p headgate-image -- build
