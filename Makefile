@@ -34,7 +34,7 @@ test-storm: deps ## 1,000 reloads, 100 restarts and 100 kills of the supervisor 
 test-chaos: deps ## faults of sixteen kinds under load for 10 minutes, SECONDS=600, others in their order in each run (as root)
 	HEADGATE_CHAOS=$(or $(SECONDS),600) HEADGATE_SEED=$(or $(SEED),$$(date +%s)) $(CARGO) test --release -p headgate-tests --test chaos -- --nocapture
 
-test-boot-all: deps ## the appliance over several starts: failing slots, updates, growing disks, tunnels; a quarter of an hour (as root)
+test-boot-all: deps ## the appliance over several starts: failing slots, updates, growing disks, tunnels, leases, turned NICs; 20 minutes (as root)
 	$(CARGO) test -p headgate-tests --test appliance -- --test-threads=1
 
 test-guest: deps ## tunnels, VLANs, bonds, VRFs, offload and queues in a guest with the image's kernel; GUEST=word for some of them (as root)
@@ -77,7 +77,7 @@ bench-quick: deps ## the same measurements in two minutes, to see that they run;
 	$(CARGO) run -q --release -p headgate-bench -- control --sizes 1x10,1000x4 --rounds 2
 	$(CARGO) run -q --release -p headgate-bench -- consistency --clients 10000
 	$(CARGO) run -q --release -p headgate-bench -- paper --seconds 2
-	$(CARGO) run -q --release -p headgate-bench -- steer --pairs 2 --slice 300
+	$(CARGO) run -q --release -p headgate-bench -- steer --pairs 2 --slice 300 --only veth
 
 bench-icount: deps ## count instructions per packet, flow and connection in a guest, and write docs/benchmarks.md
 	$(CARGO) run -q --release -p headgate-bench -- icount --write
