@@ -90,7 +90,7 @@ fn a_size_that_is_none_is_refused() {
 
 #[test]
 fn steer_moves_packets_to_the_processors_that_it_says() {
-    let report = measure(&["steer", "--pairs", "1", "--slice", "100"]);
+    let report = measure(&["steer", "--only", "veth", "--pairs", "1", "--slice", "100"]);
     for table in 0..2 {
         let rows = rows(&report, table);
         assert_eq!(rows.len(), 4, "{rows:?}");

@@ -10,8 +10,8 @@ use crate::model::{Element, Family, Ruleset, Table, TableId};
 
 /// The ruleset that these messages make of nothing: those of a transaction ([`crate::Batch::as_bytes`]) that only adds, or
 /// the kernel's answers to the requests of [`crate::Socket::dump`], one behind the other. `None` when a message is about
-/// something that no message before it has made, makes a set twice, or is cut off; messages about other things than tables, sets, elements,
-/// chains, rules, objects and flowtables are passed over.
+/// something that no message before it has made, makes a set twice, or is cut off; messages about other things than tables,
+/// sets, elements, chains, rules, objects and flowtables are passed over.
 ///
 /// With it `decode(encode(ruleset)) == ruleset` is a law without a kernel, and the decoder can be given anything.
 pub fn decode_messages(bytes: &[u8]) -> Option<Ruleset> {
