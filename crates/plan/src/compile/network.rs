@@ -37,6 +37,8 @@ pub(super) struct Layout {
     apart: BTreeSet<String>,
     /// The interfaces whose addresses come by DHCP, by kernel name.
     pub(super) clients: BTreeSet<String>,
+    /// Whether any interface asks for an address, be it there or not.
+    asks: bool,
     /// The configured addresses of interfaces, in the order in which they are written, then those of leases; those that others
     /// carry as well.
     pub(super) configured: Vec<Address>,

@@ -38,6 +38,7 @@ impl Layout {
     pub(super) fn add_leases(&mut self, config: &Config, facts: &Facts) {
         let mut metric = ROUTE_METRIC;
         for Asking { path, role, vrf } in asking(config) {
+            self.asks = true;
             // Why it is not there is told already.
             let Some(link) = self.roles.get(role.as_str()).cloned() else { continue };
             self.clients.insert(link.clone());
@@ -85,8 +86,8 @@ impl Layout {
 
     /// Whether a route needs a lease that is not there: the kernel would refuse it, and everything with it.
     pub(super) fn waits_for_lease(&self, link: Option<&str>, via: IpAddr, facts: &Facts) -> bool {
-        // Without an interface any of those that ask may get the network of the gateway.
-        if via.is_ipv6() || !self.clients.iter().any(|client| link.is_none_or(|link| link == client)) {
+        // Without an interface any of those that ask may get the network of the gateway, one that is not there yet as well.
+        if via.is_ipv6() || !link.map_or(self.asks, |link| self.clients.contains(link)) {
             return false;
         }
         let on = |name: &str| link.is_none_or(|link| link == name);
