@@ -3,7 +3,7 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test test-long test-boot-all test-storm test-chaos test-guest test-cards hwprofiles fuzz deb test-deb image run boot bench bench-quick bench-icount check-icount bless-icount bless clean
+.PHONY: help deps build check test test-long test-boot-all test-storm test-chaos test-guest test-cards hwprofiles fuzz deb test-deb image lock release reproducible run boot bench bench-quick bench-icount check-icount bless-icount bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
@@ -57,6 +57,15 @@ test-deb: deb ## install, upgrade, remove and purge the package in a copy of thi
 
 image: deps ## build the appliance image: build/headgate.img
 	$(CARGO) run -q --release -p headgate-image -- build
+
+lock: deps ## pin the newest Debian packages of the image by version and checksum: image/packages.lock
+	$(CARGO) run -q --release -p headgate-image -- lock
+
+release: deps ## what is published, in build/headgate-VERSION: disks, update file (KEY=FILE), bill of materials, inputs, checksums
+	$(CARGO) run -q --release -p headgate-image -- release $(if $(KEY),--key $(KEY) --update-key $(KEY:.key=.pub))
+
+reproducible: deps ## build the image twice, in other directories, at other times, as other users: the same bytes? 10 minutes
+	@scripts/reproducible
 
 run: deps ## build the image, boot it in QEMU, send HTTP through it, say what happened (KEEP=1 leaves it up)
 	$(CARGO) run -q --release -p headgate-image -- demo $(if $(KEEP),--keep)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use headgate_image::kernel::{Kernel, ModuleLists, Sets};
-use headgate_image::packages::{Packages, Refresh, Store};
+use headgate_image::packages::{Packages, Store, Versions};
 use headgate_image::source::Source;
 use headgate_image::tool::{run, tool};
 use headgate_image::tree;
@@ -17,7 +17,7 @@ pub(crate) fn pack(source: &Source, work: &Path, arguments: &[String]) -> (PathB
         packages.kernel = kernel;
     }
     let lists: ModuleLists = source.read_toml("image/modules.toml").unwrap();
-    let mut store = Store::open(source, Refresh::Keep).unwrap();
+    let mut store = Store::open(source, Versions::Offered).unwrap();
     let kernel = Kernel::open(source, &store.unpacked(&packages.kernel).unwrap()).unwrap();
     let root = work.join("root");
     let directories = ["bin", "dev", "etc", "proc", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var/lib"];

@@ -8,7 +8,8 @@ use anyhow::{Result, bail, ensure};
 use crate::source::Source;
 use crate::tool::{missing, tool};
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// What the programs are compiled for.
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What an image needs, and where it lies on the appliance.
 pub const PROGRAMS: [(&str, &str); 3] =

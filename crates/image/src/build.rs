@@ -10,11 +10,11 @@ use sha2::{Digest, Sha256};
 use crate::disk::{self, Grub};
 use crate::kernel::{Kernel, ModuleLists};
 use crate::layout::{Content, Layout};
-use crate::packages::{Packages, Refresh, Store, hex};
+use crate::packages::{LOCK, Packages, Store, Versions, hex};
 use crate::progress::{Progress, size};
 use crate::source::Source;
 use crate::tree::{self, Ingredients, walk};
-use crate::{binaries, tool};
+use crate::{binaries, sbom, tool};
 
 /// What to build.
 #[derive(Debug, Clone)]
@@ -29,8 +29,8 @@ pub struct Options {
     pub programs: Option<PathBuf>,
     /// Public keys of those whose updates the image takes; without one it takes none.
     pub update_keys: Vec<PathBuf>,
-    /// Whether newer packages are looked for.
-    pub refresh: Refresh,
+    /// Which package files it may be made of.
+    pub versions: Versions,
 }
 
 impl Options {
@@ -42,7 +42,7 @@ impl Options {
             config: None,
             programs: None,
             update_keys: Vec::new(),
-            refresh: Refresh::Keep,
+            versions: Versions::Offered,
         }
     }
 }
@@ -63,8 +63,15 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
             .step("static programs", || Ok((binaries::compile(source, &binaries::PACKAGES)?, "compiled".to_owned())))?,
     };
     binaries::check(&programs)?;
-    let mut store = Store::open(source, options.refresh)?;
-    let [kernel, busybox, grub_bios, grub_uefi] = unpack(&mut store, &packages, progress)?;
+    let mut store = Store::open(source, options.versions)?;
+    let [kernel_files, busybox, grub_bios, grub_uefi] = unpack(&mut store, &packages, progress)?;
+    for stray in store.strayed() {
+        let (locked, taken) = (&stray.locked, &stray.taken);
+        progress.line(&format!(
+            "WARNING: the mirror no longer has {} {}, which {LOCK} wants: {} {} is taken (`make lock` accepts it)",
+            locked.package, locked.version, taken.package, taken.version
+        ));
+    }
 
     let inputs = inputs(source, options, &store, &programs, &drop_ins)?;
     let notes = options.output.with_extension("img.inputs");
@@ -75,9 +82,20 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
 
     let work = work_directory(&options.output)?;
     let kernel = progress.step("kernel", || {
-        let kernel = Kernel::open(source, &kernel)?;
+        let kernel = Kernel::open(source, &kernel_files)?;
         let release = kernel.release().to_owned();
         Ok((kernel, release))
+    })?;
+    let sources: [(&str, &Path); 4] = [
+        (&packages.kernel, &kernel_files),
+        (&packages.busybox, &busybox),
+        (&packages.grub_bios, &grub_bios),
+        (&packages.grub_uefi, &grub_uefi),
+    ];
+    let materials = progress.step("bill of materials", || {
+        let components = sbom::components(source, &store, &sources)?;
+        let counted = format!("{} components", components.len());
+        Ok((sbom::document(&options.version, &components)?, counted))
     })?;
     let grub = Grub { bios: grub_bios.join("usr/lib/grub/i386-pc"), uefi: grub_uefi.join("usr/lib/grub/x86_64-efi") };
     let (env, env_offset) = disk::env(&layout, work.path())?;
@@ -93,6 +111,7 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
         version: &version,
         env_offset,
         update_keys: &options.update_keys,
+        materials: &materials,
     };
     let initrd = progress.step("initramfs", || sized(tree::initramfs(&parts, work.path())?))?;
     let slot = progress.step("slot", || sized(tree::slot(&parts, &initrd, work.path())?))?;
@@ -109,6 +128,7 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
         let _ = std::fs::remove_file(&notes);
         std::fs::rename(&image, &options.output)
             .with_context(|| format!("cannot write {}", options.output.display()))?;
+        std::fs::write(options.output.with_extension("cdx.json"), &materials)?;
         std::fs::write(&notes, &inputs)?;
         Ok(((), format!("{}, {}", options.output.display(), size(layout.disk_size()))))
     })
@@ -120,13 +140,13 @@ fn unpack(store: &mut Store, packages: &Packages, progress: &Progress) -> Result
         let kernel = store.unpacked(&packages.kernel)?;
         let busybox = store.unpacked(&packages.busybox)?;
         let grub = (store.unpacked(&packages.grub_bios)?, store.unpacked(&packages.grub_uefi)?);
-        let shown: Vec<String> = store.pins().values().map(|pin| format!("{} {}", pin.package, pin.version)).collect();
+        let shown: Vec<String> = store.taken().values().map(|pin| format!("{} {}", pin.package, pin.version)).collect();
         Ok(([kernel, busybox, grub.0, grub.1], shown.join(", ")))
     })
 }
 
 /// Beside the image: a rename then publishes it whole.
-fn work_directory(output: &Path) -> Result<tempfile::TempDir> {
+pub fn work_directory(output: &Path) -> Result<tempfile::TempDir> {
     let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     let work = tempfile::Builder::new().prefix(".headgate-image-").tempdir_in(parent);
@@ -189,7 +209,7 @@ fn inputs(source: &Source, options: &Options, store: &Store, programs: &Path, dr
             hash.update(bytes);
         }
     }
-    hash.update(serde_json::to_vec(store.pins())?);
+    hash.update(serde_json::to_vec(store.taken())?);
     Ok(hex(&hash.finalize()))
 }
 

@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::packages::checksum;
 use crate::parts::{Partition, System, partitions};
 use crate::progress::size;
+use crate::sbom;
 use crate::tool::{run, tool};
 use crate::tree::walk;
 
@@ -48,6 +49,10 @@ pub struct Image {
     pub slot: Slot,
     /// The keys whose updates it takes.
     pub update_keys: Vec<String>,
+    /// The parts of its bill of materials.
+    pub components: usize,
+    /// How many of them are under which licence.
+    pub licenses: BTreeMap<String, usize>,
 }
 
 /// The system in a slot.
@@ -82,7 +87,11 @@ pub fn inspect(path: &Path) -> Result<Report> {
     let unpacked = files.iter().map(|(_, size)| size).sum();
     let (sha256, size) = digest(system.open()?)?;
     let slot = Slot { size, sha256, files: files.len(), unpacked, largest: files.into_iter().take(LARGEST).collect() };
+    let materials: sbom::Summary =
+        serde_json::from_slice(&system.file(sbom::PLACE).unwrap_or_default()).unwrap_or_default();
     Ok(Report::Image(Image {
+        components: materials.components.len(),
+        licenses: materials.licenses(),
         version: version.to_string(),
         board,
         sha256: checksum(path)?,
@@ -132,6 +141,10 @@ impl fmt::Display for Image {
         writeln!(f, "slot: {}, {files} files of {}, sha256 {sha256}", size(*packed), size(*unpacked))?;
         for (path, bytes) in largest {
             writeln!(f, "  {:>10} {path}", size(*bytes))?;
+        }
+        writeln!(f, "bill of materials ({}): {} components", sbom::PLACE, self.components)?;
+        for (license, count) in &self.licenses {
+            writeln!(f, "  {count:>10} {license}")?;
         }
         match self.update_keys.as_slice() {
             [] => writeln!(f, "updates: none are taken, no key is in it"),

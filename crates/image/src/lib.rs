@@ -35,6 +35,8 @@ pub mod packages;
 pub mod parts;
 pub mod progress;
 pub mod qemu;
+pub mod release;
+pub mod sbom;
 pub mod source;
 pub mod stop;
 pub mod tool;

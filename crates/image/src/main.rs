@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use headgate_image::demo::{self, Afterwards};
 use headgate_image::netns;
-use headgate_image::packages::Refresh;
+use headgate_image::packages::{self, Versions};
 use headgate_image::progress::Progress;
 use headgate_image::qemu::{Accelerator, Firmware, Link, Machine, Options, Serial, Writes};
 use headgate_image::source::Source;
 use headgate_image::stop::Stop;
-use headgate_image::{build, bundle, flash, inspect};
+use headgate_image::{build, bundle, flash, inspect, release};
 use semver::Version;
 use serde::Serialize;
 
@@ -28,6 +28,10 @@ struct Arguments {
 enum Verb {
     /// Build the image: a raw disk that BIOS and UEFI boot. Needs no root
     Build(Build),
+    /// Write the newest package files of the mirror into image/packages.lock, which images are made of
+    Lock,
+    /// Build what is published: compressed and virtual disks, update file, bill of materials, checksums, and all inputs
+    Release(Release),
     /// Make an update file of an image's system, signed
     Bundle(Bundle),
     /// Sign an update file anew, with another key
@@ -66,9 +70,31 @@ struct Build {
     /// A public key of minisign whose updates the image takes; may be given several times. Without one it takes none
     #[arg(long, value_name = "NAME.pub")]
     update_key: Vec<PathBuf>,
-    /// Look for newer Debian packages than those in the cache
+    /// Take only the package files of image/packages.lock; without it, what the mirror has instead of one that is gone
     #[arg(long)]
-    refresh: bool,
+    locked: bool,
+}
+
+#[derive(Args)]
+struct Release {
+    /// The secret key that signs the update file; without one there is none
+    #[arg(long, value_name = "NAME.key")]
+    key: Option<PathBuf>,
+    /// A public key of minisign whose updates the image takes; may be given several times
+    #[arg(long, value_name = "NAME.pub")]
+    update_key: Vec<PathBuf>,
+    /// Where it goes; must not exist [default: build/headgate-VERSION]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// The version that the image calls itself
+    #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
+    version: String,
+    /// Take headgated, headgate and headgate-init (static) from here instead of compiling them
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+    /// Print the files with their sizes and checksums as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -220,6 +246,12 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Flash(Flash { device, image: file, yes }) => write(&image(file)?, &device, yes)?,
         Verb::Build(arguments) => build_image(arguments)?,
+        Verb::Lock => {
+            let changes = packages::lock(&Source::find()?)?;
+            let said = if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("\n") };
+            eprintln!("{said}");
+        }
+        Verb::Release(arguments) => publish(arguments)?,
         Verb::Boot(arguments) => boot(image(arguments.image.clone())?, arguments)?,
         Verb::Demo(arguments) => demonstrate(arguments)?,
     }
@@ -255,9 +287,21 @@ fn build_image(arguments: Build) -> Result<()> {
         config: arguments.config,
         programs: arguments.programs,
         update_keys: arguments.update_key,
-        refresh: if arguments.refresh { Refresh::Ask } else { Refresh::Keep },
+        versions: if arguments.locked { Versions::Locked } else { Versions::Offered },
     };
     build::build(&source, &options, &Progress::new())
+}
+
+fn publish(arguments: Release) -> Result<()> {
+    let source = Source::find()?;
+    let Release { key, update_key: update_keys, output, version, programs, json } = arguments;
+    let output = output.unwrap_or_else(|| source.join(format!("build/headgate-{version}")));
+    let options = release::Options { output, version, key, update_keys, programs };
+    let files = release::make(&source, &options, &Progress::new())?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&files)?);
+    }
+    Ok(())
 }
 
 fn demonstrate(arguments: Demo) -> Result<()> {

@@ -13,6 +13,7 @@ use semver::Version;
 
 use crate::binaries::PROGRAMS;
 use crate::kernel::{Kernel, ModuleLists};
+use crate::sbom;
 use crate::source::Source;
 use crate::tool::{epoch, run, run_with_input, tool};
 
@@ -42,6 +43,8 @@ pub struct Ingredients<'a> {
     pub env_offset: u64,
     /// Public keys of those whose updates the image takes.
     pub update_keys: &'a [PathBuf],
+    /// The bill of materials.
+    pub materials: &'a [u8],
 }
 
 /// Packs the initramfs into a file below `work`.
@@ -135,6 +138,7 @@ fn skeleton(parts: &Ingredients<'_>, tree: &Path) -> Result<()> {
     let (version_is, board, offset) = (update::VERSION, update::BOARD, update::ENV_OFFSET);
     let notes = format!("{version_is}={version}\n{board}={BOARD}\n{offset}={env_offset}\n");
     std::fs::write(tree.join(update::IMAGE), notes)?;
+    std::fs::write(tree.join(sbom::PLACE), parts.materials)?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use headgate_bench_guest::{machine, plan};
 use headgate_image::kernel::{Kernel, ModuleLists, Sets};
-use headgate_image::packages::{Packages, Refresh, Store};
+use headgate_image::packages::{Packages, Store, Versions};
 use headgate_image::source::Source;
 use headgate_image::tool::{run, tool};
 use headgate_image::{binaries, tree};
@@ -60,7 +60,7 @@ impl Ramdisk {
             Some(directory) => directory.to_owned(),
             None => binaries::compile(source, &["headgate", "headgate-init", "headgate-bench-guest"])?,
         };
-        let mut store = Store::open(source, Refresh::Keep)?;
+        let mut store = Store::open(source, Versions::Offered)?;
         let kernel = Kernel::open(source, &store.unpacked(&packages.kernel)?)?;
         let work = source.join("build/icount");
         let root = work.join("root");
