@@ -33,10 +33,13 @@ pub enum Firmware {
 }
 
 /// What becomes of what the guest writes to its disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Writes {
     /// They are in the image file.
     Kept,
+    /// They are in the image file, and each of them, with each flush, in this file too, as the kernel's dm-log-writes keeps
+    /// them (`Documentation/admin-guide/device-mapper/log-writes.rst`).
+    Recorded(PathBuf),
     /// They are gone with QEMU.
     Discarded,
 }
@@ -294,7 +297,13 @@ fn command_line(options: &Options) -> Result<(Command, Option<TempDir>)> {
         Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
     };
     let image = escape(&options.image)?;
-    command.arg("-drive").arg(format!("file={image},format=raw,if=none,id=disk,cache=unsafe"));
+    if let Writes::Recorded(log) = &options.writes {
+        std::fs::File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+        let files = format!("file.driver=file,file.filename={image},log.driver=file,log.filename={}", escape(log)?);
+        command.arg("-blockdev").arg(format!("driver=blklogwrites,node-name=disk,{files}"));
+    } else {
+        command.arg("-drive").arg(format!("file={image},format=raw,if=none,id=disk,cache=unsafe"));
+    }
     command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
     if options.writes == Writes::Discarded {
         command.arg("-snapshot");

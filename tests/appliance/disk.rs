@@ -1,0 +1,96 @@
+//! The disk of a box, with a healthy system in slot A.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use headgate_image::layout::{Content, Layout};
+use headgate_image::parts::System;
+use headgate_image::progress::Progress;
+use headgate_image::qemu::{Firmware, Machine, Options, Writes};
+use headgate_image::source::Source;
+use headgate_image::stop::Stop;
+use headgate_image::tool::{run, tool};
+use headgate_image::{binaries, build, bundle};
+use headgate_update::environment::Environment;
+use headgate_update::grubenv::{Block, Slot};
+
+/// A disk that can be written to, with a healthy system in slot A.
+pub(crate) struct Disk {
+    pub(crate) source: Source,
+    pub(crate) layout: Layout,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) image: PathBuf,
+}
+
+impl Disk {
+    pub(crate) fn new() -> Self {
+        let source = Source::find().unwrap();
+        let standard = build::Options::standard(&source);
+        build::build(&source, &standard, &Progress::new()).unwrap();
+        let directory = tempfile::tempdir_in(source.join("build")).unwrap();
+        let image = directory.path().join("disk.img");
+        run(tool("cp").arg("--sparse=always").arg(&standard.output).arg(&image)).unwrap();
+        let layout = source.read_toml("image/layout.toml").unwrap();
+        Self { source, layout, directory, image }
+    }
+
+    /// A word on the kernel's command line, for every slot.
+    pub(crate) fn add_parameter(&self, word: &str) {
+        let text = std::fs::read_to_string(self.source.join("image/grub.cfg")).unwrap();
+        let line = "headgate.slot=$slot";
+        assert!(text.contains(line));
+        let changed = self.directory.path().join("grub.cfg");
+        std::fs::write(&changed, text.replace(line, &format!("{line} {word}"))).unwrap();
+        let esp = format!("{}@@{}", self.image.display(), self.layout.place(Content::Esp).unwrap().offset);
+        run(tool("mcopy").args(["-o", "-i", &esp]).arg(&changed).arg("::grub/grub.cfg")).unwrap();
+    }
+
+    /// Puts a system into slot B as an update does, to be tried next. `headgated` in it is the program at `daemon`.
+    pub(crate) fn put_into_slot_b(&self, daemon: &Path) {
+        let programs = self.directory.path().join("programs");
+        let good = binaries::compile(&self.source, &binaries::PACKAGES).unwrap();
+        run(tool("cp").arg("-rL").arg(&good).arg(&programs)).unwrap();
+        std::fs::copy(daemon, programs.join("headgated")).unwrap();
+        let standard = build::Options::standard(&self.source);
+        let output = self.directory.path().join("b.img");
+        let options = build::Options { output, programs: Some(programs), version: "9.9.9".to_owned(), ..standard };
+        build::build(&self.source, &options, &Progress::new()).unwrap();
+        let mut disk = File::options().write(true).open(&self.image).unwrap();
+        disk.seek(SeekFrom::Start(self.layout.place(Content::Empty).unwrap().offset)).unwrap();
+        std::io::copy(&mut System::find(&options.output).unwrap().open().unwrap(), &mut disk).unwrap();
+        self.environment().change(|block| block.prefer(Slot::B, "9.9.9")).unwrap();
+    }
+
+    pub(crate) fn environment(&self) -> Environment {
+        let place = self.layout.place(Content::Env).unwrap();
+        let disk = std::fs::read(&self.image).unwrap();
+        let start = usize::try_from(place.offset).unwrap();
+        let block = Block::find(&disk[start..][..usize::try_from(place.size).unwrap()]).unwrap();
+        Environment { device: self.image.clone(), offset: place.offset + block as u64 }
+    }
+
+    /// The same system as in slot A under another version, as an update that is signed by `key`.
+    pub(crate) fn update(&self, version: &str, key: &Path) -> PathBuf {
+        let standard = build::Options::standard(&self.source);
+        let image = self.directory.path().join(format!("{version}.img"));
+        let options = build::Options { output: image.clone(), version: version.to_owned(), ..standard };
+        build::build(&self.source, &options, &Progress::new()).unwrap();
+        let output = self.directory.path().join(format!("{version}.update"));
+        let options = bundle::Options { image, output: output.clone(), key: key.to_owned(), minimum_version: None };
+        bundle::make(&options, &Progress::new()).unwrap();
+        // A disk has whole sectors.
+        let file = File::options().write(true).open(&output).unwrap();
+        file.set_len(file.metadata().unwrap().len().next_multiple_of(4096)).unwrap();
+        output
+    }
+
+    pub(crate) fn start(&self, firmware: Firmware) -> Machine {
+        let options = Options { firmware, writes: Writes::Kept, ..Options::trial(&self.image) };
+        Machine::start(options, &Stop::never()).unwrap()
+    }
+
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        binaries::compile(&self.source, &binaries::PACKAGES).unwrap().join(name)
+    }
+}
