@@ -2,6 +2,7 @@
 //!
 //! Each farm and backend keeps the [`Origin`] of the table that asked for it, so that a kernel object can be traced to a line.
 
+mod backends;
 pub mod farm;
 pub mod hardware;
 pub mod host;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use backends::Backends;
 pub use farm::*;
 pub use hardware::*;
 pub use host::*;

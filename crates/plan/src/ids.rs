@@ -54,8 +54,8 @@ impl Ids {
         let farms = self.farms.iter().map(|(name, ids)| {
             let (name, farm) = config.farms.get_key_value(name).map_or((name, None), |(name, farm)| (name, Some(farm)));
             let backends = ids.backends.iter().map(|(backend, id)| {
-                let known = farm.and_then(|farm| farm.backends.get_key_value(backend));
-                (known.map_or(backend, |(backend, _)| backend).clone(), *id)
+                let known = farm.and_then(|farm| farm.backends.get(backend));
+                (known.map_or(backend, |known| &known.name).clone(), *id)
             });
             (name.clone(), FarmIds { id: ids.id, backends: backends.collect() })
         });

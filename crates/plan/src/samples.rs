@@ -70,7 +70,7 @@ pub(crate) fn farm(name: &str, listen: Vec<Listen>, backends: Vec<Backend>) -> F
         health: None,
         on_fail: OnFail::Drain,
         dsr: None,
-        backends: backends.into_iter().map(|backend| (backend.name.clone(), backend)).collect(),
+        backends: backends.into_iter().collect(),
     }
 }
 

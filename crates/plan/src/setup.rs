@@ -118,7 +118,7 @@ mod tests {
         farm.mode = Mode::Dsr;
         farm.listen.extend([tcp("172.16.1.1", 81), tcp("2001:db8:1::1", 80)]);
         let six = backend("b6", "2001:db8:2::11", 80);
-        farm.backends.insert(six.name.clone(), six);
+        farm.backends.insert(six);
         let commands: Vec<Vec<String>> = of(&farm).into_iter().map(|setup| setup.commands).collect();
         let four = [
             "sysctl -w net.ipv4.conf.all.arp_ignore=1",

@@ -8,7 +8,7 @@ use super::fields::Fields;
 use super::{Checker, claims, health, mode};
 use crate::diagnostic::Report;
 use crate::model::{
-    Backend, Config, Dsr, Farm, HashField, Limits, Mode, Persistence, Policy, Scheduler, SchedulerName, Word,
+    Backend, Backends, Config, Dsr, Farm, HashField, Limits, Mode, Persistence, Policy, Scheduler, SchedulerName, Word,
 };
 use crate::schema::{SLOTS_MAX, closest};
 use crate::tree::Span;
@@ -184,11 +184,7 @@ pub(super) fn unknown<'n>(what: &str, name: &str, span: Span, known: impl Iterat
     }
 }
 
-fn persistence(
-    checker: &mut Checker<'_>,
-    fields: Fields<'_>,
-    backends: &BTreeMap<BackendName, Backend>,
-) -> Persistence {
+fn persistence(checker: &mut Checker<'_>, fields: Fields<'_>, backends: &Backends) -> Persistence {
     let mut fixed = BTreeMap::new();
     for entry in fields.table("static").written() {
         let crate::tree::Value::Text(text) = &entry.node.value else { continue };
@@ -239,15 +235,9 @@ fn dsr(checker: &mut Checker<'_>, fields: Fields<'_>) -> Dsr {
     Dsr { via, interface: fields.text("interface").map(str::to_owned) }
 }
 
-fn backends(checker: &mut Checker<'_>, fields: Fields<'_>) -> BTreeMap<BackendName, Backend> {
-    let mut backends = BTreeMap::new();
-    for (name, fields) in fields.named("backends") {
-        let Ok(name) = BackendName::new(name) else { continue };
-        if let Some(backend) = backend(checker, name.clone(), fields) {
-            backends.insert(name, backend);
-        }
-    }
-    backends
+fn backends(checker: &mut Checker<'_>, fields: Fields<'_>) -> Backends {
+    let named = fields.named("backends").filter_map(|(name, fields)| Some((BackendName::new(name).ok()?, fields)));
+    named.filter_map(|(name, fields)| backend(checker, name, fields)).collect()
 }
 
 fn backend(checker: &mut Checker<'_>, name: BackendName, fields: Fields<'_>) -> Option<Backend> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Origin, Ranges};
+use super::{Backends, Origin, Ranges};
 use crate::types::{BackendName, Endpoint, FarmName, Listen, PolicyName, Ports, Rate};
 
 /// How a farm forwards.
@@ -189,17 +189,14 @@ pub struct Farm {
     /// Only with [`Mode::Dsr`].
     pub dsr: Option<Dsr>,
     /// By name; at least one but in [`Mode::Local`].
-    pub backends: BTreeMap<BackendName, Backend>,
+    pub backends: Backends,
 }
 
 impl Farm {
     /// The same in memory of its own: its names too, which a clone shares.
     #[must_use]
     pub fn copied(&self) -> Self {
-        let copy = |backend: &Backend| {
-            let name = backend.name.copied();
-            (name.clone(), Backend { name, ..backend.clone() })
-        };
+        let copy = |backend: &Backend| Backend { name: backend.name.copied(), ..backend.clone() };
         Self { name: self.name.copied(), backends: self.backends.values().map(copy).collect(), ..self.clone() }
     }
 

@@ -232,7 +232,7 @@ fn a_backend_that_keeps_the_port_is_in_another_map() {
     let mut farm = web();
     let name = BackendName::new("b3").unwrap();
     let address = Endpoint { address: address("172.16.2.13"), port: None };
-    farm.backends.insert(name.clone(), Backend { name, address, ..backend("b3", "172.16.2.13", 1) });
+    farm.backends.insert(Backend { name, address, ..backend("b3", "172.16.2.13", 1) });
     let desired = compiled(&config(vec![farm]), &Ids::default());
     let sizes = ["targets4", "hosts4", "slots"].map(|set| table(&desired).sets[set].elements.len());
     assert_eq!(sizes, [2, 1, 3]);

@@ -61,7 +61,7 @@ fn weights_other_backends_and_farms_that_are_down_lose_nothing() {
 #[test]
 fn what_goes_or_moves_loses_its_flows() {
     let mut fewer = web();
-    fewer.backends.pop_last();
+    fewer.backends.remove("b2");
     assert_eq!(losers(vec![web()], vec![fewer]), ["web/b2"]);
     let moves: [fn(&mut Backend); 3] = [
         |backend| backend.address.address = address("172.16.2.99"),
@@ -94,7 +94,7 @@ fn connections_are_cut_where_the_farm_wants_it() {
     assert_eq!(cut(resets(reset, Up), vec![resets(reset, Drain)]), 0);
     assert_eq!(cut(resets(reset, Down), vec![resets(reset, Down)]), 0, "once");
     let mut fewer = resets(reset, Up);
-    fewer.backends.pop_last();
+    fewer.backends.remove("b2");
     assert_eq!(cut(resets(reset, Up), vec![fewer]), 1);
     assert_eq!(cut(resets(reset, Up), vec![]), 2, "the farm is gone, and says nothing more");
 }
