@@ -31,7 +31,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use self::engine::{Engine, EngineError, Handle, Services, Started, watch_trials};
+use self::engine::{Engine, EngineError, Handle, Services, Started, keep_little, watch_trials};
 use self::health::{Health, Surroundings};
 use self::server::listeners;
 use self::server::{Api, ListenError};
@@ -157,6 +157,7 @@ fn flush(root: &Path, listing: Listing) -> Result<String, DaemonError> {
 
 /// A configuration that cannot be applied is no error: the daemon says so in `status`, and waits for a better one.
 fn run(root: &Path) -> Result<(), DaemonError> {
+    keep_little();
     let mut engine = open(root)?;
     crash::report_panics(Root::new(root));
     if let Some(note) = crash::told(&Root::new(root)) {
@@ -166,6 +167,7 @@ fn run(root: &Path) -> Result<(), DaemonError> {
     let running =
         Running::begin(&Root::new(root)).inspect_err(|error| tracing::warn!(%error, "a crash will not be noticed"));
     let started = engine.start();
+    engine.settle_memory();
     let state = Root::new(root).file("run/headgate")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.map_err(|error| DaemonError::System("event queue", error))?;

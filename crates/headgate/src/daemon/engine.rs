@@ -49,6 +49,7 @@ pub use self::handle::{Busy, Handle};
 pub use self::health::{Name, Turn};
 pub use self::listen::{Listen, ListenApi};
 use self::load::{Base, Candidate};
+pub(super) use self::memory::keep_little;
 use self::memory::release_memory;
 pub use self::steer::{Count, Counted};
 pub use self::trial::{WINDOW_MAX, watch_trials};
@@ -319,11 +320,10 @@ impl Engine {
     fn run(&mut self, candidate: Candidate, cause: Cause<'_>) -> Result<Applied, EngineError> {
         let (begin, is_first) = (Instant::now(), self.running.is_none());
         let applied = self.carry_out(candidate, cause);
-        // Only now is all that this took dropped, whatever came of it.
+        // Behind the first one whoever goes on does it: `headgated --once` does not go on.
         if !is_first {
-            self.draw_together();
+            self.settle_memory();
         }
-        release_memory();
         self.tally.count(&applied, begin.elapsed());
         let (reason, author) = (cause.reason.word(), cause.author());
         self.events.tell(match &applied {
