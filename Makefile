@@ -3,7 +3,7 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test test-long test-boot-all test-storm test-chaos test-guest test-cards hwprofiles fuzz deb test-deb image lock release reproducible run boot bench bench-quick bench-icount check-icount bless-icount bless clean
+.PHONY: help deps build check test test-long test-boot-all test-power test-storm test-chaos test-guest test-cards hwprofiles fuzz deb test-deb image lock release reproducible run boot bench bench-quick bench-icount check-icount bless-icount bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
@@ -22,6 +22,9 @@ check: deps ## formatting, clippy, rustdoc: all warnings are errors
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
 
+# Images that tests boot: see the profile in Cargo.toml.
+test test-boot-all test-power: export HEADGATE_PROFILE = trial
+
 test: deps ## every test but the long ones: unit, golden, kernel namespaces, one boot by BIOS and one by UEFI (as root)
 	$(CARGO) test --workspace
 
@@ -36,6 +39,10 @@ test-chaos: deps ## faults of sixteen kinds under load for 10 minutes, SECONDS=6
 
 test-boot-all: deps ## the appliance over several starts: failing slots, updates, growing disks, tunnels, leases, turned NICs; 20 minutes (as root)
 	$(CARGO) test -p headgate-tests --test appliance -- --test-threads=1
+
+test-power: deps ## the power goes at CUTS=1000 points of an update and of changes, and BOOTS=20 of them start again; 40 minutes (as root)
+	HEADGATE_CUTS=$(or $(CUTS),1000) HEADGATE_BOOTS=$(or $(BOOTS),20) HEADGATE_SEED=$(or $(SEED),$$(date +%s)) \
+	$(CARGO) test -p headgate-tests --test appliance -- --ignored --nocapture --exact power::a_power_cut_leaves_a_good_slot_and_the_configuration
 
 test-guest: deps ## tunnels, VLANs, bonds, VRFs, offload and queues in a guest with the image's kernel; GUEST=word for some of them (as root)
 	$(CARGO) test -p headgate-tests --test guest -- --ignored --nocapture --exact the_kernel_of_the_image_carries_packets

@@ -85,6 +85,18 @@ impl Disk {
         output
     }
 
+    /// With a key whose updates the system in slot A takes; the secret key.
+    pub(crate) fn trusting() -> (Self, PathBuf) {
+        let mut disk = Self::new();
+        let [key, public] = bundle::make_key(&disk.directory.path().join("release")).unwrap();
+        let output = disk.directory.path().join("trusting.img");
+        let standard = build::Options::standard(&disk.source);
+        let options = build::Options { output: output.clone(), update_keys: vec![public], ..standard };
+        build::build(&disk.source, &options, &Progress::new()).unwrap();
+        disk.image = output;
+        (disk, key)
+    }
+
     pub(crate) fn start(&self, firmware: Firmware) -> Machine {
         let options = Options { firmware, writes: Writes::Kept, ..Options::trial(&self.image) };
         Machine::start(options, &Stop::never()).unwrap()

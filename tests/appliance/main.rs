@@ -6,6 +6,7 @@
 mod disk;
 mod log;
 mod power;
+mod stick;
 
 use disk::Disk;
 
@@ -20,11 +21,10 @@ use std::time::{Duration, Instant};
 
 use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
 use headgate_image::layout::Content;
-use headgate_image::progress::Progress;
 use headgate_image::qemu::{Firmware, Machine, Options, Writes};
 use headgate_image::stop::Stop;
 use headgate_image::tool::{run, tool};
-use headgate_image::{build, bundle};
+use headgate_image::bundle;
 use headgate_update::grubenv::Block;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -115,15 +115,8 @@ fn data_grows_to_its_disk_once() {
 #[test]
 fn an_update_is_installed_while_the_box_runs_and_runs_after_the_next_start() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut disk = Disk::new();
-    let [key, public] = bundle::make_key(&disk.directory.path().join("release")).unwrap();
+    let (disk, key) = Disk::trusting();
     let [stranger, _] = bundle::make_key(&disk.directory.path().join("stranger")).unwrap();
-    // Slot A trusts the key.
-    let output = disk.directory.path().join("trusting.img");
-    let options =
-        build::Options { output: output.clone(), update_keys: vec![public], ..build::Options::standard(&disk.source) };
-    build::build(&disk.source, &options, &Progress::new()).unwrap();
-    disk.image = output;
     let (good, forged) = (disk.update("7.0.0", &key), disk.update("7.0.1", &stranger));
     let install = |device: &str| {
         let text = format!(

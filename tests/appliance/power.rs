@@ -13,11 +13,9 @@ use std::sync::PoisonError;
 use headgate_image::demo::{DROP_IN, write_drop_in};
 use headgate_image::layout::Content;
 use headgate_image::parts::{System, partitions};
-use headgate_image::progress::Progress;
 use headgate_image::qemu::{Firmware, Machine, Options, Writes};
 use headgate_image::stop::Stop;
 use headgate_image::tool::{run, tool};
-use headgate_image::{build, bundle};
 use headgate_update::bundle::digest;
 use headgate_update::grubenv::{Block, SIZE, Slot};
 
@@ -51,15 +49,9 @@ struct Run {
 /// One start: the data partition grows, a slot is marked good, an update is installed, and a weight is changed for good many
 /// times before, during and after that.
 fn record() -> Run {
-    let mut disk = Disk::new();
-    let [key, public] = bundle::make_key(&disk.directory.path().join("release")).unwrap();
-    let image = disk.directory.path().join("trusting.img");
-    let standard = build::Options::standard(&disk.source);
-    let options = build::Options { output: image.clone(), update_keys: vec![public], ..standard };
-    build::build(&disk.source, &options, &Progress::new()).unwrap();
-    let file = File::options().write(true).open(&image).unwrap();
+    let (disk, key) = Disk::trusting();
+    let file = File::options().write(true).open(&disk.image).unwrap();
     file.set_len(file.metadata().unwrap().len() + (32 << 20)).unwrap();
-    disk.image = image;
     let update = disk.update("7.0.0", &key);
     let system = System::find(&disk.directory.path().join("7.0.0.img")).unwrap();
     let (sha256, _) = digest(system.open().unwrap()).unwrap();

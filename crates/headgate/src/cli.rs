@@ -5,6 +5,7 @@ mod apply;
 pub mod args;
 mod backend;
 mod backend_setup;
+mod boot_times;
 mod check;
 mod completions;
 mod config;
@@ -14,6 +15,7 @@ pub mod console;
 pub mod diff;
 mod error;
 mod explain;
+mod factory_reset;
 mod farm;
 mod history;
 pub mod hw;
@@ -99,6 +101,8 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Connections(connections) => connections::run(&client, &connections),
         Command::Persistence(persistence) => persistence::run(&client, &persistence),
         Command::Update(command) => update::run(&command),
+        Command::FactoryReset(options) => factory_reset::run(&options),
+        Command::BootTimes(output) => boot_times::run(output),
         Command::Token(command) => token::run(&client, command),
         Command::Console(options) => {
             console::run(&options, root);

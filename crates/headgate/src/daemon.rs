@@ -27,6 +27,7 @@ use std::time::Duration;
 use headgate_host::lock::LockError;
 use headgate_host::root::RootError;
 use headgate_host::{Lock, Root};
+use headgate_update::milestones;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -166,7 +167,10 @@ fn run(root: &Path) -> Result<(), DaemonError> {
     // A full /run must not keep the daemon from starting.
     let running =
         Running::begin(&Root::new(root)).inspect_err(|error| tracing::warn!(%error, "a crash will not be noticed"));
+    let boot = root.join(milestones::FILE.trim_start_matches('/'));
+    milestones::note(&boot, "headgated begins");
     let started = engine.start();
+    milestones::note(&boot, if started.applied { "network and farms stand" } else { "network and farms do not stand" });
     engine.settle_memory();
     let state = Root::new(root).file("run/headgate")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -11,6 +11,9 @@ use crate::tool::{missing, tool};
 /// What the programs are compiled for.
 pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The environment variable that names another profile of Cargo.toml than `release`: `trial` compiles in a third of the time.
+pub const PROFILE: &str = "HEADGATE_PROFILE";
+
 /// What an image needs, and where it lies on the appliance.
 pub const PROGRAMS: [(&str, &str); 3] =
     [("headgated", "usr/sbin"), ("headgate", "usr/bin"), ("headgate-init", "usr/sbin")];
@@ -30,8 +33,9 @@ pub fn compile(source: &Source, packages: &[&str]) -> Result<PathBuf> {
     if let Ok(home) = home {
         flags.push_str(&format!(" --remap-path-prefix={home}/registry/src=crates"));
     }
+    let profile = std::env::var(PROFILE).unwrap_or_else(|_| "release".to_owned());
     let status = tool(&cargo)
-        .args(["build", "--quiet", "--release", "--target", TARGET])
+        .args(["build", "--quiet", "--profile", &profile, "--target", TARGET])
         .args(packages.iter().flat_map(|package| ["-p", package]))
         .arg("--target-dir")
         .arg(&target)
@@ -41,7 +45,7 @@ pub fn compile(source: &Source, packages: &[&str]) -> Result<PathBuf> {
         .status()
         .map_err(|error| missing("cargo", error))?;
     ensure!(status.success(), "cargo build of the static programs ended with {status}");
-    Ok(target.join(TARGET).join("release"))
+    Ok(target.join(TARGET).join(profile))
 }
 
 /// Checks that `directory` has all programs and that none of them needs a loader: the image has no libc.

@@ -99,6 +99,7 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
     })?;
     let grub = Grub { bios: grub_bios.join("usr/lib/grub/i386-pc"), uefi: grub_uefi.join("usr/lib/grub/x86_64-efi") };
     let (env, env_offset) = disk::env(&layout, work.path())?;
+    let data = disk::data(&layout, work.path())?;
     let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| busybox.join(path));
     let parts = Ingredients {
         source,
@@ -112,6 +113,7 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
         env_offset,
         update_keys: &options.update_keys,
         materials: &materials,
+        data: &data,
     };
     let initrd = progress.step("initramfs", || sized(tree::initramfs(&parts, work.path())?))?;
     let slot = progress.step("slot", || sized(tree::slot(&parts, &initrd, work.path())?))?;
@@ -121,7 +123,7 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
             (Content::Esp, disk::esp(source, &layout, &packages, &grub, work.path())?),
             (Content::Env, env),
             (Content::Slot, slot),
-            (Content::Data, disk::data(&layout, work.path())?),
+            (Content::Data, data.clone()),
         ];
         let image = work.path().join("disk");
         disk::assemble(&image, &layout, &grub, &contents)?;

@@ -177,6 +177,9 @@ struct Boot {
     /// Hand a drop-in to the guest, as opt/headgate/NAME.toml of fw_cfg
     #[arg(long, value_name = "FILE")]
     drop_in: Vec<PathBuf>,
+    /// Plug this file in as a USB stick, which the guest can only read
+    #[arg(long, value_name = "FILE")]
+    stick: Vec<PathBuf>,
     /// Where the serial console goes: `stdio`, or the path of a Unix socket to listen on
     #[arg(long, default_value = "stdio", value_name = "stdio|PATH")]
     serial: String,
@@ -341,6 +344,7 @@ fn boot(image: PathBuf, arguments: Boot) -> Result<()> {
         drop_ins: arguments.drop_in,
         writes: if arguments.snapshot { Writes::Discarded } else { Writes::Kept },
         disks: Vec::new(),
+        sticks: arguments.stick,
         serial,
     };
     if options.serial == Serial::Terminal {

@@ -90,6 +90,8 @@ pub struct Options {
     pub writes: Writes,
     /// Further disks, which the guest can only read: `/dev/vdb`, …
     pub disks: Vec<PathBuf>,
+    /// Sticks on USB, which the guest can only read.
+    pub sticks: Vec<PathBuf>,
     /// Where the serial port goes.
     pub serial: Serial,
 }
@@ -105,6 +107,7 @@ impl Options {
             drop_ins: Vec::new(),
             writes: Writes::Discarded,
             disks: Vec::new(),
+            sticks: Vec::new(),
             serial: Serial::Program,
         }
     }
@@ -312,6 +315,14 @@ fn command_line(options: &Options) -> Result<(Command, Option<TempDir>)> {
         let file = escape(path)?;
         command.arg("-drive").arg(format!("file={file},format=raw,if=none,id=more{number},readonly=on"));
         command.args(["-device", &format!("virtio-blk-pci,drive=more{number}")]);
+    }
+    if !options.sticks.is_empty() {
+        command.args(["-device", "qemu-xhci"]);
+    }
+    for (number, path) in options.sticks.iter().enumerate() {
+        let file = escape(path)?;
+        command.arg("-drive").arg(format!("file={file},format=raw,if=none,id=stick{number},readonly=on"));
+        command.args(["-device", &format!("usb-storage,drive=stick{number},removable=on")]);
     }
     for (number, link) in options.links.iter().enumerate() {
         let netdev = match link.descriptor() {

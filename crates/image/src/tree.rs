@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use headgate_init::modules::{INDEX, Index};
-use headgate_update::{install as update, keys};
+use headgate_update::{install as update, keys, reset};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use semver::Version;
@@ -45,6 +45,8 @@ pub struct Ingredients<'a> {
     pub update_keys: &'a [PathBuf],
     /// The bill of materials.
     pub materials: &'a [u8],
+    /// The data partition as a box gets it, for a factory reset.
+    pub data: &'a Path,
 }
 
 /// Packs the initramfs into a file below `work`.
@@ -139,6 +141,7 @@ fn skeleton(parts: &Ingredients<'_>, tree: &Path) -> Result<()> {
     let notes = format!("{version_is}={version}\n{board}={BOARD}\n{offset}={env_offset}\n");
     std::fs::write(tree.join(update::IMAGE), notes)?;
     std::fs::write(tree.join(sbom::PLACE), parts.materials)?;
+    copy(parts.data, &tree.join(reset::TEMPLATE), 0o644)?;
     Ok(())
 }
 

@@ -7,14 +7,16 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use headgate_update::disk;
+use headgate_update::disk::{self, Partition};
+use headgate_update::install::Machine;
+use headgate_update::{milestones, reset};
 use nix::mount::MsFlags;
 
 use crate::console::Console;
 use crate::initramfs::{mount_on, report, with_cause};
 use crate::media::{self, Medium};
 use crate::modules::{Index, Loader};
-use crate::{data, grow, modalias, watchdog};
+use crate::{data, grow, modalias, stick, watchdog};
 
 const SYS: &str = "/sys";
 /// Drivers bring buses, buses bring devices: USB network cards need three rounds.
@@ -53,6 +55,7 @@ pub fn run() -> ExitCode {
     });
     media::collect(&console);
     console.say("ready");
+    report(&console, console.keep(Path::new(milestones::FILE)));
     ExitCode::SUCCESS
 }
 
@@ -91,6 +94,7 @@ fn prepare_disk(index: &Index, loader: &Loader<'_>, console: &Console) {
     }
     let data = partition("data");
     if let Some(data) = &data {
+        reset_data(data, console);
         match grow::partition(sys, data) {
             Ok(Some(grown)) => console.say(format_args!("data grows to {} MiB", grown.size >> 20)),
             Ok(None) => {}
@@ -104,6 +108,23 @@ fn prepare_disk(index: &Index, loader: &Loader<'_>, console: &Console) {
     match partition("esp") {
         Some(esp) => report(console, media::copy_from_partition(Medium::Esp, &esp.device, console)),
         None => console.warn("this disk has no partition named esp"),
+    }
+    // Behind data: what it says about trust is known by then.
+    stick::look(index, loader, console);
+}
+
+/// A reset that was asked for. Before data is mounted, and also when it could not be.
+fn reset_data(data: &Partition, console: &Console) {
+    let Ok(machine) = Machine::find(Path::new("/")) else { return };
+    if !machine.environment.read().is_ok_and(|block| reset::is_wanted(&block)) {
+        return;
+    }
+    match reset::carry_out(&Path::new("/").join(reset::TEMPLATE), &data.device) {
+        Ok(()) => {
+            console.warn("data is reset to what this system came with, as it was asked for");
+            report(console, machine.environment.change(reset::done).map(drop));
+        }
+        Err(error) => console.warn(with_cause(&error)),
     }
 }
 

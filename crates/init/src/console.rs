@@ -2,12 +2,12 @@
 
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use headgate_update::milestones;
 use nix::sys::termios::{self, ControlFlags, SetArg};
-use nix::time::{ClockId, clock_gettime};
 
 const SERIAL: &str = "/dev/ttyS0";
 
@@ -16,6 +16,11 @@ const SERIAL: &str = "/dev/ttyS0";
 pub struct Console {
     outputs: Vec<File>,
 }
+
+/// What lines begin with.
+const NAME: &str = "headgate-init";
+/// The kernel's log: what is written there outlives the initramfs, and `quiet` keeps it from the screen.
+const LOG: &str = "/dev/kmsg";
 
 impl Console {
     /// Opens `/dev/console`, and the first serial port if the kernel found a UART there and it is not the console already.
@@ -28,7 +33,25 @@ impl Console {
         if has_uart(Path::new("/sys/class/tty/ttyS0")) && active.split_whitespace().last() != Some("ttyS0") {
             outputs.extend(open_tty(Path::new(SERIAL)).inspect(set_speed));
         }
+        outputs.extend(OpenOptions::new().write(true).open(LOG));
         Self { outputs }
+    }
+
+    /// Begins the list of milestones with those that were said so far, and goes on with what is said from now on.
+    pub fn keep(&self, list: &Path) -> io::Result<()> {
+        // One record a read (Documentation/ABI/testing/dev-kmsg): `6,339,5140900,-;headgate-init 3.29 initramfs`.
+        let mut log = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(LOG)?;
+        let mut record = [0; 8192];
+        let mut text = String::new();
+        while let Some(count) = next(&mut log, &mut record)? {
+            let record = String::from_utf8_lossy(&record[..count]);
+            let said = record.split_once(';').map(|(_, said)| said.lines().next().unwrap_or_default());
+            if let Some(said) = said.and_then(|said| said.strip_prefix(NAME)?.strip_prefix(' ')) {
+                text.push_str(said);
+                text.push('\n');
+            }
+        }
+        std::fs::write(list, text)
     }
 
     /// A console that nobody watches.
@@ -39,10 +62,7 @@ impl Console {
 
     /// Writes one line with the time. Nothing is lost but the line when an output fails or is full.
     pub fn say(&self, text: impl Display) {
-        let seconds = clock_gettime(ClockId::CLOCK_BOOTTIME)
-            .map(|time| time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
-            .unwrap_or_default();
-        let line = format!("headgate-init {seconds:.2} {text}\n");
+        let line = format!("{NAME} {}", milestones::line(milestones::now(), text));
         for mut output in &self.outputs {
             let _ = output.write_all(line.as_bytes());
         }
@@ -51,6 +71,19 @@ impl Console {
     /// Like [`Console::say`], for what somebody must see: the line says so.
     pub fn warn(&self, text: impl Display) {
         self.say(format_args!("WARNING: {text}"));
+    }
+}
+
+/// The next record. One that was overwritten meanwhile is left out (EPIPE), and there is an end (EAGAIN).
+fn next(log: &mut File, record: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match log.read(record) {
+            Ok(0) => return Ok(None),
+            Ok(count) => return Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        }
     }
 }
 

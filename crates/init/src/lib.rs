@@ -3,7 +3,8 @@
 //! 1. As `/init` of the initramfs ([`initramfs`]): load the storage drivers that this machine has, find the slot that GRUB
 //!    chose, mount it, make it the root and hand over to BusyBox init.
 //! 2. As `headgate-init boot`, the `sysinit` line of the inittab ([`boot`]): temporary file systems, drivers of the hardware
-//!    that is present, netfilter, the loopback device, the data partition ([`data`]), which grows to its disk ([`grow`]), and the drop-ins from media ([`media`]).
+//!    that is present, netfilter, the loopback device, the data partition ([`data`]), which grows to its disk ([`grow`]), and the drop-ins from media ([`media`]),
+//!    the [`stick`] among them, which may also ask for a factory reset.
 //! 3. As `headgate-init mark-good` ([`mark_good`]): tell GRUB that the running slot is healthy. `headgated` calls it.
 //! 4. As `headgate-init gate` ([`gate`]): reboot when that has not happened in time, so that GRUB's counter leads to the other
 //!    slot. The hardware [`watchdog`] does the same for a system that hangs.
@@ -29,4 +30,5 @@ pub mod media;
 pub mod modalias;
 pub mod modprobe;
 pub mod modules;
+pub mod stick;
 pub mod watchdog;

@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode};
 
 use headgate_update::environment::{AccessError, Written};
 use headgate_update::install::{Machine, MachineError};
+use headgate_update::milestones;
 
 use crate::initramfs::with_cause;
 use crate::media;
@@ -39,6 +40,10 @@ pub fn run() -> ExitCode {
         std::fs::write(MARKER, "").map_err(|source| MarkError::Marker { path: MARKER.into(), source })?;
         Ok((machine.running, written))
     });
+    milestones::note(
+        Path::new(milestones::FILE),
+        if marked.is_ok() { "slot marked good" } else { "slot not marked good" },
+    );
     match &marked {
         Ok((slot, Written::Changed)) => println!("slot {slot} is marked good"),
         Ok((slot, Written::Unchanged)) => println!("slot {slot} is good already"),

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use headgate_update::stick::{DIRECTORY, Mounted, StickError};
 
 use crate::console::Console;
 use crate::initramfs::{report, with_cause};
@@ -17,7 +17,7 @@ pub const TRUST: &str = "/var/lib/headgate/trust-media";
 const KEPT: &str = "/var/lib/headgate/media";
 const RUN: &str = "/run/headgate/media";
 const TAKEN: &str = "/run/headgate/media-found";
-const MOUNT_POINT: &str = "/run/headgate/mount";
+const MOUNT_POINTS: &str = "/run/headgate/mount";
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/headgate";
 
 /// Larger drop-ins are refused, bytes. The largest sensible configuration (10,000 farms) is about 4 MB.
@@ -29,9 +29,14 @@ const MAX_FILES: usize = 256;
 pub enum Medium {
     /// `headgate/conf.d/` on the EFI system partition.
     Esp,
+    /// `headgate/conf.d/` on a stick with the label `HEADGATE`.
+    Usb,
     /// QEMU's `-fw_cfg name=opt/headgate/NAME.toml`.
     FwCfg,
 }
+
+/// In the order in which they are merged.
+const MEDIA: [Medium; 3] = [Medium::Esp, Medium::Usb, Medium::FwCfg];
 
 impl Medium {
     /// The directory below `/run/headgate/media`.
@@ -39,6 +44,7 @@ impl Medium {
     pub fn directory(self) -> &'static str {
         match self {
             Self::Esp => "esp",
+            Self::Usb => "usb",
             Self::FwCfg => "fw-cfg",
         }
     }
@@ -48,13 +54,8 @@ impl Medium {
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
     /// A partition cannot be mounted.
-    #[error("cannot mount {device}")]
-    Mount {
-        /// Its device.
-        device: PathBuf,
-        /// Why.
-        source: nix::Error,
-    },
+    #[error(transparent)]
+    Mount(#[from] StickError),
     /// Reading or writing failed.
     #[error("cannot copy {path}")]
     Copy {
@@ -67,14 +68,9 @@ pub enum MediaError {
 
 /// Copies the drop-ins of a partition aside; [`collect`] decides whether they count.
 pub fn copy_from_partition(medium: Medium, device: &Path, console: &Console) -> Result<(), MediaError> {
-    make(Path::new(MOUNT_POINT))?;
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some(device), MOUNT_POINT, Some("vfat"), flags, None::<&str>)
-        .map_err(|source| MediaError::Mount { device: device.to_owned(), source })?;
-    let from = Path::new(MOUNT_POINT).join("headgate/conf.d");
-    let copied = copy(&from, &Path::new(TAKEN).join(medium.directory()), console);
-    let _ = umount2(MOUNT_POINT, MntFlags::MNT_DETACH);
-    copied
+    let mounted = Mounted::at(device, &Path::new(MOUNT_POINTS).join(medium.directory()))?;
+    let from = mounted.path().join(DIRECTORY).join("conf.d");
+    copy(&from, &Path::new(TAKEN).join(medium.directory()), console)
 }
 
 /// Puts together what `headgated` will find: fresh drop-ins, or those that were kept from the first boot.
@@ -83,7 +79,7 @@ pub fn collect(console: &Console) {
     report(console, copy(Path::new(FW_CFG), &to, console));
     let trust = std::fs::read_to_string(TRUST).unwrap_or_default();
     let (from, word) = choose(trust.trim(), Path::new(KEPT).exists());
-    for medium in [Medium::Esp, Medium::FwCfg] {
+    for medium in MEDIA {
         let (from, to) = (Path::new(from).join(medium.directory()), Path::new(RUN).join(medium.directory()));
         report(console, copy(&from, &to, console));
         let names = names(&to);
@@ -113,7 +109,7 @@ pub fn keep() -> Result<(), MediaError> {
     let _ = std::fs::remove_dir_all(&new);
     make(&new)?;
     let silent = Console::open_none();
-    for medium in [Medium::Esp, Medium::FwCfg] {
+    for medium in MEDIA {
         copy(&Path::new(RUN).join(medium.directory()), &new.join(medium.directory()), &silent)?;
     }
     nix::unistd::sync();

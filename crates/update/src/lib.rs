@@ -18,4 +18,7 @@ pub mod grubenv;
 pub mod install;
 pub mod keys;
 pub mod manifest;
+pub mod milestones;
+pub mod reset;
 pub mod slots;
+pub mod stick;

@@ -150,6 +150,13 @@ pub enum Command {
     /// good in three boots, the box comes back to the slot that runs now by itself. Needs root, and no daemon.
     #[command(subcommand)]
     Update(super::update::UpdateCommand),
+    /// Put the box back to what its image came with, at the next start: the appliance only
+    ///
+    /// Configuration, history, tokens, logs and leases are gone then; firmware and slots stay as they are. A stick with the label
+    /// HEADGATE that has a file headgate/factory-reset when the box starts does the same. Needs root, and no daemon.
+    FactoryReset(super::factory_reset::FactoryReset),
+    /// Show where the time of the last start went: the appliance only
+    BootTimes(Output),
     /// Make, list and remove the tokens that the API over TLS takes
     ///
     /// A token is shown once, when it is made; only its hash is kept.

@@ -50,6 +50,9 @@ pub enum CliError {
     /// The screen cannot be had, or is gone.
     #[error("the terminal fails")]
     Terminal(#[source] io::Error),
+    /// A file cannot be read.
+    #[error("cannot read {0}")]
+    Read(std::path::PathBuf, #[source] io::Error),
     /// A file cannot be written.
     #[error("cannot write {0}")]
     Write(std::path::PathBuf, #[source] io::Error),
@@ -77,7 +80,11 @@ impl CliError {
             CliError::Client(error) => error.exit(),
             CliError::Refused(error, _) => error.code.exit(),
             CliError::Usage(_) => Exit::Usage,
-            CliError::Json(_) | CliError::Toml(_) | CliError::Write(..) | CliError::Terminal(_) => Exit::KernelRefused,
+            CliError::Json(_)
+            | CliError::Toml(_)
+            | CliError::Read(..)
+            | CliError::Write(..)
+            | CliError::Terminal(_) => Exit::KernelRefused,
         }
     }
 

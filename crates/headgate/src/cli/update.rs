@@ -4,9 +4,10 @@
 // clap takes doc comments as help texts; a flattened field must not have one.
 #![allow(missing_docs)]
 
-use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
-use std::path::Path;
+mod source;
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueHint};
 use headgate_update::bundle::{self, Bundle, BundleError};
@@ -16,6 +17,7 @@ use headgate_update::keys::{self, KeyError, Keys};
 use headgate_update::slots::RollbackError;
 use serde_json::json;
 
+use self::source::SourceError;
 use super::args::Output;
 use super::{Answer, CliError};
 use crate::exit::Exit;
@@ -27,7 +29,7 @@ pub enum UpdateCommand {
     /// The file has to be signed by a key that the running image trusts, made for this kind of machine, and not older than
     /// what has been good here. Whatever is wrong with it, the running slot stays as it is.
     #[command(
-        after_help = "Examples:\n  headgate update install headgate.update\n  curl -f https://updates.example/headgate.update | headgate update install -"
+        after_help = "Examples:\n  headgate update install https://updates.example/headgate.update\n  headgate update install --stick\n  ssh build cat headgate.update | headgate update install -"
     )]
     Install(Install),
     /// Show what is in both slots; exit status 5 after a fallback
@@ -40,9 +42,15 @@ pub enum UpdateCommand {
 
 #[derive(Debug, Args)]
 pub struct Install {
-    /// The update file, or - for standard input
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub file: String,
+    /// The update: a file, a URL (http or https), or - for standard input; with --stick, the file's name there
+    #[arg(value_name = "FILE|URL", value_hint = ValueHint::FilePath, required_unless_present = "stick")]
+    pub file: Option<String>,
+    /// Take it from the stick with the label HEADGATE: headgate/FILE, or the only headgate/*.update
+    #[arg(long)]
+    pub stick: bool,
+    /// Only trust servers that a certificate of this PEM file vouches for, instead of Mozilla's list
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "stick")]
+    pub certificates: Option<PathBuf>,
     /// Take a version that is older than what has been good here
     #[arg(long)]
     pub allow_downgrade: bool,
@@ -59,9 +67,9 @@ pub enum UpdateError {
     /// The image's keys cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The update file cannot be opened.
-    #[error("cannot open {0}")]
-    Open(String, #[source] std::io::Error),
+    /// There is nothing to read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// The update file is not what it should be.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -93,10 +101,12 @@ fn machine() -> Result<Machine, UpdateError> {
 fn install(options: &Install) -> Result<Answer, CliError> {
     let machine = machine()?;
     let keys = Keys::read(Path::new(keys::DIRECTORY)).map_err(UpdateError::from)?;
-    let source: Box<dyn Read> = match options.file.as_str() {
-        "-" => Box::new(std::io::stdin().lock()),
-        path => Box::new(File::open(path).map_err(|source| UpdateError::Open(path.to_owned(), source))?),
-    };
+    // Mounted until the end.
+    let (_stick, source) = match (options.stick, options.file.as_deref()) {
+        (true, name) => source::from_stick(name).map(|(mounted, file)| (Some(mounted), file)),
+        (false, name) => source::open(name.unwrap_or("-"), options.certificates.as_deref()).map(|file| (None, file)),
+    }
+    .map_err(UpdateError::from)?;
     let mut archive = bundle::stream(source);
     let bundle = Bundle::open(&mut archive, &keys).map_err(UpdateError::from)?;
     let signed_by = bundle.signed_by.clone();
