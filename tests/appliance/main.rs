@@ -19,12 +19,12 @@ use std::process::Child;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use headgate_image::bundle;
 use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
 use headgate_image::layout::Content;
 use headgate_image::qemu::{Firmware, Machine, Options, Writes};
 use headgate_image::stop::Stop;
 use headgate_image::tool::{run, tool};
-use headgate_image::bundle;
 use headgate_update::grubenv::Block;
 use socket2::{Domain, Protocol, Socket, Type};
 

@@ -78,6 +78,49 @@ fn a_stick_configures_updates_and_resets_a_box() {
     assert!(!String::from_utf8_lossy(&kept).contains("10-stick.toml"), "it is still there");
 }
 
+#[test]
+fn a_box_installs_itself_on_another_disk() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    let target = disk.directory.path().join("inside.img");
+    File::create(&target).unwrap().set_len(400 << 20).unwrap();
+    let install = "[services.install]\ncommand = [\"/usr/bin/headgate\", \"install\", \"/dev/vdb\", \"--yes\"]\nrestart = \"never\"\n";
+    let drop_ins = vec![write_drop_in(disk.directory.path(), "10-install.toml", install).unwrap()];
+    let options = Options { drop_ins, targets: vec![target.clone()], ..Options::trial(&disk.image) };
+    let mut machine = Machine::start(options, &Stop::never()).unwrap();
+    machine.expect("headgate> ", BOOT).unwrap();
+    let began = std::time::Instant::now();
+    // The table is written last.
+    let begins = || {
+        let mut head = [0; 520];
+        File::open(&target).unwrap().read_exact(&mut head).unwrap();
+        head[512..].to_vec()
+    };
+    while begins() != b"EFI PART" {
+        assert!(began.elapsed() < BOOT, "{}", machine.console("status", super::COMMAND).unwrap().0);
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    drop(machine);
+
+    run(tool("sfdisk").arg("--verify").arg(&target)).unwrap();
+    for firmware in [Firmware::Bios, Firmware::Uefi] {
+        let options = Options { firmware, writes: Writes::Kept, ..Options::trial(&target) };
+        let mut machine = Machine::start(options, &Stop::never()).unwrap();
+        machine.expect("headgate-grub slot A of A B", BOOT).unwrap();
+        machine.expect("data mounted from /dev/vda6", BOOT).unwrap();
+        machine.expect("headgate> ", BOOT).unwrap();
+        let told = wait_for_console(&mut machine, "update status", |said| said.contains("slot A runs"));
+        assert!(told.contains("slot A runs"), "{told}");
+    }
+    let data = format!("{}?offset={}", target.display(), disk.layout.place(Content::Data).unwrap().offset);
+    let told = run(tool("dumpe2fs").arg("-h").arg(data)).unwrap();
+    let told = String::from_utf8_lossy(&told).into_owned();
+    let blocks =
+        told.lines().find_map(|line| line.strip_prefix("Block count:")).unwrap().trim().parse::<u64>().unwrap();
+    assert!(blocks * 4096 > 150 << 20, "data did not grow to its disk: {told}");
+}
+
 /// QEMU's own network: the machine that it runs on is 10.0.2.2 there.
 #[test]
 fn an_update_comes_from_a_server() {
@@ -87,7 +130,8 @@ fn an_update_comes_from_a_server() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || serve(&listener, &update));
-    let interface = "[network.interfaces.outside]\nmatch = { driver = \"igb\", index = 0 }\naddresses = [\"10.0.2.15/24\"]\n";
+    let interface =
+        "[network.interfaces.outside]\nmatch = { driver = \"igb\", index = 0 }\naddresses = [\"10.0.2.15/24\"]\n";
     let text = format!("{interface}{}", service(&format!("\"http://10.0.2.2:{port}/box.update\"")));
     let drop_ins = vec![write_drop_in(disk.directory.path(), "10-server.toml", &text).unwrap()];
     let options = Options { writes: Writes::Kept, drop_ins, ..Options::trial(&disk.image) };

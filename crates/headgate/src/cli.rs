@@ -19,6 +19,7 @@ mod factory_reset;
 mod farm;
 mod history;
 pub mod hw;
+mod install;
 mod man;
 mod paint;
 mod persistence;
@@ -41,6 +42,7 @@ use crate::exit::Exit;
 use args::{Cli, Command, Output};
 
 pub use error::CliError;
+pub use install::InstallError;
 pub use trace::TraceError;
 pub use update::UpdateError;
 
@@ -101,6 +103,7 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Connections(connections) => connections::run(&client, &connections),
         Command::Persistence(persistence) => persistence::run(&client, &persistence),
         Command::Update(command) => update::run(&command),
+        Command::Install(options) => install::run(&options),
         Command::FactoryReset(options) => factory_reset::run(&options),
         Command::BootTimes(output) => boot_times::run(output),
         Command::Token(command) => token::run(&client, command),

@@ -13,6 +13,7 @@ use headgate_image::qemu::{Accelerator, Firmware, Link, Machine, Options, Serial
 use headgate_image::source::Source;
 use headgate_image::stop::Stop;
 use headgate_image::{build, bundle, flash, inspect, release};
+use headgate_update::target::{self, Target};
 use semver::Version;
 use serde::Serialize;
 
@@ -271,10 +272,10 @@ fn show(report: &(impl Serialize + std::fmt::Display), json: bool) -> Result<()>
 
 fn write(image: &Path, device: &Path, yes: bool) -> Result<()> {
     let needed = std::fs::metadata(image).with_context(|| format!("cannot open {}", image.display()))?.len();
-    let target = flash::Target::look(Path::new("/"), device, needed)?;
+    let target = Target::look(Path::new("/"), device, needed)?;
     target.check()?;
     if !yes {
-        flash::ask(&target, &mut std::io::stdin().lock(), &mut std::io::stderr())?;
+        target::ask(&target, &mut std::io::stdin().lock(), &mut std::io::stderr())?;
     }
     flash::write(image, &target.device)?;
     eprintln!("{} holds {} and gives it back as it was written", target.device.display(), image.display());
@@ -344,6 +345,7 @@ fn boot(image: PathBuf, arguments: Boot) -> Result<()> {
         drop_ins: arguments.drop_in,
         writes: if arguments.snapshot { Writes::Discarded } else { Writes::Kept },
         disks: Vec::new(),
+        targets: Vec::new(),
         sticks: arguments.stick,
         serial,
     };

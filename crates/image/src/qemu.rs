@@ -90,6 +90,8 @@ pub struct Options {
     pub writes: Writes,
     /// Further disks, which the guest can only read: `/dev/vdb`, …
     pub disks: Vec<PathBuf>,
+    /// Disks behind those, which it can write to.
+    pub targets: Vec<PathBuf>,
     /// Sticks on USB, which the guest can only read.
     pub sticks: Vec<PathBuf>,
     /// Where the serial port goes.
@@ -107,6 +109,7 @@ impl Options {
             drop_ins: Vec::new(),
             writes: Writes::Discarded,
             disks: Vec::new(),
+            targets: Vec::new(),
             sticks: Vec::new(),
             serial: Serial::Program,
         }
@@ -311,9 +314,11 @@ fn command_line(options: &Options) -> Result<(Command, Option<TempDir>)> {
     if options.writes == Writes::Discarded {
         command.arg("-snapshot");
     }
-    for (number, path) in options.disks.iter().enumerate() {
+    let disks = options.disks.iter().map(|path| (path, "readonly=on"));
+    let more = disks.chain(options.targets.iter().map(|path| (path, "cache=unsafe")));
+    for (number, (path, access)) in more.enumerate() {
         let file = escape(path)?;
-        command.arg("-drive").arg(format!("file={file},format=raw,if=none,id=more{number},readonly=on"));
+        command.arg("-drive").arg(format!("file={file},format=raw,if=none,id=more{number},{access}"));
         command.args(["-device", &format!("virtio-blk-pci,drive=more{number}")]);
     }
     if !options.sticks.is_empty() {

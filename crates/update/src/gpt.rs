@@ -126,16 +126,40 @@ impl Entries {
 /// # Errors
 /// [`GptError`]. What was written by then is beside the table that counts.
 pub fn grow_last(disk: &impl FileExt, size: u64) -> Result<Option<Grown>, GptError> {
-    let mut header = Header::read(disk, 1)?;
-    let mut entries = header.entries(disk)?;
-    let (index, start, end) = entries.last().ok_or(GptError::Table("it has no partition"))?;
+    let header = Header::read(disk, 1)?;
+    let entries = header.entries(disk)?;
+    let (_, _, end) = entries.last().ok_or(GptError::Table("it has no partition"))?;
+    if last_end(&entries, size) <= end {
+        return Ok(None);
+    }
+    rewrite(disk, size, header, entries).map(Some)
+}
+
+/// Lets the last partition end where a disk of `size` bytes does: the table is that of another disk, smaller or larger.
+///
+/// # Errors
+/// [`GptError`].
+pub fn fit_last(disk: &impl FileExt, size: u64) -> Result<Grown, GptError> {
+    let header = Header::read(disk, 1)?;
+    let entries = header.entries(disk)?;
+    rewrite(disk, size, header, entries)
+}
+
+/// The last sector that a partition may have, aligned. In front of the second header, the last sector of all, lies the second
+/// array.
+fn last_end(entries: &Entries, size: u64) -> u64 {
+    let usable = (size / SECTOR).saturating_sub(entries.sectors() + 2);
+    ((usable + 1) / ALIGNMENT * ALIGNMENT).saturating_sub(1)
+}
+
+fn rewrite(disk: &impl FileExt, size: u64, mut header: Header, mut entries: Entries) -> Result<Grown, GptError> {
+    let (index, start, _) = entries.last().ok_or(GptError::Table("it has no partition"))?;
     let array = entries.sectors();
     let last_sector = (size / SECTOR).saturating_sub(1);
-    // In front of the second header lies the second array.
     let usable = last_sector.saturating_sub(array + 1);
-    let new_end = ((usable + 1) / ALIGNMENT * ALIGNMENT).saturating_sub(1);
-    if new_end <= end {
-        return Ok(None);
+    let new_end = last_end(&entries, size);
+    if new_end <= start {
+        return Err(GptError::Table("the disk ends before its last partition begins"));
     }
     let at = index * entries.size;
     entries.bytes[at + 40..at + 48].copy_from_slice(&new_end.to_le_bytes());
@@ -162,7 +186,7 @@ pub fn grow_last(disk: &impl FileExt, size: u64) -> Result<Option<Grown>, GptErr
     // `disk` is opened O_SYNC: the array is on the disk before the header that names it.
     disk.write_all_at(&header.0, SECTOR)?;
     let number = u32::try_from(index + 1).map_err(|_| GptError::Table("it has too many partitions"))?;
-    Ok(Some(Grown { number, start: start * SECTOR, size: (new_end + 1 - start) * SECTOR }))
+    Ok(Grown { number, start: start * SECTOR, size: (new_end + 1 - start) * SECTOR })
 }
 
 #[cfg(test)]

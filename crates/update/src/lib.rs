@@ -22,3 +22,5 @@ pub mod milestones;
 pub mod reset;
 pub mod slots;
 pub mod stick;
+pub mod target;
+pub mod transfer;

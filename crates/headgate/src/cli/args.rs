@@ -150,6 +150,12 @@ pub enum Command {
     /// good in three boots, the box comes back to the slot that runs now by itself. Needs root, and no daemon.
     #[command(subcommand)]
     Update(super::update::UpdateCommand),
+    /// Put the running system onto another disk, from a stick onto the one inside: the appliance only
+    ///
+    /// Everything on that disk is gone then. Firmware, both slots and the drop-ins of the EFI system partition go over; data
+    /// begins as the image came with it. The disk is refused when it is in use, is too small, or is what the box runs from, and it
+    /// starts nothing before all of it was read back. Needs root, and no daemon.
+    Install(super::install::Install),
     /// Put the box back to what its image came with, at the next start: the appliance only
     ///
     /// Configuration, history, tokens, logs and leases are gone then; firmware and slots stay as they are. A stick with the label

@@ -38,6 +38,9 @@ pub enum CliError {
     /// The firmware stays as it is.
     #[error(transparent)]
     Update(#[from] super::UpdateError),
+    /// The other disk does not hold the system.
+    #[error(transparent)]
+    Install(#[from] super::InstallError),
     /// An argument is not what it should be.
     #[error("{0}")]
     Usage(String),
@@ -76,7 +79,9 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             CliError::Files { .. } | CliError::Kernel(ReconcileError::Unsupported(_)) => Exit::ConfigInvalid,
-            CliError::Kernel(_) | CliError::Trace(_) | CliError::Update(_) => Exit::KernelRefused,
+            CliError::Kernel(_) | CliError::Trace(_) | CliError::Update(_) | CliError::Install(_) => {
+                Exit::KernelRefused
+            }
             CliError::Client(error) => error.exit(),
             CliError::Refused(error, _) => error.code.exit(),
             CliError::Usage(_) => Exit::Usage,

@@ -146,16 +146,16 @@ fn mark_good() -> Result<Answer, CliError> {
 }
 
 /// How far it is, on a terminal: one line that is written over, once for each percent.
-struct Meter {
+pub(super) struct Meter {
     shown: Option<(Stage, u64)>,
 }
 
 impl Meter {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { shown: None }
     }
 
-    fn show(&mut self, progress: Progress) {
+    pub(super) fn show(&mut self, progress: Progress) {
         let percent = progress.done.saturating_mul(100) / progress.total.max(1);
         if self.shown == Some((progress.stage, percent)) || !std::io::stderr().is_terminal() {
             return;
@@ -168,7 +168,7 @@ impl Meter {
         let _ = write!(std::io::stderr(), "\r{what:<12} {percent:3} %");
     }
 
-    fn end(&self) {
+    pub(super) fn end(&self) {
         if self.shown.is_some() {
             eprintln!();
         }

@@ -116,22 +116,3 @@ fn only_the_name_of_the_disk_is_a_yes() {
         assert!(answer(no).unwrap_err().to_string().contains("nothing was written"), "{no:?}");
     }
 }
-
-#[test]
-fn what_is_written_is_read_back() {
-    let directory = tempfile::tempdir().unwrap();
-    let (image, disk) = (directory.path().join("image"), directory.path().join("disk"));
-    let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| ((number * 31) >> 7) as u8).collect();
-    std::fs::write(&image, &bytes).unwrap();
-    std::fs::write(&disk, vec![0xff; 4_000_000]).unwrap();
-    write(&image, &disk).unwrap();
-    let written = std::fs::read(&disk).unwrap();
-    assert_eq!(&written[..bytes.len()], bytes);
-    assert!(written[bytes.len()..].iter().all(|&byte| byte == 0xff), "what lies behind the image is left alone");
-    // A medium that lies about what it holds.
-    let error = verify(&image, Path::new("/dev/zero"), bytes.len() as u64).unwrap_err().to_string();
-    assert!(error.contains("does not give back"), "{error}");
-    let full = write(&image, Path::new("/dev/full")).unwrap_err();
-    assert!(format!("{full:#}").contains("No space left"), "{full:#}");
-    assert!(write(&image, &directory.path().join("gone/disk")).is_err());
-}
