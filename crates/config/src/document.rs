@@ -12,7 +12,7 @@ use crate::tree::{Entry, Node, Span, Table, TableKind, Value};
 mod compare;
 mod render;
 
-pub use compare::Difference;
+pub use compare::{Change, Difference};
 
 /// The merged configuration as written, `[defaults.farm]` spread over the farms.
 ///

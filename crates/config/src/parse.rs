@@ -10,13 +10,19 @@ use toml_parser::decoder::{Encoding, ScalarKind};
 use toml_parser::parser::{EventReceiver, ValidateWhitespace};
 use toml_parser::{ErrorSink, Expected, ParseError, Source, Span as Range};
 
+use self::pieces::Pieces;
 use crate::tree::{Entry, Key, Node, Span, Table, TableKind, Value};
+
+mod pieces;
 
 /// Deepest nesting of tables and lists. The deepest path of the configuration has six parts.
 pub(crate) const DEPTH_MAX: usize = 16;
 
 /// So many errors are kept of one file; a large file of something else has millions.
 const ERRORS_MAX: usize = 1000;
+
+/// So many tokens of a file are in memory at once, or as many as a table has. All those of a file are seven times its size.
+const PIECE: usize = 1 << 14;
 
 /// A refusal of the grammar.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +35,16 @@ pub(crate) struct SyntaxError {
 
 /// Parses `text`, the file with index `file`. The table holds everything that could be read.
 pub(crate) fn parse(text: &str, file: u16) -> (Table, Vec<SyntaxError>) {
+    let (table, errors) = parse_pieces(text, file, PIECE);
+    match errors.is_empty() {
+        true => (table, errors),
+        // What the grammar makes of a mistake depends on what is around it.
+        false => parse_pieces(text, file, usize::MAX),
+    }
+}
+
+/// Parses pieces of at least so many tokens.
+fn parse_pieces(text: &str, file: u16, tokens: usize) -> (Table, Vec<SyntaxError>) {
     let source = Source::new(text);
     let mut errors: Vec<ParseError> = Vec::new();
     let mut sink = |error| {
@@ -48,9 +64,10 @@ pub(crate) fn parse(text: &str, file: u16) -> (Table, Vec<SyntaxError>) {
         lost: false,
     };
     {
-        let tokens = source.lex().into_vec();
         let mut receiver = ValidateWhitespace::new(&mut builder, source);
-        toml_parser::parser::parse_document(&tokens, &mut receiver, &mut sink);
+        for piece in Pieces::new(source, tokens) {
+            toml_parser::parser::parse_document(&piece, &mut receiver, &mut sink);
+        }
     }
     builder.finish_section(&mut sink);
     let mut errors: Vec<SyntaxError> = errors.iter().map(|error| builder.describe(error)).collect();

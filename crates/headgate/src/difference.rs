@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use headgate_config::document::Change;
+
 use crate::api::Difference;
 use crate::steps::printable;
 
@@ -20,11 +22,8 @@ const THINGS: [(&[&str], &str); 8] = [
 ];
 
 /// What a path is about, and how many of its parts say so.
-fn subject(path: &[String]) -> (String, usize) {
-    if let [farms, farm, backends, backend, ..] = path
-        && farms == "farms"
-        && backends == "backends"
-    {
+fn subject(path: &[&str]) -> (String, usize) {
+    if let ["farms", farm, "backends", backend, ..] = path {
         return (format!("backend {backend} of farm {farm}"), 4);
     }
     for (table, thing) in THINGS {
@@ -32,13 +31,14 @@ fn subject(path: &[String]) -> (String, usize) {
             return (format!("{thing} {}", path[table.len()]), table.len() + 1);
         }
     }
-    (path.first().cloned().unwrap_or_default(), path.len().min(1))
+    (path.first().copied().unwrap_or_default().to_owned(), path.len().min(1))
 }
 
 /// One difference on one line.
 pub fn told(difference: &Difference) -> String {
-    let (subject, parts) = subject(&difference.path);
-    let rest = difference.path[parts..].join(".");
+    let path: Vec<&str> = difference.path.iter().map(String::as_str).collect();
+    let (subject, parts) = subject(&path);
+    let rest = path[parts..].join(".");
     let side = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".to_owned());
     let text = match (rest.is_empty(), &difference.from, &difference.to) {
         (true, None, Some(value)) => format!("{subject} is new: {value}"),
@@ -50,26 +50,44 @@ pub fn told(difference: &Difference) -> String {
 }
 
 /// What was changed, without how: one entry a thing.
-pub fn summary(differences: &[Difference]) -> Vec<String> {
-    let mut things: Vec<String> = Vec::new();
-    let mut seen = BTreeSet::new();
-    for difference in differences {
-        let (subject, parts) = subject(&difference.path);
-        let whole = parts == difference.path.len();
-        if seen.insert(subject.clone()) {
-            things.push(match (whole, &difference.from, &difference.to) {
-                (true, None, Some(_)) => format!("{subject} is new"),
-                (true, Some(_), None) => format!("{subject} is gone"),
-                _ => subject,
-            });
+#[derive(Debug, Default)]
+pub struct Summary {
+    things: Vec<String>,
+    more: usize,
+    last: String,
+    /// What a path began with, and the things of which differences began so: a farm, and its backends between what else it has.
+    within: (Vec<String>, BTreeSet<String>),
+}
+
+impl Summary {
+    /// Takes one difference; they come in the order of their paths.
+    pub fn add(&mut self, path: &[&str], change: Change) {
+        let begin = &path[..path.len().min(2)];
+        if self.within.0 != begin {
+            self.within = (begin.iter().map(|&part| part.to_owned()).collect(), BTreeSet::new());
         }
+        let (subject, parts) = subject(path);
+        if self.last == subject || !self.within.1.insert(subject.clone()) {
+            return;
+        }
+        match self.things.len() < NAMED {
+            true => self.things.push(match change {
+                Change::New if parts == path.len() => format!("{subject} is new"),
+                Change::Gone if parts == path.len() => format!("{subject} is gone"),
+                _ => subject.clone(),
+            }),
+            false => self.more += 1,
+        }
+        self.last = subject;
     }
-    let more = things.len().saturating_sub(NAMED);
-    things.truncate(NAMED);
-    if more > 0 {
-        things.push(format!("and {more} more"));
+
+    /// All of it, cut where it is long.
+    pub fn finish(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.things.push(format!("and {} more", self.more));
+        }
+        self.things
     }
-    things
 }
 
 #[cfg(test)]
@@ -82,6 +100,15 @@ mod tests {
             from: from.map(str::to_owned),
             to: to.map(str::to_owned),
         }
+    }
+
+    fn summary(differences: &[Difference]) -> Vec<String> {
+        let mut summary = Summary::default();
+        for one in differences {
+            let path: Vec<&str> = one.path.iter().map(String::as_str).collect();
+            summary.add(&path, Change::of(one.from.is_some(), one.to.is_some()));
+        }
+        summary.finish()
     }
 
     #[test]
@@ -119,5 +146,11 @@ mod tests {
             (0..100).map(|number| difference(&format!("farms/f{number}"), None, Some("{}"))).collect();
         let told = summary(&many);
         assert_eq!((told.len(), told[0].as_str(), told[12].as_str()), (13, "farm f0 is new", "and 88 more"));
+        let each =
+            |path: &'static str| (0..100).map(move |at| difference(&path.replace('#', &at.to_string()), None, None));
+        assert_eq!(summary(&each("sysctl/net.#").collect::<Vec<_>>()), ["sysctl"]);
+        let farm = ["farms/a/address", "farms/a/backends/x/weight", "farms/a/backends/y", "farms/a/listen"];
+        let farm = farm.map(|path| difference(path, None, Some("1")));
+        assert_eq!(summary(&farm), ["farm a", "backend x of farm a", "backend y of farm a is new"]);
     }
 }

@@ -20,12 +20,37 @@ pub struct Difference {
     pub to: Option<String>,
 }
 
+/// What became of a value, or of a whole table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It was not there before.
+    New,
+    /// It is not there any more.
+    Gone,
+    /// It is another.
+    Other,
+}
+
+impl Change {
+    /// From whether it was there, and whether it is.
+    pub fn of(was: bool, is: bool) -> Self {
+        match (was, is) {
+            (false, true) => Self::New,
+            (true, false) => Self::Gone,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Takes a path and what is there on both sides.
+type Told<'f> = dyn FnMut(&[&str], Option<&Value>, Option<&Value>) + 'f;
+
 impl Document {
     /// Texts that were loaded once, merged again; nothing is checked, and lists of addresses are left out.
-    pub fn merged(texts: &[(PathBuf, String)]) -> Self {
+    pub fn merged(texts: impl IntoIterator<Item = (PathBuf, String)>) -> Self {
         let mut files = Files::default();
-        for (path, text) in texts.iter().filter(|(path, _)| is_configuration(path)) {
-            files.add(path.clone(), text.clone());
+        for (path, text) in texts.into_iter().filter(|(path, _)| is_configuration(path)) {
+            files.add(path, text);
         }
         Document::new(files, schema::ROOT, &mut Collector::default())
     }
@@ -33,6 +58,21 @@ impl Document {
     /// What `later` has otherwise, by path. The site's secret differs without being shown.
     pub fn differences(&self, later: &Document) -> Vec<Difference> {
         let mut found = Vec::new();
+        self.compare(later, &mut |path, from, to| found.push(difference(path, from, to)));
+        for secret in found.iter_mut().filter(|difference| difference.path == ["site", "secret"]) {
+            for side in [&mut secret.from, &mut secret.to] {
+                *side = side.take().map(|_| "(not shown)".to_owned());
+            }
+        }
+        found
+    }
+
+    /// Where `later` is otherwise, by path, without what it says there: nothing is kept of 40,000 differences.
+    pub fn each_difference(&self, later: &Document, mut told: impl FnMut(&[&str], Change)) {
+        self.compare(later, &mut |path, from, to| told(path, Change::of(from.is_some(), to.is_some())));
+    }
+
+    fn compare(&self, later: &Document, told: &mut Told<'_>) {
         let nothing = Table::new(TableKind::Implicit);
         let mut names: Vec<&str> = [&self.root, &later.root].into_iter().flat_map(keys).collect();
         names.sort_unstable();
@@ -43,17 +83,11 @@ impl Document {
             let (from, to) = (self.root.table(name), later.root.table(name));
             match (from.is_some() || !side(self), to.is_some() || !side(later)) {
                 (true, true) => {
-                    compare(from.unwrap_or(&nothing), to.unwrap_or(&nothing), &mut vec![name], &mut found);
+                    compare(from.unwrap_or(&nothing), to.unwrap_or(&nothing), &mut vec![name], told);
                 }
-                _ => found.push(difference(&[name], self.root.get(name).map(value), later.root.get(name).map(value))),
+                _ => told(&[name], self.root.get(name).map(value), later.root.get(name).map(value)),
             }
         }
-        for secret in found.iter_mut().filter(|difference| difference.path == ["site", "secret"]) {
-            for side in [&mut secret.from, &mut secret.to] {
-                *side = side.take().map(|_| "(not shown)".to_owned());
-            }
-        }
-        found
     }
 }
 
@@ -69,16 +103,25 @@ fn difference(path: &[&str], from: Option<&Value>, to: Option<&Value>) -> Differ
     Difference { path: path.iter().map(|&part| part.to_owned()).collect(), from: from.map(inline), to: to.map(inline) }
 }
 
-fn compare<'t>(from: &'t Table, to: &'t Table, path: &mut Vec<&'t str>, found: &mut Vec<Difference>) {
+/// Whether both read alike. A value is the same wherever it stands, and a number however it is written.
+fn is_alike(from: &Value, to: &Value) -> bool {
+    match (from, to) {
+        (Value::Text(from), Value::Text(to)) => from == to,
+        (Value::Integer(from), Value::Integer(to)) => from == to,
+        _ => inline(from) == inline(to),
+    }
+}
+
+fn compare<'t>(from: &'t Table, to: &'t Table, path: &mut Vec<&'t str>, told: &mut Told<'_>) {
     let mut names: Vec<&str> = keys(from).chain(keys(to)).collect();
     names.sort_unstable();
     names.dedup();
     for name in names {
         path.push(name);
         match (from.get(name).map(value), to.get(name).map(value)) {
-            (Some(Value::Table(from)), Some(Value::Table(to))) => compare(from, to, path, found),
-            (from, to) if from.map(inline) != to.map(inline) => found.push(difference(path, from, to)),
-            _ => {}
+            (Some(Value::Table(from)), Some(Value::Table(to))) => compare(from, to, path, told),
+            (Some(from), Some(to)) if is_alike(from, to) => {}
+            (from, to) => told(path, from, to),
         }
         path.pop();
     }
@@ -89,8 +132,12 @@ mod tests {
     use super::*;
 
     fn between(from: &str, to: &str) -> Vec<(String, Option<String>, Option<String>)> {
-        let document = |text: &str| Document::merged(&[(PathBuf::from("a.toml"), text.to_owned())]);
+        let document = |text: &str| Document::merged([(PathBuf::from("a.toml"), text.to_owned())]);
         let found = document(from).differences(&document(to));
+        let mut told = Vec::new();
+        document(from).each_difference(&document(to), |path, change| told.push((path.join("."), change)));
+        let change = |one: &Difference| Change::of(one.from.is_some(), one.to.is_some());
+        assert!(found.iter().map(|one| (one.path.join("."), change(one))).eq(told), "both ways are the same");
         found.into_iter().map(|one| (one.path.join("."), one.from, one.to)).collect()
     }
 

@@ -19,9 +19,13 @@ fn as_table(table: &Table) -> toml::Table {
     table.iter().map(|entry| (entry.key.as_ref().to_owned(), as_toml(&entry.node.value))).collect()
 }
 
-/// Holds our reading of `text` against that of the `toml` crate.
+/// Holds our reading of `text` against that of the `toml` crate, and that of its smallest pieces against that of the whole.
 fn compare(text: &str) -> Result<(), String> {
     let (ours, errors) = parse(text, 0);
+    let (pieces, wrong) = parse_pieces(text, 0, 1);
+    if wrong.is_empty() != errors.is_empty() || wrong.is_empty() && pieces != ours && !text.contains("nan") {
+        return Err(format!("{text:?} in pieces: {wrong:?}, {pieces:?}"));
+    }
     let theirs: Result<toml::Table, _> = toml::from_str(text);
     match (errors.first(), theirs) {
         (None, Ok(theirs)) if format!("{:?}", as_table(&ours)) == format!("{theirs:?}") => Ok(()),
@@ -86,6 +90,24 @@ fn documents_read_as_the_toml_crate_reads_them() {
     ] {
         compare(text).unwrap();
     }
+}
+
+#[test]
+fn pieces_end_before_headers_and_nowhere_else() {
+    let pieces = |text, least| {
+        let pieces = Pieces::new(Source::new(text), least);
+        let words = |piece: Vec<_>| {
+            let span = |token: &toml_parser::lexer::Token| token.span().start()..token.span().end();
+            piece.iter().map(|token| &text[span(token)]).collect::<String>()
+        };
+        pieces.map(words).collect::<Vec<_>>()
+    };
+    let text = "a = [\n[1],\n]\n[b]\nc = \"\"\"\n[d]\n\"\"\"\n[[e]]\nf = {\n g = [\n[2]] }\n [h]\n";
+    let expected = ["a = [\n[1],\n]\n", "[b]\nc = \"\"\"\n[d]\n\"\"\"\n", "[[e]]\nf = {\n g = [\n[2]] }\n [h]\n"];
+    assert_eq!(pieces(text, 1), expected);
+    assert_eq!(pieces(text, usize::MAX), [text]);
+    assert_eq!(pieces("[a]\nb = ]\n[c]\n", 1), ["[a]\nb = ]\n[c]\n"], "behind such a bracket nothing is certain");
+    assert_eq!(pieces("", 1), [""], "the end is a token too");
 }
 
 #[test]

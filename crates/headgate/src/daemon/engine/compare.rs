@@ -1,10 +1,12 @@
 //! What configurations have otherwise: of generations, of what runs, of the files.
 
+use headgate_config::document::Change;
 use headgate_config::{Document, load_with};
 
 use super::{Engine, EngineError, RUNTIME};
 use crate::api::{Compared, Diff, Difference};
 use crate::daemon::store::SourceText;
+use crate::difference::Summary;
 
 impl Engine {
     /// What `query.to` has otherwise than `query.from`.
@@ -39,12 +41,20 @@ impl Engine {
         let Some(before) = self.store.running().and_then(|number| self.store.find(Some(number)).ok()) else {
             return Vec::new();
         };
-        crate::difference::summary(&differences(&before.files, files))
+        let mut summary = Summary::default();
+        let lists = lists(&before.files, files);
+        let (from, to) = (Document::merged(before.files), Document::merged(files.iter().cloned()));
+        from.each_difference(&to, |path, change| summary.add(path, change));
+        for list in lists {
+            let path: Vec<&str> = list.path.iter().map(String::as_str).collect();
+            summary.add(&path, Change::of(list.from.is_some(), list.to.is_some()));
+        }
+        summary.finish()
     }
 }
 
 fn differences(from: &[SourceText], to: &[SourceText]) -> Vec<Difference> {
-    let found = Document::merged(from).differences(&Document::merged(to));
+    let found = Document::merged(from.iter().cloned()).differences(&Document::merged(to.iter().cloned()));
     let values = found.into_iter().map(|one| Difference { path: one.path, from: one.from, to: one.to });
     values.chain(lists(from, to)).collect()
 }
