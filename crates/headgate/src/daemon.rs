@@ -144,6 +144,8 @@ fn once(root: &Path, listing: Listing) -> Result<(Exit, String), DaemonError> {
         let out = engine.left_out();
         tracing::warn!(out, "health checks need headgated to run: until it does, backends stay as they are known");
     }
+    // Taking 10,000 farms apart piece by piece is nothing that the end of the process does not do at once; its lock goes with it.
+    std::mem::forget(engine);
     Ok(match error {
         // The files were returned from: they are not what should run.
         None | Some(EngineError::NotAgain) => (Exit::Good, String::new()),

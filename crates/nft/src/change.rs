@@ -142,6 +142,8 @@ struct Difference<'a> {
     flowtables: BTreeSet<&'a str>,
     /// Chains that stay but get their rules anew.
     refilled: BTreeSet<&'a str>,
+    /// Sets with the same elements in both. They are most of what is compared when nothing has changed, and are so once.
+    alike: BTreeSet<&'a str>,
 }
 
 impl<'a> Difference<'a> {
@@ -163,7 +165,15 @@ impl<'a> Difference<'a> {
             objects: objects.map(|((kind, name), _)| (*kind, &**name)).collect(),
             flowtables: flowtables.map(|(name, _)| &**name).collect(),
             refilled: BTreeSet::new(),
+            alike: BTreeSet::new(),
         };
+        // What points to what is deleted has to be looked at.
+        if difference.chains.is_empty() && difference.objects.is_empty() {
+            let is_alike = |(name, set): &(&Arc<str>, &Set)| {
+                new.sets.get(*name).is_some_and(|new| !set.dynamic && new.elements == set.elements)
+            };
+            difference.alike = old.sets.iter().filter(is_alike).map(|(name, _)| &**name).collect();
+        }
         let refilled = old.chains.iter().filter(|(name, chain)| {
             !difference.chains.contains(&***name)
                 && (difference.new.chains[*name].rules != chain.rules || difference.refers(&chain.rules))
@@ -257,7 +267,8 @@ impl<'a> Difference<'a> {
     }
 
     fn delete_elements(&self, changes: &mut Vec<Change>) {
-        for (name, set) in self.old.sets.iter().filter(|(set, old)| !old.dynamic && !self.sets.contains(&***set)) {
+        let stays = |name: &str| !self.sets.contains(name) && !self.alike.contains(name);
+        for (name, set) in self.old.sets.iter().filter(|(name, old)| !old.dynamic && stays(name)) {
             let gone = side_by_side(&set.elements, &self.new.sets[name].elements).filter_map(|(key, old, new)| {
                 old.filter(|old| self.moves(set, old, new)).map(|old| (key.clone(), old.clone()))
             });
@@ -276,7 +287,9 @@ impl<'a> Difference<'a> {
 
     fn add_elements(&self, changes: &mut Vec<Change>) {
         let none = BTreeMap::new();
-        for (name, set) in self.new.sets.iter().filter(|(_, set)| !set.dynamic) {
+        // One that is made anew gets its elements again, the same ones too.
+        let is_filled = |name: &str| self.alike.contains(name) && !self.sets.contains(name);
+        for (name, set) in self.new.sets.iter().filter(|(name, set)| !set.dynamic && !is_filled(name)) {
             let old = self.old.sets.get(name).filter(|_| !self.sets.contains(&**name));
             let old = old.map_or(&none, |old| &old.elements);
             let fresh = side_by_side(old, &set.elements).filter_map(|(key, old, new)| {

@@ -291,12 +291,15 @@ impl Ids {
 
     /// The size to declare a map with that holds `count` elements.
     ///
-    /// Room for twice as many, so that a farm more is an element more and not another map. A size that the kernel has
-    /// already is kept while it suffices and is not absurd: another number is another map, and every rule that uses it
-    /// would have to be written again.
+    /// Room for twice as many, so that a farm more is an element more and not another map: a power of two, or three quarters of
+    /// one where that is enough, for which the kernel makes half as many buckets (`nft_hash_buckets`). Each 32 KiB that are read
+    /// back walk over all buckets up to where the last ones ended. A size that the kernel has already is kept while it suffices
+    /// and is not absurd: another number is another map, and every rule that uses it would have to be written again.
     pub fn size(&self, place: Place, map: &Arc<str>, count: usize) -> u32 {
         let count = u32::try_from(count).unwrap_or(u32::MAX / 4);
-        let wanted = count.saturating_mul(2).checked_next_power_of_two().unwrap_or(1 << 31).max(SIZE_MIN);
+        let twice = count.saturating_mul(2);
+        let power = twice.checked_next_power_of_two().unwrap_or(1 << 31);
+        let wanted = if power / 4 * 3 >= twice { power / 4 * 3 } else { power }.max(SIZE_MIN);
         match self.sizes.get(&(place, map.clone())) {
             Some(&size) if size >= count && size <= wanted.saturating_mul(SIZE_SLACK) => size,
             _ => wanted,

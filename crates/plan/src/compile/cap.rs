@@ -20,8 +20,9 @@ const OFFERS: usize = 8;
 
 /// What a farm adds whose backends have `max-connections`.
 pub(super) fn add(contents: &mut Contents, farm: &Farm, ids: &Ids) {
-    let marks = farm.backends.values().filter_map(|backend| Some((backend, ids.mark(&farm.name, &backend.name)?)));
-    let capped: Vec<(&Backend, u32)> = marks.filter(|(backend, _)| backend.max_connections.is_some()).collect();
+    let capped = farm.backends.values().filter(|backend| backend.max_connections.is_some());
+    let capped: Vec<(&Backend, u32)> =
+        capped.filter_map(|backend| Some((backend, ids.mark(&farm.name, &backend.name)?))).collect();
     if capped.is_empty() {
         return;
     }

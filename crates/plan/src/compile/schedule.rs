@@ -173,6 +173,9 @@ fn serving<'a>(farm: &Farm, version: IpVersion, able: &[&'a Backend], ids: &Ids)
 
 /// Those of them that are not full; all when all are.
 fn open<'a>(farm: &Farm, serving: Vec<&'a Backend>, ids: &Ids) -> Vec<&'a Backend> {
+    if serving.iter().all(|backend| backend.max_connections.is_none()) {
+        return serving;
+    }
     let is_open = |backend: &&&Backend| !ids.mark(&farm.name, &backend.name).is_some_and(|mark| ids.is_full(mark));
     let open: Vec<&Backend> = serving.iter().filter(is_open).copied().collect();
     if open.is_empty() { serving } else { open }

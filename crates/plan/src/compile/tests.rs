@@ -100,9 +100,9 @@ fn a_farm_that_grows_keeps_its_maps() {
     let grown = compiled(&many(900), &Ids::observe(&small.state.ruleset));
     assert_eq!((size(&small), size(&grown)), (Some(1024), Some(1024)), "a farm more is not another map");
     let large = compiled(&many(1100), &Ids::observe(&grown.state.ruleset));
-    assert_eq!(size(&large), Some(4096));
+    assert_eq!(size(&large), Some(3072));
     let shrunk = compiled(&many(900), &Ids::observe(&large.state.ruleset));
-    assert_eq!(size(&shrunk), Some(4096), "nor is a farm less");
+    assert_eq!(size(&shrunk), Some(3072), "nor is a farm less");
     // What a running daemon knows of its own is what the kernel would have told it.
     let again = compiled(&many(900), &compiled(&many(500), &Ids::default()).ids);
     assert_eq!(size(&again), Some(1024), "one farm's elements came to those of a map that was made for less");

@@ -112,13 +112,17 @@ fn what_is_not_ours_is_passed_over() {
 fn sizes_have_room_and_do_not_flap() {
     let mut ids = Ids::default();
     assert_eq!(
-        [0, 1, 512, 513, 40_000].map(|count| ids.size(Place::Inet, &"slots".into(), count)),
-        [1024, 1024, 1024, 2048, 131_072]
+        [0, 1, 512, 513, 768, 769, 1021, 40_000, 49_152, 49_153, usize::MAX].map(|count| ids.size(
+            Place::Inet,
+            &"slots".into(),
+            count
+        )),
+        [1024, 1024, 1024, 1536, 1536, 2048, 2048, 98_304, 98_304, 131_072, 1 << 31]
     );
     ids.sizes.insert((Place::Inet, "slots".into()), 2048);
     assert_eq!(ids.size(Place::Inet, &"slots".into(), 100), 2048, "what suffices stays");
     assert_eq!(ids.size(Place::Inet, &"slots".into(), 2048), 2048, "up to the last element");
-    assert_eq!(ids.size(Place::Inet, &"slots".into(), 2049), 8192);
+    assert_eq!(ids.size(Place::Inet, &"slots".into(), 2049), 6144);
     ids.sizes.insert((Place::Inet, "slots".into()), 131_072);
     assert_eq!(ids.size(Place::Inet, &"slots".into(), 10), 1024, "what is absurdly large does not");
     assert_eq!(ids.size(Place::Inet, &"other".into(), 10), 1024);

@@ -79,7 +79,7 @@ impl Engine {
         }
         let loaded = load_with(&self.files_root()?, &[]).map_err(EngineError::Config)?;
         let candidate = self.candidate(loaded, Base::Files, Some((untouched, warnings)))?;
-        if reason != Reason::Apply && self.store.returned() == Some(hash(&candidate.files).as_str()) {
+        if reason != Reason::Apply && self.store.returned().is_some_and(|returned| returned == hash(&candidate.files)) {
             return Err(EngineError::NotAgain);
         }
         Ok(candidate)

@@ -180,7 +180,8 @@ fn maxima(running: &Running) -> BTreeMap<u32, u32> {
     let backends = farms.flat_map(|farm| farm.backends.values().map(move |backend| (farm, backend)));
     backends
         .filter_map(|(farm, backend)| {
-            Some((running.desired.ids.mark(&farm.name, &backend.name)?, backend.max_connections?))
+            let most = backend.max_connections?;
+            Some((running.desired.ids.mark(&farm.name, &backend.name)?, most))
         })
         .collect()
 }
