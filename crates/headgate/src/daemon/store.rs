@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use headgate_host::root::{Root, RootError};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -47,9 +48,9 @@ pub enum StoreError {
 /// A file of a configuration: where it lay and what it said.
 pub type SourceText = (PathBuf, String);
 
-/// One configuration that ran.
+/// One configuration that ran. Who only wants to know of it leaves the texts where they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Generation {
+pub struct Generation<Text = String> {
     /// Counts up from 1.
     pub number: u64,
     /// Seconds since 1970.
@@ -65,7 +66,7 @@ pub struct Generation {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<String>,
     /// In the order in which they are merged; without `runtime.toml`.
-    pub files: Vec<SourceText>,
+    pub files: Vec<(PathBuf, Text)>,
 }
 
 /// Why, and for whom, a configuration is kept.
@@ -143,15 +144,18 @@ pub fn hash(files: &[SourceText]) -> String {
 }
 
 impl Store {
-    /// Reads what is there. Damage is remembered in [`Store::faults`].
+    /// Reads what is there. Damage is remembered in [`Store::faults`]; that of the texts of a generation that does not run is found
+    /// when it is gone back to: twenty large configurations are a quarter of a second to read, and most are never asked for.
     pub fn open(root: Root) -> Self {
         let mut store = Self { root, pointers: Pointers::default(), known: Vec::new(), faults: Vec::new() };
         store.sweep();
         store.pointers = store.read_json(POINTERS).unwrap_or_default();
         for number in store.numbers() {
-            if let Some(generation) = store.read_generation(number) {
-                store.known.push(summary(&generation));
-            }
+            let known = match store.pointers.running == Some(number) {
+                true => store.read_generation(number).as_ref().map(summary),
+                false => store.read_numbered::<IgnoredAny>(number).as_ref().map(summary),
+            };
+            store.known.extend(known);
         }
         store
     }
@@ -204,15 +208,13 @@ impl Store {
     /// A generation by number, or the one before: before the trial, or before the running one.
     pub fn find(&mut self, number: Option<u64>) -> Result<Generation, StoreError> {
         let before_trial = self.pointers.trial.as_ref().map(|trial| trial.back);
-        let number = match number.or(before_trial) {
-            Some(number) => number,
-            None => {
-                let running = self.pointers.running.unwrap_or(u64::MAX);
-                let earlier = self.known.iter().rev().find(|generation| generation.number < running);
-                earlier.ok_or(StoreError::NoEarlier)?.number
-            }
-        };
-        self.read_generation(number).ok_or(StoreError::NoGeneration(number))
+        if let Some(number) = number.or(before_trial) {
+            return self.read_generation(number).ok_or(StoreError::NoGeneration(number));
+        }
+        let running = self.pointers.running.unwrap_or(u64::MAX);
+        let earlier = self.known.iter().rev().map(|generation| generation.number).filter(|number| *number < running);
+        let earlier: Vec<u64> = earlier.collect();
+        earlier.into_iter().find_map(|number| self.read_generation(number)).ok_or(StoreError::NoEarlier)
     }
 
     /// Remembers that these files run now, as a new generation unless they are the running one. A trial of them goes on.
@@ -317,13 +319,22 @@ impl Store {
     }
 
     fn read_generation(&mut self, number: u64) -> Option<Generation> {
-        let file = file_of(number);
-        let generation: Generation = self.read_json(&file)?;
-        if generation.number != number || generation.hash != hash(&generation.files) {
-            self.fault(format!("{file} is damaged and left out"));
-            return None;
+        let generation: Generation = self.read_numbered(number)?;
+        let whole = generation.hash == hash(&generation.files);
+        self.unless_damaged(number, whole).map(|()| generation)
+    }
+
+    fn read_numbered<Text: for<'de> Deserialize<'de>>(&mut self, number: u64) -> Option<Generation<Text>> {
+        let generation: Generation<Text> = self.read_json(&file_of(number))?;
+        self.unless_damaged(number, generation.number == number).map(|()| generation)
+    }
+
+    fn unless_damaged(&mut self, number: u64, whole: bool) -> Option<()> {
+        if !whole {
+            self.known.retain(|known| known.number != number);
+            self.fault(format!("{} is damaged and left out", file_of(number)));
         }
-        Some(generation)
+        whole.then_some(())
     }
 
     fn read_json<T: for<'de> Deserialize<'de>>(&mut self, file: &str) -> Option<T> {
@@ -354,8 +365,8 @@ fn file_of(number: u64) -> String {
     format!("{DIRECTORY}/{number}.json")
 }
 
-fn summary(generation: &Generation) -> api::Generation {
-    let name = |(path, _): &SourceText| path.display().to_string();
+fn summary<Text>(generation: &Generation<Text>) -> api::Generation {
+    let name = |(path, _): &(PathBuf, Text)| path.display().to_string();
     api::Generation {
         number: generation.number,
         time: generation.time,

@@ -82,6 +82,30 @@ fn damage_is_reported_and_the_rest_is_used() {
 }
 
 #[test]
+fn a_damaged_text_is_found_when_it_is_asked_for_and_never_gone_back_to() {
+    let root = tempfile::tempdir().unwrap();
+    let mut store = open(&root);
+    for text in ["a = 1", "a = 2", "a = 3", "a = 4"] {
+        store.record(files(text), by("reload")).unwrap();
+    }
+    let damage = |number: u64| {
+        let path = root.path().join(file_of(number));
+        fs::write(&path, fs::read_to_string(&path).unwrap().replace("a = ", "b = ")).unwrap();
+    };
+    damage(3);
+    let mut again = open(&root);
+    let numbers = |store: &Store| store.history().iter().map(|one| one.number).collect::<Vec<u64>>();
+    assert_eq!((numbers(&again), again.faults().len()), (vec![1, 2, 3, 4], 0));
+    assert_eq!(again.find(None).unwrap().number, 2, "the one before that is whole");
+    assert_eq!((numbers(&again), again.faults().len()), (vec![1, 2, 4], 1));
+    assert!(matches!(again.find(Some(3)), Err(StoreError::NoGeneration(3))));
+    damage(4);
+    let mut again = open(&root);
+    assert_eq!(numbers(&again), [1, 2, 3], "the one that runs is read at once");
+    assert_eq!(again.last_good().unwrap().number, 2);
+}
+
+#[test]
 fn a_place_that_cannot_be_written_is_an_error_and_nothing_else() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("var/lib")).unwrap();
