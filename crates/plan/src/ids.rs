@@ -39,6 +39,17 @@ struct FarmIds {
     backends: BTreeMap<BackendName, u32>,
 }
 
+/// The ct marks of one farm's backends, for whoever asks for all of them: the farm is searched for among 10,000 but once.
+#[derive(Debug, Clone, Copy)]
+pub struct Marks<'a>(Option<&'a FarmIds>);
+
+impl Marks<'_> {
+    /// The ct mark of a backend's flows.
+    pub fn of(self, backend: &BackendName) -> Option<u32> {
+        Some(names::MARK_TAG | self.0?.backends.get(backend)?)
+    }
+}
+
 /// Most farms: a farm's id is 16 bits of a slot, 0 is nobody's, and some would make slots that look like marks.
 pub const FARMS_MAX: usize = 0xffff - (RESERVED.end - RESERVED.start) as usize;
 /// Not given to farms: their slots would begin as the ct marks of backends do, and one lookup in the slots must leave a mark
@@ -229,12 +240,18 @@ impl Ids {
 
     /// The ct mark of a backend's flows.
     pub fn mark(&self, farm: &FarmName, backend: &BackendName) -> Option<u32> {
-        Some(names::MARK_TAG | self.farms.get(farm)?.backends.get(backend)?)
+        self.within(farm).of(backend)
+    }
+
+    /// The ct marks of a farm's backends by name.
+    pub fn within(&self, farm: &FarmName) -> Marks<'_> {
+        Marks(self.farms.get(farm))
     }
 
     /// The ct marks of a farm's backends.
     pub fn marks_of(&self, farm: &Farm) -> impl Iterator<Item = u32> {
-        farm.backends.keys().filter_map(|backend| self.mark(&farm.name, backend))
+        let marks = self.within(&farm.name);
+        farm.backends.keys().filter_map(move |backend| marks.of(backend))
     }
 
     /// How many slots a backend of a steered farm has; `None` until it is given some.

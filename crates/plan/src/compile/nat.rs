@@ -26,8 +26,10 @@ use crate::names::{self, IpVersion};
 
 /// Adds all that one farm needs.
 pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
-    let able: Vec<&Backend> =
-        farm.backends.values().filter(|backend| add_backend(contents, farm, backend, ground)).collect();
+    let marks = ground.ids.within(&farm.name);
+    let marked = farm.backends.values().filter_map(|backend| Some((backend, marks.of(&backend.name)?)));
+    let able = marked.filter(|marked| add_backend(contents, farm, *marked, ground));
+    let able: Vec<&Backend> = able.map(|(backend, _)| backend).collect();
     if farm.offload {
         ground.offload.ask(contents, farm);
     }
@@ -64,8 +66,7 @@ pub(super) fn add(contents: &mut Contents, farm: &Farm, ground: Ground<'_>) {
 
 /// Adds the elements that every backend has whatever its state: drained or down, its flows and its id live on in them.
 /// False when no flow can be sent to it.
-fn add_backend(contents: &mut Contents, farm: &Farm, backend: &Backend, ground: Ground<'_>) -> bool {
-    let Some(mark) = ground.ids.mark(&farm.name, &backend.name) else { return false };
+fn add_backend(contents: &mut Contents, farm: &Farm, (backend, mark): (&Backend, u32), ground: Ground<'_>) -> bool {
     let address = backend.address.address;
     let version = IpVersion::of(address);
     let mut data = address_bytes(address);

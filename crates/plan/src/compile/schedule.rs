@@ -89,9 +89,9 @@ pub(super) fn slot(
     let table = table(farm, version, &serving, ground);
     warn_of_starved(contents, farm, &serving, &table);
     cap::add_ring(contents, farm, &serving, ground.ids);
-    let mut modulus = 0;
+    let (marks, mut modulus) = (ground.ids.within(&farm.name), 0);
     for (slot, &index) in (0u32..).zip(&table) {
-        let Some(mark) = ground.ids.mark(&farm.name, &serving[index as usize].name) else { return Vec::new() };
+        let Some(mark) = marks.of(&serving[index as usize].name) else { return Vec::new() };
         let key = exactly(mark_bytes(names::slot(id, version, slot)));
         contents.add(Map::Slots(place(farm)), key, yields(mark_bytes(mark)));
         modulus = slot + 1;
