@@ -170,6 +170,51 @@ mod tests {
         assert!(read_all(&plain).is_err());
     }
 
+    /// A server with a certificate of its own making, and the file that vouches for it.
+    fn secure(directory: &Path) -> (String, PathBuf) {
+        use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let path = directory.join("ca.pem");
+        std::fs::write(&path, made.cert.pem()).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+                let mut stream = rustls::StreamOwned::new(connection, stream.unwrap());
+                // A client that does not believe us hangs up here.
+                if stream.read(&mut [0; 4096]).is_ok() {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+                    stream.conn.send_close_notify();
+                    let _ = stream.flush();
+                }
+            }
+        });
+        (format!("https://localhost:{port}/headgate.update"), path)
+    }
+
+    #[test]
+    fn a_server_is_believed_only_when_somebody_vouches_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (url, certificate) = secure(directory.path());
+        let mut text = String::new();
+        open(&url, Some(&certificate)).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+        assert!(read_all(&url).unwrap_err().contains("cannot get https://localhost"));
+        // Vouched for, but under another name.
+        let other = url.replace("localhost", "127.0.0.1");
+        assert!(open(&other, Some(&certificate)).is_err());
+    }
+
     #[test]
     fn a_file_with_no_certificate_is_refused() {
         let directory = tempfile::tempdir().unwrap();
