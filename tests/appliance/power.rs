@@ -244,7 +244,7 @@ fn starts_again(run: &Run, image: PathBuf, firmware: Firmware, (slot, told): (Sl
     machine.expect("headgate> ", BOOT).unwrap();
     let shown = wait_for_console(&mut machine, "update status", |said| said.contains(&format!("slot {slot} runs")));
     assert!(shown.contains(&format!("slot {slot} runs")), "{shown}");
-    let (status, _) = machine.console("status", COMMAND).unwrap();
+    let status = wait_for_console(&mut machine, "status", |said| said.contains("web"));
     assert!(!status.contains("in memory") && status.contains("web"), "{status}");
     let (kept, _) = machine.console("config show", COMMAND).unwrap();
     let weight =
