@@ -3,7 +3,7 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test test-long test-boot-all test-power test-storm test-chaos test-guest test-cards hwprofiles fuzz deb test-deb image lock release reproducible run boot bench bench-quick bench-icount check-icount bless-icount bless clean
+.PHONY: help deps build check test test-long test-boot-all test-power test-storm test-chaos test-console test-guest test-cards hwprofiles fuzz deb test-deb image lock release reproducible run boot bench bench-quick bench-icount check-icount bless-icount bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
@@ -43,6 +43,11 @@ test-boot-all: deps ## the appliance over several starts: failing slots, updates
 test-power: deps ## the power goes at CUTS=1000 points of an update and of changes, and BOOTS=20 of them start again; 40 minutes (as root)
 	HEADGATE_CUTS=$(or $(CUTS),1000) HEADGATE_BOOTS=$(or $(BOOTS),20) HEADGATE_SEED=$(or $(SEED),$$(date +%s)) \
 	$(CARGO) test -p headgate-tests --test appliance -- --ignored --nocapture --exact power::a_power_cut_leaves_a_good_slot_and_the_configuration
+
+test-console: deps ## the console under axe-core, which npm brings; PICTURES=docs draws its pictures anew (as root)
+	mkdir -p target/axe && cd target/axe && npm pack --silent axe-core@4.14.1 >/dev/null && tar -xzf axe-core-4.14.1.tgz
+	HEADGATE_AXE=$(CURDIR)/target/axe/package/axe.min.js $(if $(PICTURES),PICTURES=$(abspath $(PICTURES))) \
+	$(CARGO) test -p headgate --test console -- --ignored --exact axe_finds_nothing
 
 test-guest: deps ## tunnels, VLANs, bonds, VRFs, offload and queues in a guest with the image's kernel; GUEST=word for some of them (as root)
 	$(CARGO) test -p headgate-tests --test guest -- --ignored --nocapture --exact the_kernel_of_the_image_carries_packets

@@ -16,6 +16,8 @@
 //! | `DELETE /v1/farms/F/clients` | | [`Forgotten`] |
 //! | `GET /v1/connections?farm=F&backend=B&limit=N` | | [`Connections`] |
 //! | `DELETE /v1/connections?farm=F&backend=B` | | [`Flushed`] |
+//! | `GET /v1/load` | | `headgate_plan::load::Load` |
+//! | `GET /v1/self` | | [`Introduction`] |
 //! | `GET /v1/hardware` | | `headgate_plan::hardware::HardwareReport` |
 //! | `POST /v1/hardware/apply`, `POST /v1/hardware/restore` | | [`Applied`] |
 //!
@@ -162,6 +164,19 @@ pub struct Token {
     pub scope: Scope,
     /// When it was made, seconds since 1970.
     pub made: u64,
+}
+
+/// Who asks, and which box answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introduction {
+    /// As `history` names them.
+    pub name: String,
+    /// What they may do.
+    pub scope: Scope,
+    /// The name of the box.
+    pub host: String,
+    /// Of the program.
+    pub version: String,
 }
 
 /// A token that is to be made.

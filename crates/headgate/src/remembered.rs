@@ -84,7 +84,8 @@ impl Remembered {
     }
 }
 
-fn boot(root: &Root) -> String {
+/// Which boot this is.
+pub fn boot(root: &Root) -> String {
     root.read_machine(BOOT).unwrap_or_default().trim().to_owned()
 }
 

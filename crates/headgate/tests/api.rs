@@ -272,6 +272,67 @@ fn events_and_status_tell_when_checks_turn() {
     assert!(status.contains("headgate backend up web b2"), "{status}");
 }
 
+/// How long the farm is as it is, and the faults, worst first, with their age.
+fn ages(ns: &Namespace) -> (u64, Vec<(String, u64)>) {
+    let status: Value = serde_json::from_str(&ns.headgate(&["status", "--json"]).out).expect("JSON");
+    let age = |value: &Value| value["since-ms"].as_u64().expect("an age");
+    let faults = status["faults"].as_array().expect("a list").iter();
+    let faults = faults.map(|fault| (fault["subject"].as_str().expect("a subject").to_owned(), age(fault))).collect();
+    (age(&status["farms"][0]), faults)
+}
+
+#[test]
+fn faults_keep_their_age_over_a_restart_and_lose_it_when_they_end() {
+    let ns = start(WEB);
+    let daemon = ns.start();
+    let (serving, faults) = ages(&ns);
+    assert_eq!(faults, []);
+    ns.headgate(&["backend", "drain", "web", "b1"]).exits(0);
+    ns.wait_for("some age", || ages(&ns).0 >= 1500);
+    assert!(ages(&ns).1.iter().map(|(subject, _)| subject.as_str()).eq(["farm web", "backend b1 of web"]), "{serving}");
+    daemon.kill();
+    let _daemon = ns.start();
+    let (farm, faults) = ages(&ns);
+    assert!(farm >= 1500 && faults.iter().all(|(_, age)| *age >= 1000), "{farm} {faults:?}");
+    let told = ns.headgate(&["status"]).exits(5).out;
+    assert!(told.lines().any(|line| line.starts_with("web ") && line.contains("degraded")), "{told}");
+    ns.headgate(&["backend", "up", "web", "b1"]).exits(0);
+    let (fresh, faults) = ages(&ns);
+    assert!(fresh < farm && faults.is_empty(), "{fresh} after {farm}, {faults:?}");
+    ns.headgate(&["backend", "drain", "web", "b1"]).exits(0);
+    assert!(ages(&ns).0 < farm);
+}
+
+#[test]
+fn other_sites_get_nothing_over_the_socket_and_the_console_needs_no_token() {
+    let ns = start(&format!("{WEB}{LISTEN}"));
+    let _daemon = ns.start();
+    ns.wait_for("listener", || tcp(&ns, ADDRESS).is_ok());
+    let request = |method: &str, path: &str, lines: &str| {
+        format!("{method} {path} HTTP/1.1\r\n{lines}content-length: 0\r\n\r\n").into_bytes()
+    };
+    for (lines, expected) in [
+        ("host: localhost:8080\r\n", 200),
+        ("host: localhost:8080\r\nsec-fetch-site: same-origin\r\norigin: http://localhost:8080\r\n", 200),
+        ("host: rebound.example\r\n", 403),
+        ("host: localhost:8080\r\nsec-fetch-site: cross-site\r\n", 403),
+        ("host: localhost:8080\r\norigin: null\r\n", 403),
+    ] {
+        for (method, path) in [("GET", "/"), ("GET", "/v1/self"), ("POST", "/v1/apply")] {
+            let (status, body) = ask(unix(&ns), &request(method, path, lines));
+            assert_eq!(status, expected, "{method} {path} {lines}: {body}");
+        }
+    }
+    let (status, page) = ask(tls(&ns), &message("GET", "/", None, b""));
+    assert!(status == 200 && page.starts_with("<!doctype html>") && !page.contains("172.16"), "{page}");
+    let (status, answer) = ask(tls(&ns), &message("GET", "/v1/self", Some(&token(&ns, "read")), b""));
+    assert!(status == 200 && answer.contains("\"name\":\"token read\",\"scope\":\"read\""), "{answer}");
+    for path in ["/v1/self", "/v1/load", "/console", "/favicon.ico"] {
+        assert_eq!(ask(tls(&ns), &message("GET", path, None, b"")).0, 401, "{path}");
+    }
+    assert_eq!(ask(tls(&ns), &message("POST", "/", None, b"")).0, 405);
+}
+
 /// The next number of a sequence that is always the same.
 fn random(state: &mut u64) -> u64 {
     // splitmix64.

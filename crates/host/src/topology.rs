@@ -27,6 +27,9 @@ pub enum TopologyError {
     NoCpu,
 }
 
+/// A line for each interrupt, a column for each CPU that is online.
+pub(crate) const INTERRUPTS: &str = "proc/interrupts";
+
 /// The device behind a network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Device {
@@ -84,30 +87,40 @@ pub fn nic(root: &Root, name: &str) -> Option<Device> {
     let driver = fs::read_link(device.join("driver")).ok().and_then(|link| last_component(&link));
     let queues = root.list_machine(format!("{base}/queues")).unwrap_or_default();
     let count = |kind: &str| u32::try_from(queues.iter().filter(|queue| queue.starts_with(kind)).count()).unwrap_or(0);
-    // virtio: the device is a child of the PCI device, and that one has the interrupts and the NUMA node.
-    let transport =
-        device.ancestors().find(|path| path.file_name().is_some_and(|name| is_pci_address(&name.to_string_lossy())));
+    let transport = transport(&device);
     let holder = transport.unwrap_or(&device);
     let numa_node = fs::read_to_string(holder.join("numa_node")).ok().and_then(|text| text.trim().parse().ok());
     let (rx_queues, tx_queues) = (count("rx-"), count("tx-"));
+    let table = root.read_machine(INTERRUPTS).unwrap_or_default();
     // A recorded machine is files; what its NICs take is in the record itself.
     let limits = if root.is_real_machine() { ethtool::limits(name) } else { NicLimits::default() };
     Some(Device {
         driver,
         pci: transport.and_then(last_component),
-        nic: Nic { rx_queues, tx_queues, numa_node, limits, irqs: irqs(root, name, &device, holder) },
+        nic: Nic { rx_queues, tx_queues, numa_node, limits, irqs: irqs(&table, name, &device, holder) },
     })
+}
+
+/// virtio: the device is a child of the PCI device, and that one has the interrupts and the NUMA node.
+fn transport(device: &Path) -> Option<&Path> {
+    device.ancestors().find(|path| path.file_name().is_some_and(|name| is_pci_address(&name.to_string_lossy())))
+}
+
+/// The interrupt vectors of an interface that `table`, the text of [`INTERRUPTS`], has; none of a virtual one.
+pub(crate) fn vectors(root: &Root, table: &str, name: &str) -> Vec<NicIrq> {
+    let path = root.machine(format!("sys/class/net/{name}/device")).ok();
+    let Some(device) = path.and_then(|path| fs::canonicalize(path).ok()) else { return Vec::new() };
+    irqs(table, name, &device, transport(&device).unwrap_or(&device))
 }
 
 /// The vectors of a device: those that it lists in `msi_irqs`, else those whose name begins with the interface's or the
 /// virtio device's.
-fn irqs(root: &Root, name: &str, device: &Path, holder: &Path) -> Vec<NicIrq> {
+fn irqs(table: &str, name: &str, device: &Path, holder: &Path) -> Vec<NicIrq> {
     let listed: Option<BTreeSet<u32>> = fs::read_dir(holder.join("msi_irqs"))
         .ok()
         .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect());
     let virtio = last_component(device).unwrap_or_default();
-    let table = root.read_machine("proc/interrupts").unwrap_or_default();
-    let mut irqs: Vec<NicIrq> = interrupts(&table)
+    let mut irqs: Vec<NicIrq> = interrupts(table)
         .filter(|(number, action)| match &listed {
             Some(listed) => listed.contains(number),
             None => begins_with_name(action, name) || begins_with_name(action, &virtio),

@@ -155,6 +155,22 @@ pub enum Kind {
     Budget,
 }
 
+impl Kind {
+    /// As it is sent.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::ConnectionTable => "connection-table",
+            Kind::SourcePorts => "source-ports",
+            Kind::Buckets => "buckets",
+            Kind::Insertion => "insertion",
+            Kind::Ring => "ring",
+            Kind::Backlog => "backlog",
+            Kind::Errors => "errors",
+            Kind::Budget => "budget",
+        }
+    }
+}
+
 impl Capacity {
     /// What is to be said of `now`, when `before` was `elapsed` ago.
     pub fn new(now: &Usage, before: Option<(&Usage, Duration)>, mut ports: Vec<PortUse>) -> Self {

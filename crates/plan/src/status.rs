@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::capacity::{Capacity, PortUse};
 use crate::compile::Desired;
 pub use crate::compile::Standing;
+use crate::fault::Fault;
 use crate::names;
 use crate::state::State;
 use crate::step::{Detail, Outcome, Plan, Step, StepView};
@@ -26,6 +27,9 @@ pub struct Status {
     pub generation: Option<u64>,
     /// What went wrong last, and has not gone right since.
     pub last_error: Option<String>,
+    /// What needs somebody's attention, worst first, each with what to do.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
     /// Worst first, then by name.
     pub farms: Vec<FarmStatus>,
     /// What the kernel has otherwise than it should.
@@ -75,6 +79,18 @@ pub enum FarmHealth {
     Off,
 }
 
+impl FarmHealth {
+    /// In one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            FarmHealth::Down => "down",
+            FarmHealth::Degraded => "degraded",
+            FarmHealth::Serving => "serving",
+            FarmHealth::Off => "off",
+        }
+    }
+}
+
 /// One farm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -83,6 +99,9 @@ pub struct FarmStatus {
     pub name: FarmName,
     /// How it is.
     pub health: FarmHealth,
+    /// For how long, milliseconds, as far as this boot knows.
+    #[serde(default)]
+    pub since_ms: Option<u64>,
     /// `snat`, `dnat`.
     pub mode: String,
     /// As in the configuration.
@@ -263,6 +282,7 @@ impl Status {
             healthy: false,
             generation: sources.generation,
             last_error: sources.last_error.map(str::to_owned),
+            faults: Vec::new(),
             farms,
             drift: drift.view(Detail::Summary),
             services,
@@ -320,6 +340,7 @@ impl FarmStatus {
         let mut status = Self {
             name: farm.name.clone(),
             health: FarmHealth::Serving,
+            since_ms: None,
             mode: mode_name(farm.mode).to_owned(),
             listen: farm.listen.iter().map(ToString::to_string).collect(),
             unplaced,

@@ -44,7 +44,7 @@ pub(super) fn run(root: &Path, client: &Client, command: FarmCommand) -> Result<
 
 /// One line a farm.
 pub(super) fn table(farms: &[FarmStatus]) -> Table {
-    let mut table = Table::new(&["FARM", "STATE", "MODE", "BACKENDS", ">FLOWS", ">SINCE", "LISTEN"]);
+    let mut table = Table::new(&["FARM", "STATE", ">FOR", "MODE", "BACKENDS", ">FLOWS", ">SINCE", "LISTEN"]);
     for farm in farms {
         let tone = match farm.health {
             FarmHealth::Down => Tone::Bad,
@@ -55,7 +55,8 @@ pub(super) fn table(farms: &[FarmStatus]) -> Table {
             tone,
             [
                 farm.name.to_string(),
-                health(farm.health).to_owned(),
+                farm.health.word().to_owned(),
+                farm.since_ms.map(span).unwrap_or_default(),
                 farm.mode.clone(),
                 format!("{}/{}", farm.usable, farm.total),
                 farm.flows.to_string(),
@@ -77,7 +78,7 @@ fn render(farm: &FarmStatus) -> String {
     for backend in &farm.backends {
         table.row([
             backend.name.to_string(),
-            standing(backend.standing).to_owned(),
+            backend.standing.word().to_owned(),
             backend.address.clone(),
             backend.weight.to_string(),
             backend.priority.to_string(),
@@ -133,13 +134,13 @@ fn condition(health: &BackendHealth) -> String {
 }
 
 /// Whole seconds are enough for people.
-fn span(milliseconds: u64) -> String {
+pub(super) fn span(milliseconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(milliseconds / 1000)).to_string()
 }
 
 /// Why a backend takes no flows.
 pub(super) fn why_not(backend: &BackendStatus) -> String {
-    let standing = standing(backend.standing);
+    let standing = backend.standing.word();
     match (&backend.health, backend.standing) {
         (Some(health), Standing::Unhealthy) => {
             let since = health.since_ms.map(|since| format!(" for {}", span(since))).unwrap_or_default();
@@ -147,41 +148,6 @@ pub(super) fn why_not(backend: &BackendStatus) -> String {
             format!("{standing}{since}{error}")
         }
         _ => standing.to_owned(),
-    }
-}
-
-/// What somebody can do so that it takes flows.
-pub(super) fn remedy(farm: &FarmStatus, backend: &BackendStatus) -> String {
-    let FarmStatus { name: farm, .. } = farm;
-    let BackendStatus { name, address, .. } = backend;
-    match backend.standing {
-        Standing::Serving | Standing::Spare => String::new(),
-        Standing::Draining if backend.weight == 0 => format!("headgate backend weight {farm} {name} 1"),
-        Standing::Draining | Standing::Down => format!("headgate backend up {farm} {name}"),
-        Standing::Unhealthy => format!("mend the server; it comes back by itself: headgate farm show {farm}"),
-        Standing::Unroutable => format!("add a route or an interface's address towards {address}"),
-        Standing::Idle => format!("headgate farm set {farm} state=up"),
-    }
-}
-
-pub(super) fn health(health: FarmHealth) -> &'static str {
-    match health {
-        FarmHealth::Down => "down",
-        FarmHealth::Degraded => "degraded",
-        FarmHealth::Serving => "serving",
-        FarmHealth::Off => "off",
-    }
-}
-
-pub(super) fn standing(standing: Standing) -> &'static str {
-    match standing {
-        Standing::Serving => "serving",
-        Standing::Spare => "spare",
-        Standing::Draining => "draining",
-        Standing::Unhealthy => "unhealthy",
-        Standing::Down => "down",
-        Standing::Unroutable => "no route",
-        Standing::Idle => "idle",
     }
 }
 

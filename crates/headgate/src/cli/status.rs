@@ -1,6 +1,8 @@
 //! `headgate status`.
 
 use headgate_plan::capacity::{Capacity, Finding, Severity};
+use headgate_plan::fault::{CONFIGURATION, DRIFT};
+use headgate_plan::knob;
 use headgate_plan::status::{FarmHealth, Standing, Status};
 
 use super::args::Output;
@@ -26,21 +28,23 @@ fn render(status: &Status, paint: Paint) -> String {
     let generation = status.generation.map(|number| format!(", generation {number}")).unwrap_or_default();
     let mut text = format!("{}{generation}\n", paint.text(tone, word));
     if let Some(error) = &status.last_error {
-        text += &format!("{} {}\n", paint.text(Tone::Bad, "fault:"), printable(error));
+        let since = since(status, CONFIGURATION);
+        text += &format!("{} {}{since}\n", paint.text(Tone::Bad, "fault:"), printable(error));
         text += "    what helps: mend the file and `headgate apply`, or `headgate rollback`\n";
     }
-    let drift = paint.text(Tone::Bad, "drift:");
+    let (drift, for_so_long) = (paint.text(Tone::Bad, "drift:"), since(status, DRIFT));
     text += &listed(
         &status.drift,
         Listing::Short,
         |one, other| one.kind == other.kind,
-        |step| format!("{drift} the kernel is not as it should be: {}\n", printable(&step.text)),
+        |step| format!("{drift} the kernel is not as it should be: {}{for_so_long}\n", printable(&step.text)),
     );
     if !status.drift.is_empty() {
         text += "    what helps: it is mended within seconds; if it comes again, somebody else writes it: `headgate plan`\n";
     }
     for (path, why) in &status.refused {
-        text += &format!("{} /{path}: {}\n", paint.text(Tone::Warning, "refused:"), printable(why));
+        let since = since(status, &format!("knob {}", knob::name(path)));
+        text += &format!("{} /{path}: {}{since}\n", paint.text(Tone::Warning, "refused:"), printable(why));
     }
     text += &capacity(&status.capacity, paint);
     if !status.farms.is_empty() {
@@ -65,6 +69,13 @@ fn render(status: &Status, paint: Paint) -> String {
     text
 }
 
+/// For how long a fault is there; nothing when nobody knows, or for less than a second.
+fn since(status: &Status, subject: &str) -> String {
+    let fault = status.faults.iter().find(|fault| fault.subject == subject);
+    let known = fault.and_then(|fault| fault.since_ms).filter(|since| *since >= 1000);
+    known.map(|since| format!(" (for {})", farm::span(since))).unwrap_or_default()
+}
+
 /// The backends that take no flows, since when and why, and what to do.
 fn not_serving(status: &Status, paint: Paint) -> String {
     let mut table = Table::new(&["FARM", "BACKEND", "ADDRESS", "WHY NOT", "WHAT TO DO"]);
@@ -72,7 +83,7 @@ fn not_serving(status: &Status, paint: Paint) -> String {
         for backend in farm.backends.iter().filter(|backend| backend.standing != Standing::Serving) {
             let why = farm::why_not(backend);
             let tone = if backend.standing == Standing::Unhealthy { Tone::Bad } else { Tone::Plain };
-            let remedy = farm::remedy(farm, backend);
+            let remedy = farm.remedy(backend);
             table.row_in(tone, [farm.name.to_string(), backend.name.to_string(), backend.address.clone(), why, remedy]);
         }
     }

@@ -19,6 +19,7 @@ mod load;
 mod logs;
 mod memory;
 mod readings;
+mod since;
 mod steer;
 mod trial;
 mod view;
@@ -43,6 +44,7 @@ use tokio::sync::watch;
 
 use self::cause::{Cause, Reason};
 pub use self::change::Edit;
+use self::change::read_overrides;
 pub use self::error::EngineError;
 pub use self::flows::protocol;
 pub use self::handle::{Busy, Handle};
@@ -57,7 +59,7 @@ use super::caller::Caller;
 use super::feed::{Event, Events};
 use super::health::Board;
 use super::metrics::Tally;
-use super::operator::{Overrides, PERSISTENT, RUNTIME};
+use super::operator::{Overrides, RUNTIME};
 use super::store::{Origin, Store, StoreError, hash};
 use crate::api::{ApiError, Applied, StepLine};
 use crate::dhcp;
@@ -132,6 +134,8 @@ pub struct Engine {
     samples: capacity::Samples,
     /// Flows were steered so many times.
     round: u64,
+    /// Since when farms and faults are as they are.
+    kept: since::Kept,
 }
 
 /// The backends that have to be probed.
@@ -163,6 +167,7 @@ impl Engine {
             Overrides::empty(RUNTIME)
         });
         let fallen = Remembered::read(&root).fallen();
+        let kept = since::Kept::read(&root);
         let (services, logs) = (watch::Sender::new(Services::new()), watch::Sender::new(false));
         Ok(Self {
             root,
@@ -193,6 +198,7 @@ impl Engine {
             counting: None,
             samples: capacity::Samples::default(),
             round: 0,
+            kept,
         })
     }
 
@@ -370,6 +376,7 @@ impl Engine {
         self.leave_trust(&candidate.config, &reconciled.facts);
         self.adopt(candidate, reconciled, cause.reason);
         self.steer_now();
+        self.see_all();
         log_applied(&applied);
         Ok(applied)
     }
@@ -475,19 +482,6 @@ impl Engine {
         self.fault = Some(text.clone());
         text
     }
-
-    fn persistent(&self) -> Result<Overrides, EngineError> {
-        read_overrides(&self.root, PERSISTENT)
-    }
-}
-
-fn read_overrides(root: &Root, file: &'static str) -> Result<Overrides, EngineError> {
-    let text = match root.read_file(file) {
-        Ok(text) => text,
-        Err(error) if error.is_missing() => String::new(),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Overrides::parse(file, &text)?)
 }
 
 fn log_applied(applied: &Applied) {

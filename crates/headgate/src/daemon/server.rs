@@ -5,6 +5,7 @@
 
 mod access;
 mod connection;
+mod console;
 mod handlers;
 pub mod listeners;
 mod operations;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use headgate_host::Root;
@@ -136,7 +137,7 @@ pub fn listen(root: &Path) -> Result<UnixListener, ListenError> {
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: UnixListener, api: Api) {
-    let router = router(api);
+    let router = router(api).merge(console::routes()).layer(from_fn(access::refuse_other_sites));
     let mut connections = Connections::new(CONNECTIONS_MAX);
     loop {
         match listener.accept().await {
@@ -171,10 +172,10 @@ fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// The same for who comes from elsewhere with a token.
+/// The same for who comes from elsewhere with a token. The console comes without one, and can ask for nothing without one.
 pub fn token_router(api: Api) -> Router {
     let tokens = api.tokens.clone();
-    router(api).layer(from_fn_with_state(tokens, access::authenticate))
+    router(api).layer(from_fn_with_state(tokens, access::authenticate)).merge(console::routes())
 }
 
 impl IntoResponse for ApiError {

@@ -3,6 +3,7 @@
 // Each test crate uses its part.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod browser;
 pub mod hostile;
 pub mod namespace;
 pub mod openmetrics;

@@ -98,6 +98,13 @@ fn an_appliance_is_read_whole() {
     assert_eq!((nic.rx_queues, nic.tx_queues, nic.numa_node), (4, 4, None));
     let queues: Vec<_> = nic.irqs.iter().map(|irq| (irq.number, irq.queue)).collect();
     assert_eq!(queues, [(40, None), (41, Some(0)), (42, Some(1)), (43, Some(2)), (44, Some(3))]);
+    let load = crate::load::read(&machine.root());
+    let vectors: Vec<_> =
+        load.vectors.iter().map(|vector| (vector.irq, vector.queue, vector.interrupts.get(&1).copied())).collect();
+    assert_eq!(
+        vectors,
+        [(40, None, None), (41, Some(0), Some(5)), (42, Some(1), Some(5)), (43, Some(2), None), (44, Some(3), None)]
+    );
 }
 
 #[test]

@@ -45,6 +45,19 @@ impl Standing {
     pub fn is_usable(self) -> bool {
         matches!(self, Self::Serving | Self::Spare | Self::Idle)
     }
+
+    /// In one word, or two.
+    pub fn word(self) -> &'static str {
+        match self {
+            Standing::Serving => "serving",
+            Standing::Spare => "spare",
+            Standing::Draining => "draining",
+            Standing::Unhealthy => "unhealthy",
+            Standing::Down => "down",
+            Standing::Unroutable => "no route",
+            Standing::Idle => "idle",
+        }
+    }
 }
 
 /// The standing of each backend, in the order of their names.

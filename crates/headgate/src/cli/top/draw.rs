@@ -9,7 +9,6 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row, Sparkline, Table, TableState};
 
 use super::board::{Board, Rate};
-use crate::cli::farm::{health, standing};
 use crate::steps::printable;
 
 /// Columns that one CPU takes in its line: `cpu12  99 %  `.
@@ -73,7 +72,7 @@ fn title(board: &Board, looks: Looks) -> Line<'static> {
     let farms = board.farms();
     let total = board.total();
     let what = match board.opened() {
-        Some(farm) => format!("farm {}  {}  {} flows", farm.name, health(farm.health), farm.flows),
+        Some(farm) => format!("farm {}  {}  {} flows", farm.name, farm.health.word(), farm.flows),
         None => {
             let flows: u64 = farms.iter().map(|farm| farm.flows).sum();
             let bad = farms.iter().filter(|farm| farm.health < FarmHealth::Serving).count();
@@ -144,7 +143,7 @@ fn farms<'a>(board: &'a Board, looks: Looks) -> Vec<Row<'a>> {
         };
         Row::new([
             farm.name.to_string(),
-            health(farm.health).to_owned(),
+            farm.health.word().to_owned(),
             format!("{}/{}", farm.usable, farm.total),
             farm.flows.to_string(),
             number(rate.flows),
@@ -172,7 +171,7 @@ fn backends<'a>(board: &'a Board, farm: &'a FarmStatus, looks: Looks) -> Vec<Row
         });
         Row::new([
             backend.name.to_string(),
-            standing(backend.standing).to_owned(),
+            backend.standing.word().to_owned(),
             backend.weight.to_string(),
             backend.priority.to_string(),
             backend.flows.to_string(),

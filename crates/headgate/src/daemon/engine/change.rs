@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use headgate_config::model::{Backend, BackendState, Farm};
 use headgate_config::types::BackendName;
+use headgate_host::Root;
 use headgate_plan::step::{Outcome, Step};
 use serde_json::Value;
 
 use super::load::Base;
-use super::{Cause, Engine, EngineError, PERSISTENT, RUNTIME, Reason};
+use super::{Cause, Engine, EngineError, Reason};
 use crate::api::{Applied, Keep, Values};
 use crate::daemon::caller::Caller;
 use crate::daemon::feed::Event;
-use crate::daemon::operator::{Overrides, Target, state_word};
+use crate::daemon::operator::{Overrides, PERSISTENT, RUNTIME, Target, state_word};
 use crate::daemon::store::SourceText;
 use crate::reconcile::{cut_lost, lines};
 
@@ -161,14 +162,19 @@ impl Engine {
         let running = self.running.as_mut().expect("it ran at the beginning of this function");
         running.config.farms.insert(target.farm.clone(), Arc::new(new));
         tracing::info!(farm = %target.farm, backend = %name, state = state_word(state), weight, "backend changed");
+        self.see([&target.farm]);
         self.owed.settle(lost, |lost| cut_lost(&mut self.host, lost));
         let warnings = self.owed.warnings().to_vec();
         let done: Vec<(Step, Outcome)> = match changes.is_empty() {
             true => Vec::new(),
             false => vec![(Step::Ruleset(changes), Outcome::Set)],
         };
-        let generation = running.generation;
+        let generation = self.running.as_ref().and_then(|running| running.generation);
         Ok(Some(Applied { generation, trial: self.trial(), steps: lines(&done), warnings }))
+    }
+
+    fn persistent(&self) -> Result<Overrides, EngineError> {
+        read_overrides(&self.root, PERSISTENT)
     }
 
     pub(super) fn write_runtime(&self) -> Result<(), EngineError> {
@@ -248,6 +254,15 @@ impl Engine {
         let documents = persistent.into_iter().chain([runtime]);
         documents.map(|document| Ok((self.root.file(document.file())?, document.text()))).collect()
     }
+}
+
+pub(super) fn read_overrides(root: &Root, file: &'static str) -> Result<Overrides, EngineError> {
+    let text = match root.read_file(file) {
+        Ok(text) => text,
+        Err(error) if error.is_missing() => String::new(),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Overrides::parse(file, &text)?)
 }
 
 fn draft(document: &mut Overrides, target: &Target, edit: &Edit) -> Result<(), EngineError> {

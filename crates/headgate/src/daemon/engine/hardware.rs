@@ -68,6 +68,7 @@ impl Engine {
             Err(error) => tracing::warn!(error = %crate::explain(&error), "the kernel cannot be compared"),
         }
         self.owed.settle(Lost::default(), |lost| cut_lost(&mut self.host, lost));
+        self.see_all();
         release_memory();
     }
 

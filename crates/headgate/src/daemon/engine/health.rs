@@ -102,6 +102,7 @@ impl Engine {
         if whole {
             self.watch();
         }
+        self.see(&farms);
         self.owed.settle(lost, |lost| cut_lost(&mut self.host, lost));
         for turn in turns {
             let took_us = turn.decided.elapsed().as_micros();

@@ -37,6 +37,7 @@ impl Engine {
                 last_error: Some(fault.as_deref().unwrap_or("no configuration runs yet")),
             });
             status.warnings.extend(self.notes.iter().chain(&self.unkept).chain(self.owed.warnings()).cloned());
+            self.date(&mut status);
             return Ok(status);
         };
         let counted = self.counted();
@@ -57,6 +58,7 @@ impl Engine {
         status.warnings.extend(self.untuned.then(|| UNTUNED.to_owned()));
         status.counting = self.counting;
         status.capacity = self.capacity(counted.ports);
+        self.date(&mut status);
         super::release_memory();
         Ok(status)
     }
@@ -71,6 +73,7 @@ impl Engine {
         let farms = running.config.farms.values();
         let mut farms: Vec<FarmStatus> = farms.map(|farm| FarmStatus::new(farm, &running.desired, &counted)).collect();
         self.board.show(&mut farms);
+        self.date_farms(&mut farms);
         farms.sort_by(|a, b| a.health.cmp(&b.health).then_with(|| a.name.cmp(&b.name)));
         Ok(farms)
     }
@@ -85,6 +88,7 @@ impl Engine {
         let farm = running.config.farms.get(name).ok_or_else(|| EngineError::NotFound(format!("farm {name}")))?;
         let mut farm = FarmStatus::new(farm, &running.desired, &counted);
         self.board.show(std::slice::from_mut(&mut farm));
+        self.date_farms(std::slice::from_mut(&mut farm));
         Ok(farm)
     }
 

@@ -1,5 +1,7 @@
 //! Who may do what: the token of a request, and the scope that an operation needs.
 
+use std::net::Ipv4Addr;
+
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
@@ -23,6 +25,28 @@ pub(super) async fn authenticate(State(tokens): State<Tokens>, mut request: Requ
     let way = request.extensions().get::<Way>().copied();
     request.extensions_mut().insert(caller.over(way));
     next.run(request).await
+}
+
+/// Over the Unix socket nobody shows a token: who can open it is let in. A browser that reaches it by a port that somebody
+/// forwards would let in every page that it shows, so what another site has it ask for is refused.
+pub(super) async fn refuse_other_sites(request: Request, next: Next) -> Response {
+    if is_of_other_site(request.headers()) {
+        let message = "a page of another site asks for this; the console's own address is that of the forwarded port on localhost";
+        return ApiError::new(ErrorCode::Forbidden, message).into_response();
+    }
+    next.run(request).await
+}
+
+/// Browsers name the site that a request comes from (`Sec-Fetch-Site`, `Origin`), except where they cannot tell it from this
+/// one: a site can have its own name lead to localhost, and then the name is another's.
+fn is_of_other_site(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let host = text("host").unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let is_public = name.contains('.') && name.parse::<Ipv4Addr>().is_err();
+    let led = text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    let foreign = text("origin").is_some_and(|origin| origin.split_once("://").map(|(_, from)| from) != Some(host));
+    is_public || led || foreign
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -81,6 +105,27 @@ mod tests {
             assert_eq!(bearer(&headers(wrong)), None, "{wrong}");
         }
         assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn other_sites_get_nothing_through_a_forwarded_port() {
+        let of = |lines: &[(&'static str, &str)]| {
+            let lines =
+                lines.iter().map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap()));
+            is_of_other_site(&HeaderMap::from_iter(lines))
+        };
+        assert!(!of(&[]));
+        for host in ["localhost", "localhost:8080", "headgated", "127.0.0.1:8080", "[::1]:8080", "x"] {
+            assert!(!of(&[("host", host)]), "{host}");
+            assert!(!of(&[("host", host), ("origin", &format!("http://{host}")), ("sec-fetch-site", "same-origin")]));
+            assert!(!of(&[("host", host), ("sec-fetch-site", "none")]), "typed into the address line");
+            assert!(of(&[("host", host), ("sec-fetch-site", "cross-site")]));
+            assert!(of(&[("host", host), ("sec-fetch-site", "same-site")]));
+            for origin in ["null", "http://evil.example", "", "\u{e9}", "http://localhost:1"] {
+                assert!(of(&[("host", host), ("origin", origin)]), "{origin}");
+            }
+        }
+        assert!(of(&[("host", "rebound.example:8080")]), "its own name, and our address");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
 use headgate_config::types::{BackendName, FarmName};
 use headgate_plan::hardware::HardwareReport;
+use headgate_plan::load::Load;
 use headgate_plan::status::{FarmStatus, ServiceStatus, Status};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,7 +22,8 @@ use super::connection::Busy;
 use super::{Api, BODY_DEADLINE, access, operations, summary};
 use crate::api::{
     ApiError, Applied, Apply, BODY_MAX, Clients, Confirmed, Connections, Diff, Difference, ErrorCode, FlowQuery,
-    Flushed, Forgotten, Generation, Keep, NewToken, Planned, Removed, Rollback, Token, TokenWanted, Values,
+    Flushed, Forgotten, Generation, Introduction, Keep, NewToken, Planned, Removed, Rollback, Token, TokenWanted,
+    Values,
 };
 use crate::daemon::caller::Caller;
 use crate::daemon::engine::{Edit, Engine, EngineError, Handle, WINDOW_MAX};
@@ -191,6 +193,19 @@ pub(super) async fn history(State(api): State<Api>) -> Answer<Vec<Generation>> {
 
 pub(super) async fn hardware(State(api): State<Api>) -> Answer<HardwareReport> {
     on_engine(&api.engine, Engine::hardware).await
+}
+
+/// A fifth of a second that is nobody else's.
+pub(super) async fn load(State(api): State<Api>) -> Answer<Load> {
+    let root = api.root.clone();
+    let read = tokio::task::spawn_blocking(move || headgate_host::load::read(&root)).await;
+    read.map(axum::Json).map_err(|_| ApiError::new(ErrorCode::Busy, "the daemon is going down"))
+}
+
+pub(super) async fn introduce(State(api): State<Api>, Extension(by): By) -> axum::Json<Introduction> {
+    let host = api.root.read_machine("proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    axum::Json(Introduction { name: by.name().to_owned(), scope: by.scope(), host, version })
 }
 
 pub(super) async fn tune(State(api): State<Api>) -> Answer<Applied> {

@@ -152,10 +152,19 @@ pub(super) static OPERATIONS: &[Operation] = &[
         answer: Answer::One("Flushed"),
         ..change("delete", "/v1/connections", "Cuts flows", || delete(handlers::flush))
     },
+    read(
+        "/v1/load",
+        "How busy each CPU is, and counters of its packets and of the interrupts of NICs",
+        Answer::One("Load"),
+        || get(handlers::load),
+    ),
     read("/v1/hardware", "Topology, queues and knobs", Answer::One("Hardware"), || get(handlers::hardware)),
     change("post", "/v1/hardware/apply", "Turns every knob that is not as wanted", || post(handlers::tune)),
     change("post", "/v1/hardware/restore", "Gives knobs back what they had; what forwarding needs stays", || {
         post(handlers::restore)
+    }),
+    read("/v1/self", "Who asks, how far they reach, and which box answers", Answer::One("Introduction"), || {
+        get(handlers::introduce)
     }),
     read("/v1/events", "Changes of state as they happen", Answer::Text("text/event-stream"), || get(handlers::events)),
     Operation {
@@ -267,8 +276,9 @@ fn schemas() -> Value {
         }))),
     });
     let answers = json!({
-        "Status": object(&["healthy", "farms", "services", "warnings"], json!({
-            "healthy": {"type": "boolean"}, "farms": objects(), "services": objects(), "warnings": texts(),
+        "Status": object(&["healthy", "faults", "farms", "services", "warnings"], json!({
+            "healthy": {"type": "boolean"}, "faults": objects(), "farms": objects(), "services": objects(),
+            "warnings": texts(),
         })),
         "Farm": object(&["name", "health", "mode", "backends"], json!({
             "name": text(), "health": text(), "mode": text(), "backends": objects(),
@@ -289,6 +299,10 @@ fn schemas() -> Value {
         })),
         "Forgotten": object(&["clients"], json!({"clients": number()})),
         "Flushed": object(&["flows"], json!({"flows": number()})),
+        "Load": object(&["cpus", "vectors"], json!({"cpus": objects(), "vectors": objects()})),
+        "Introduction": object(&["name", "scope", "host", "version"], json!({
+            "name": text(), "scope": scope(), "host": text(), "version": text(),
+        })),
         "Hardware": {"type": "object"},
         "Token": object(&["name", "scope", "made"], json!({"name": text(), "scope": scope(), "made": number()})),
         "NewToken": object(&["name", "scope", "token"], json!({"name": text(), "scope": scope(), "token": text()})),
