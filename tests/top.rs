@@ -98,6 +98,11 @@ fn a_backend_is_drained_from_the_screen() {
     top.press("n");
     top.expect("d drain");
     assert_eq!(state(&lab, "b12"), "serving");
+    top.press("h");
+    top.expect("PACKETS/S");
+    top.expect("cpu0");
+    top.press("\x1b");
+    top.expect("d drain");
     top.press("d");
     top.expect("drain b12 of web? y/n");
     top.press("y");

@@ -103,7 +103,8 @@ pub enum Command {
     /// Watch farms, backends and CPUs on a live screen
     ///
     /// Enter opens the backends of a farm; there d drains, u and x bring up and take down, w sets the weight. Each asks before it
-    /// acts, and lasts until the next boot. Works on a serial line of 80 columns and 24 rows. NO_COLOR is honoured.
+    /// acts, and lasts until the next boot. h shows each CPU with its load, its packets and the queues of NICs that it serves.
+    /// Works on a serial line of 80 columns and 24 rows. NO_COLOR is honoured.
     #[command(after_help = "Examples:\n  headgate top\n  headgate top --every 5s --ascii")]
     Top(super::top::Options),
     /// List, show and change farms

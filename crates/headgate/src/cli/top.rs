@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use headgate_config::types::{BackendName, FarmName};
-use headgate_host::load;
+use headgate_plan::load::Load;
 use headgate_plan::status::FarmStatus;
 use hyper::Method;
 use ratatui::backend::CrosstermBackend;
@@ -73,9 +73,13 @@ fn is_utf8() -> bool {
 fn ask(client: &Client, every: Duration, sender: &SyncSender<Result<Sample, String>>) {
     loop {
         let begun = Instant::now();
-        let farms = client.get("/v1/farms").map_err(|error| crate::explain(&error));
+        let farms = client.get::<Vec<FarmStatus>>("/v1/farms");
         let took = begun.elapsed();
-        let answer = farms.map(|farms| Sample { at: begun, farms, load: load::per_cpu() });
+        let answer = farms.and_then(|farms| {
+            let load = client.get::<Load>("/v1/load")?;
+            Ok(Sample { at: begun, farms, load })
+        });
+        let answer = answer.map_err(|error| crate::explain(&error));
         if sender.send(answer).is_err() {
             return;
         }

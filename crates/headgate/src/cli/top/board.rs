@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use headgate_config::types::{BackendName, FarmName};
+use headgate_plan::load::{Load, Served};
 use headgate_plan::status::{BackendStatus, FarmStatus};
 
 /// Rates that are kept for the curve: two minutes at one a second, more than a screen is wide.
@@ -16,8 +17,7 @@ const DIGITS: usize = 5;
 pub(super) struct Sample {
     pub(super) at: Instant,
     pub(super) farms: Vec<FarmStatus>,
-    /// Percent, by CPU.
-    pub(super) load: BTreeMap<u32, u8>,
+    pub(super) load: Load,
 }
 
 /// What is counted of a farm or a backend, since it is there.
@@ -68,10 +68,30 @@ pub(super) enum Key {
     Char(char),
 }
 
+/// What fills the screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Page {
+    #[default]
+    Farms,
+    /// CPUs, and the queues that each serves.
+    Hardware,
+}
+
+/// A line of [`Page::Hardware`]: a CPU, or a queue behind the first one that it serves.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct CpuRow<'a> {
+    /// Number, percent, and packets a second; only in the first line of each CPU.
+    pub(super) cpu: Option<(u32, u8, Option<f64>)>,
+    pub(super) served: Option<Served<'a>>,
+}
+
 /// Everything that is drawn.
 #[derive(Debug, Default)]
 pub(super) struct Board {
+    pub(super) page: Page,
     pub(super) sample: Option<Sample>,
+    /// The one before, and how many seconds before.
+    before: Option<(Load, f64)>,
     pub(super) rates: BTreeMap<Who, Rate>,
     counts: BTreeMap<Who, Count>,
     /// New flows a second of all farms, or of the one that is open; the newest last.
@@ -106,7 +126,8 @@ impl Board {
             }
         }
         self.counts = counts;
-        self.sample = Some(sample);
+        let last = self.sample.replace(sample);
+        self.before = last.zip(since).map(|(last, since)| (last.load, since.as_secs_f64().max(f64::EPSILON)));
         if self.lost {
             (self.lost, self.message) = (false, None);
         }
@@ -147,13 +168,40 @@ impl Board {
         })
     }
 
+    /// The CPUs in the order of their numbers, each with the queues that it serves.
+    pub(super) fn cpus(&self) -> Vec<CpuRow<'_>> {
+        let Some(Sample { load, .. }) = &self.sample else { return Vec::new() };
+        let before = self.before.as_ref().map(|(load, seconds)| (load, *seconds));
+        let rows = load.cpus.iter().flat_map(|one| {
+            let packets = before.and_then(|(before, seconds)| load.packet_rate(one.cpu, before, seconds));
+            let mut served = load.served(one.cpu, before).into_iter();
+            let first = CpuRow { cpu: Some((one.cpu, one.busy_percent, packets)), served: served.next() };
+            std::iter::once(first).chain(served.map(|served| CpuRow { cpu: None, served: Some(served) }))
+        });
+        rows.collect()
+    }
+
     fn rows(&self) -> usize {
+        if self.page == Page::Hardware {
+            return self.cpus().len();
+        }
         self.opened().map_or(self.farms().len(), |farm| farm.backends.len())
     }
 
     fn backend(&self) -> Option<(&FarmStatus, &BackendStatus)> {
+        if self.page == Page::Hardware {
+            return None;
+        }
         let farm = self.opened()?;
         Some((farm, farm.backends.get(self.selected)?))
+    }
+
+    fn turn_page(&mut self) {
+        self.page = match self.page {
+            Page::Farms => Page::Hardware,
+            Page::Hardware => Page::Farms,
+        };
+        self.selected = 0;
     }
 
     fn leave(&mut self) {
@@ -183,13 +231,15 @@ impl Board {
         let last = self.rows().saturating_sub(1);
         match key {
             Key::Char('q') => return Action::Quit,
+            Key::Char('h') => self.turn_page(),
+            Key::Back if self.page == Page::Hardware => self.turn_page(),
             Key::Back if self.open.is_none() => return Action::Quit,
             Key::Back => self.leave(),
             Key::Up | Key::Char('k') => self.selected = self.selected.saturating_sub(1),
             Key::Down | Key::Char('j') => self.selected = (self.selected + 1).min(last),
             Key::PageUp => self.selected = self.selected.saturating_sub(10),
             Key::PageDown => self.selected = (self.selected + 10).min(last),
-            Key::Enter if self.open.is_none() => {
+            Key::Enter if self.page == Page::Farms && self.open.is_none() => {
                 self.open = self.farms().get(self.selected).map(|farm| farm.name.clone());
                 self.selected = 0;
                 self.history.clear();

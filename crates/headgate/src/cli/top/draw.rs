@@ -1,5 +1,6 @@
 //! The board as a screen: as well at 80 × 24 on a serial line as in a large window.
 
+use headgate_plan::load::{CpuLoad, Served};
 use headgate_plan::status::{FarmHealth, FarmStatus, HealthState, Standing};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -8,7 +9,7 @@ use ratatui::symbols::bar;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row, Sparkline, Table, TableState};
 
-use super::board::{Board, Rate};
+use super::board::{Board, CpuRow, Page, Rate};
 use crate::steps::printable;
 
 /// Columns that one CPU takes in its line: `cpu12  99 %  `.
@@ -39,7 +40,7 @@ const ASCII: bar::Set<'_> = bar::Set {
 
 pub(super) fn draw(frame: &mut Frame<'_>, board: &Board, looks: Looks) {
     let area = frame.area();
-    let cpus = board.sample.as_ref().map_or(0, |sample| sample.load.len());
+    let cpus = board.sample.as_ref().map_or(0, |sample| sample.load.cpus.len());
     let per_line = usize::from((area.width / CPU_WIDTH).max(1));
     let cpu_lines = u16::try_from(cpus.div_ceil(per_line)).unwrap_or(CPU_LINES).min(CPU_LINES);
     let parts = Layout::vertical([
@@ -97,10 +98,10 @@ fn draw_load(frame: &mut Frame<'_>, board: &Board, looks: Looks, (area, per_line
     let Some(sample) = &board.sample else { return };
     let cpus: Vec<Span<'_>> = sample
         .load
+        .cpus
         .iter()
-        .map(|(cpu, percent)| {
-            let style = if *percent >= 90 { alarm(looks) } else { Style::new() };
-            Span::styled(format!("{:<12}", format!("cpu{cpu} {percent:>3} %")), style)
+        .map(|CpuLoad { cpu, busy_percent, .. }| {
+            Span::styled(format!("{:<12}", format!("cpu{cpu} {busy_percent:>3} %")), busy(*busy_percent, looks))
         })
         .collect();
     let lines: Vec<Line<'_>> = cpus.chunks(per_line).map(|line| Line::from(line.to_vec())).collect();
@@ -112,6 +113,11 @@ fn draw_rows(frame: &mut Frame<'_>, board: &Board, looks: Looks, area: Rect) {
     let head = Style::new().add_modifier(Modifier::BOLD);
     let chosen = Style::new().add_modifier(Modifier::REVERSED);
     let table = match board.opened() {
+        _ if board.page == Page::Hardware => {
+            let widths = columns(1, [6, 10, 16, 6, 6, 10], 2);
+            let head = Row::new(["CPU", "LOAD", "PACKETS/S", "NIC", "QUEUE", "IRQ", "IRQS/S", "VECTOR"]).style(head);
+            Table::new(hardware(board, looks), widths).header(head)
+        }
         Some(farm) => {
             let widths = columns(1, [9, 6, 4, 8, 6, 9], 2);
             let head =
@@ -184,6 +190,27 @@ fn backends<'a>(board: &'a Board, farm: &'a FarmStatus, looks: Looks) -> Vec<Row
     farm.backends.iter().map(row).collect()
 }
 
+fn hardware<'a>(board: &'a Board, looks: Looks) -> Vec<Row<'a>> {
+    let row = |row: CpuRow<'a>| {
+        let style = row.cpu.map_or(Style::new(), |(_, percent, _)| busy(percent, looks));
+        let (cpu, load, packets) = row.cpu.map_or_else(Default::default, |(cpu, percent, packets)| {
+            (format!("cpu{cpu}"), format!("{percent:>3} %"), packets.map(number).unwrap_or_default())
+        });
+        let mut cells = vec![cpu, load, packets];
+        cells.extend(row.served.into_iter().flat_map(|Served { vector, rate }| {
+            let queue = vector.queue.map_or_else(|| "-".to_owned(), |queue| queue.to_string());
+            let rate = rate.map(number).unwrap_or_default();
+            [printable(&vector.nic), queue, vector.irq.to_string(), rate, printable(&vector.name)]
+        }));
+        Row::new(cells).style(style)
+    };
+    board.cpus().into_iter().map(row).collect()
+}
+
+fn busy(percent: u8, looks: Looks) -> Style {
+    if percent >= 90 { alarm(looks) } else { Style::new() }
+}
+
 fn footer(board: &Board, looks: Looks) -> Line<'static> {
     if let Some(question) = board.question() {
         return Line::styled(question, alarm(looks));
@@ -191,9 +218,10 @@ fn footer(board: &Board, looks: Looks) -> Line<'static> {
     if let Some(message) = &board.message {
         return Line::styled(printable(message), alarm(looks));
     }
-    Line::raw(match board.open {
-        Some(_) => "up/down  d drain  u up  x down  w weight  p pause  Esc back  q quit",
-        None => "up/down  Enter backends  p pause  q quit",
+    Line::raw(match (board.page, &board.open) {
+        (Page::Hardware, _) => "up/down  h farms  p pause  Esc back  q quit",
+        (Page::Farms, Some(_)) => "up/down  d drain  u up  x down  w weight  h hardware  p pause  Esc back  q quit",
+        (Page::Farms, None) => "up/down  Enter backends  h hardware  p pause  q quit",
     })
 }
 

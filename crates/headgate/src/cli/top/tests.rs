@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use headgate_plan::load::Load;
 use headgate_plan::status::FarmStatus;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -25,12 +26,28 @@ fn farms(new: u64, bytes: Option<u64>) -> Vec<FarmStatus> {
     serde_json::from_value(serde_json::json!([farm("mail", "down", 0), farm("web", "degraded", new)])).unwrap()
 }
 
+/// Two CPUs: the second one is busy with a queue, and both have served another.
+fn load(second: u64) -> Load {
+    let cpu =
+        |cpu, busy_percent, packets| serde_json::json!({"cpu": cpu, "busy-percent": busy_percent, "packets": packets});
+    let vector = |irq: u32, queue: Option<u32>, name: &str, interrupts: serde_json::Value| serde_json::json!({"nic": "eth0", "irq": irq, "name": name, "queue": queue, "interrupts": interrupts});
+    serde_json::from_value(serde_json::json!({
+        "cpus": [cpu(0, 7, 0), cpu(1, 95, 20_000 * second)],
+        "vectors": [
+            vector(40, None, "eth0", serde_json::json!({"0": 1})),
+            vector(41, Some(0), "eth0-TxRx-0", serde_json::json!({"0": 100, "1": 10 + 3_000 * second})),
+            vector(42, Some(1), "eth0-TxRx-1", serde_json::json!({"0": 5 * second, "1": 6 * second})),
+        ],
+    }))
+    .unwrap()
+}
+
 fn board(samples: &[(u64, Option<u64>)]) -> Board {
     let begun = Instant::now();
     let mut board = Board::default();
     for (second, (new, bytes)) in samples.iter().enumerate() {
         let at = begun + Duration::from_secs(second as u64 * 2);
-        board.take(Sample { at, farms: farms(*new, *bytes), load: [(0, 7), (1, 95)].into() });
+        board.take(Sample { at, farms: farms(*new, *bytes), load: load(second as u64) });
     }
     board
 }
@@ -57,7 +74,7 @@ fn it_fits_80_by_24() {
         shown[7].split_whitespace().collect::<Vec<_>>(),
         ["web", "degraded", "1/2", "14", "100", "1.5M", "172.16.1.1:80"]
     );
-    assert_eq!(shown[23], "up/down  Enter backends  p pause  q quit");
+    assert_eq!(shown[23], "up/down  Enter backends  h hardware  p pause  q quit");
     board.press(Key::Down);
     board.press(Key::Enter);
     let shown = screen(&board, 80, 24);
@@ -66,6 +83,41 @@ fn it_fits_80_by_24() {
         shown[6].split_whitespace().collect::<Vec<_>>(),
         ["b1", "serving", "10", "1", "7", "100", "172.16.2.11:8080"]
     );
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+#[test]
+fn each_queue_stands_with_the_cpu_that_serves_it() {
+    let mut board = board(&[(1, None), (2, None)]);
+    board.press(Key::Char('h'));
+    let shown = screen(&board, 80, 24);
+    assert_eq!(words(&shown[5]), ["CPU", "LOAD", "PACKETS/S", "NIC", "QUEUE", "IRQ", "IRQS/S", "VECTOR"]);
+    assert_eq!(words(&shown[6]), ["cpu0", "7", "%", "0", "eth0", "-", "40", "0", "eth0"]);
+    assert_eq!(words(&shown[7]), ["eth0", "1", "42", "2.5", "eth0-TxRx-1"]);
+    assert_eq!(words(&shown[8]), ["cpu1", "95", "%", "10k", "eth0", "0", "41", "1500", "eth0-TxRx-0"]);
+    assert_eq!(words(&shown[9]), ["eth0", "1", "42", "3", "eth0-TxRx-1"]);
+    assert_eq!((shown[10].as_str(), words(&shown[23])[1]), ("", "h"));
+    // Nothing can be changed from here, and what was open is still open behind it.
+    assert_eq!((board.press(Key::Char('d')), board.question()), (Action::None, None));
+    assert_eq!((board.press(Key::Enter), board.open.clone()), (Action::None, None));
+    for _ in 0..9 {
+        board.press(Key::Down);
+    }
+    assert_eq!(board.selected, 3);
+    assert_eq!(board.press(Key::Back), Action::None);
+    assert!(screen(&board, 80, 24)[5].starts_with("FARM"));
+    board.press(Key::Enter);
+    board.press(Key::Char('h'));
+    board.press(Key::Char('h'));
+    assert!(board.opened().is_some());
+    assert!(screen(&board, 80, 24)[23].chars().count() < 80);
+    // The first look has nothing to compare with.
+    let mut fresh = self::board(&[(1, None)]);
+    fresh.press(Key::Char('h'));
+    assert_eq!(words(&screen(&fresh, 80, 24)[6]), ["cpu0", "7", "%", "eth0", "-", "40", "eth0"]);
 }
 
 #[test]
