@@ -285,11 +285,10 @@ fn descend<'a>(
     errors: &mut dyn ErrorSink,
 ) -> Option<&'a mut Table> {
     for step in path {
-        if table.entry(&step.key).is_none() {
+        let entry = table.entry_or_insert(&step.key, || {
             let node = Node { value: Value::Table(Box::new(Table::new(make))), span: step.span };
-            table.insert(Entry { key: step.key.clone(), key_span: step.span, node });
-        }
-        let entry = table.entry_mut(&step.key)?;
+            Entry { key: step.key.clone(), key_span: step.span, node }
+        })?;
         let first = entry.key_span;
         table = match &mut entry.node.value {
             Value::Table(inner) => {

@@ -126,6 +126,20 @@ impl Table {
         }
     }
 
+    /// The entry under `key`, made first where there is none: among 10,000 farms one search, not two.
+    pub(crate) fn entry_or_insert(&mut self, key: &Key, make: impl FnOnce() -> Entry) -> Option<&mut Entry> {
+        if let Entries::Few(_) = self.entries {
+            if self.entry(key).is_none() {
+                self.insert(make());
+            }
+            return self.entry_mut(key);
+        }
+        match &mut self.entries {
+            Entries::Few(_) => None,
+            Entries::Many(map) => Some(map.entry(key.clone()).or_insert_with(make)),
+        }
+    }
+
     pub(crate) fn get(&self, key: &str) -> Option<&Node> {
         self.entry(key).map(|entry| &entry.node)
     }
