@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use headgate_image::build;
 use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
 use headgate_image::layout::{Content, Layout};
+use headgate_image::parts::System;
 use headgate_image::progress::Progress;
 use headgate_image::qemu::{Firmware, Machine, Options, Writes};
 use headgate_image::source::Source;
 use headgate_image::stop::Stop;
 use headgate_image::tool::{run, tool};
+use headgate_image::tree::walk;
 use headgate_tests::server::Tftp;
 use headgate_update::grubenv::Block;
 
@@ -32,9 +34,15 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The image, built when it has to be.
+/// The image: that of `IMAGE`, or the quick one, built when it has to be.
 fn image() -> (Source, PathBuf) {
     let source = Source::find().unwrap();
+    if let Some(image) = std::env::var_os("IMAGE") {
+        // Tests run in the directory of their package.
+        let image = source.join(image);
+        assert!(image.is_file(), "IMAGE: {} is not there", image.display());
+        return (source, image);
+    }
     let options = build::Options::standard(&source);
     build::build(&source, &options, &Progress::new()).unwrap();
     (source, options.output)
@@ -78,28 +86,37 @@ fn the_image_has_the_layout_and_no_way_in() {
     let names: Vec<&str> = written.iter().map(|partition| partition["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["bios-grub", "esp", "env", "slot-a", "slot-b", "data"]);
 
-    let slot = layout.place(Content::Slot).unwrap();
-    let list = run(tool("unsquashfs").args(["-l", "-o", &slot.offset.to_string()]).arg(&image)).unwrap();
-    let list = String::from_utf8_lossy(&list);
-    let has = |path: &str| list.lines().any(|line| line == format!("squashfs-root/{path}"));
-    for path in
-        ["boot/vmlinuz", "boot/initrd", "usr/sbin/headgated", "usr/bin/headgate", "usr/sbin/modprobe", "usr/sbin/init"]
-    {
+    let system = System::find(&image).unwrap();
+    let paths = system.paths().unwrap();
+    let has = |path: &str| paths.iter().any(|known| known == path);
+    for path in ["boot/vmlinuz", "usr/sbin/headgated", "usr/bin/headgate", "usr/sbin/modprobe", "usr/sbin/init"] {
         assert!(has(path), "{path} is not in the slot");
     }
+    assert!(system.is_verified() || has("boot/initrd"), "nothing leads the kernel to its root");
     for path in ["sh", "ash", "bash", "getty", "login", "su", "telnetd", "dropbear"] {
         for directory in ["usr/bin", "usr/sbin"] {
             assert!(!has(&format!("{directory}/{path}")), "{directory}/{path} is in the slot");
         }
     }
-    assert!(!list.contains("libc.so"), "the programs are static, and so the root has no libc");
-    let passwords =
-        run(tool("unsquashfs").args(["-cat", "-o", &slot.offset.to_string()]).arg(&image).arg("etc/passwd")).unwrap();
-    assert_eq!(String::from_utf8_lossy(&passwords), "root:*:0:0:root:/run:/bin/false\n");
+    assert!(!paths.iter().any(|path| path.contains("libc.so")), "the programs are static, and so the root has no libc");
+    let accounts = system.file("etc/passwd").unwrap();
+    assert_eq!(String::from_utf8_lossy(&accounts), "root:*:0:0:root:/run:/bin/false\n");
     assert!(!has("etc/shadow"));
+    same_files(&source, &system);
 
     let data = layout.place(Content::Data).unwrap();
     assert_eq!(data.offset + data.size + (1 << 20), std::fs::metadata(&image).unwrap().len());
+}
+
+/// Overlay and hardware profiles are those of the source tree, whoever has built the image.
+fn same_files(source: &Source, system: &System) {
+    for (from, to) in [("rootfs-overlay", ""), ("hwprofiles", "usr/lib/headgate/hwprofiles/")] {
+        let directory = source.join(from);
+        for path in walk(&directory).unwrap().iter().filter(|path| path.is_file()) {
+            let inside = format!("{to}{}", path.strip_prefix(&directory).unwrap().display());
+            assert!(system.file(&inside).unwrap() == std::fs::read(path).unwrap(), "{inside} is another");
+        }
+    }
 }
 
 #[test]

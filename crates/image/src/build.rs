@@ -7,14 +7,15 @@ use headgate_update::keys::Keys;
 use semver::Version;
 use sha2::{Digest, Sha256};
 
-use crate::disk::{self, Grub};
+use crate::base::{Base, Start};
+use crate::disk;
 use crate::kernel::{Kernel, ModuleLists};
 use crate::layout::{Content, Layout};
 use crate::packages::{LOCK, Packages, Store, Versions, hex};
 use crate::progress::{Progress, size};
 use crate::source::Source;
 use crate::tree::{self, Ingredients, walk};
-use crate::{binaries, sbom, tool};
+use crate::{binaries, sbom, slot, tool};
 
 /// What to build.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// A directory with the programs, instead of compiling them.
     pub programs: Option<PathBuf>,
+    /// A directory with kernel, BusyBox and GRUB ([`Base::parts`]), instead of Debian's packages.
+    pub parts: Option<PathBuf>,
     /// Public keys of those whose updates the image takes; without one it takes none.
     pub update_keys: Vec<PathBuf>,
     /// Which package files it may be made of.
@@ -41,6 +44,7 @@ impl Options {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config: None,
             programs: None,
+            parts: None,
             update_keys: Vec::new(),
             versions: Versions::Offered,
         }
@@ -64,7 +68,7 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
     };
     binaries::check(&programs)?;
     let mut store = Store::open(source, options.versions)?;
-    let [kernel_files, busybox, grub_bios, grub_uefi] = unpack(&mut store, &packages, progress)?;
+    let base = progress.step("parts", || base(options, &mut store, &packages))?;
     for stray in store.strayed() {
         let (locked, taken) = (&stray.locked, &stray.taken);
         progress.line(&format!(
@@ -73,7 +77,7 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
         ));
     }
 
-    let inputs = inputs(source, options, &store, &programs, &drop_ins)?;
+    let inputs = inputs(source, options, &base.identity(&store)?, &programs, &drop_ins)?;
     let notes = options.output.with_extension("img.inputs");
     if options.output.is_file() && std::fs::read_to_string(&notes).is_ok_and(|noted| noted == inputs) {
         progress.line(&format!("{} is up to date", options.output.display()));
@@ -82,30 +86,22 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
 
     let work = work_directory(&options.output)?;
     let kernel = progress.step("kernel", || {
-        let kernel = Kernel::open(source, &kernel_files)?;
+        let kernel = Kernel::open(source, &base.kernel)?;
         let release = kernel.release().to_owned();
         Ok((kernel, release))
     })?;
-    let sources: [(&str, &Path); 4] = [
-        (&packages.kernel, &kernel_files),
-        (&packages.busybox, &busybox),
-        (&packages.grub_bios, &grub_bios),
-        (&packages.grub_uefi, &grub_uefi),
-    ];
     let materials = progress.step("bill of materials", || {
-        let components = sbom::components(source, &store, &sources)?;
+        let components = sbom::components(source, base.components(&store)?)?;
         let counted = format!("{} components", components.len());
         Ok((sbom::document(&options.version, &components)?, counted))
     })?;
-    let grub = Grub { bios: grub_bios.join("usr/lib/grub/i386-pc"), uefi: grub_uefi.join("usr/lib/grub/x86_64-efi") };
     let (env, env_offset) = disk::env(&layout, work.path())?;
     let data = disk::data(&layout, work.path())?;
-    let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| busybox.join(path));
     let parts = Ingredients {
         source,
         kernel: &kernel,
         modules: &modules,
-        busybox: busybox.into_iter().find(|path| path.is_file()).context("the package of BusyBox has no busybox")?,
+        busybox: &base.busybox,
         applets: &packages.applets,
         programs,
         drop_ins: &drop_ins,
@@ -115,18 +111,17 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
         materials: &materials,
         data: &data,
     };
-    let initrd = progress.step("initramfs", || sized(tree::initramfs(&parts, work.path())?))?;
-    let slot = progress.step("slot", || sized(tree::slot(&parts, &initrd, work.path())?))?;
+    let slot = slot(&parts, &base.start, &layout, work.path(), progress)?;
     progress.step("disk", || {
         let contents = [
-            (Content::BiosGrub, disk::core(&packages, &grub, work.path())?),
-            (Content::Esp, disk::esp(source, &layout, &packages, &grub, work.path())?),
+            (Content::BiosGrub, disk::core(&packages, &base.grub, work.path())?),
+            (Content::Esp, disk::esp(source, &layout, &packages, &base.grub, work.path())?),
             (Content::Env, env),
             (Content::Slot, slot),
             (Content::Data, data.clone()),
         ];
         let image = work.path().join("disk");
-        disk::assemble(&image, &layout, &grub, &contents)?;
+        disk::assemble(&image, &layout, &base.grub, &contents)?;
         let _ = std::fs::remove_file(&notes);
         std::fs::rename(&image, &options.output)
             .with_context(|| format!("cannot write {}", options.output.display()))?;
@@ -136,15 +131,34 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
     })
 }
 
-/// The packages' files: kernel, BusyBox, GRUB for BIOS, GRUB for UEFI.
-fn unpack(store: &mut Store, packages: &Packages, progress: &Progress) -> Result<[PathBuf; 4]> {
-    progress.step("packages", || {
-        let kernel = store.unpacked(&packages.kernel)?;
-        let busybox = store.unpacked(&packages.busybox)?;
-        let grub = (store.unpacked(&packages.grub_bios)?, store.unpacked(&packages.grub_uefi)?);
-        let shown: Vec<String> = store.taken().values().map(|pin| format!("{} {}", pin.package, pin.version)).collect();
-        Ok(([kernel, busybox, grub.0, grub.1], shown.join(", ")))
-    })
+/// The bytes of a slot, as its kernel wants them.
+fn slot(
+    parts: &Ingredients<'_>,
+    start: &Start,
+    layout: &Layout,
+    work: &Path,
+    progress: &Progress,
+) -> Result<PathBuf> {
+    let kernel = parts.kernel;
+    match start {
+        Start::Initramfs => {
+            let initrd = progress.step("initramfs", || sized(tree::initramfs(parts, work)?))?;
+            progress.step("slot", || sized(slot::with_initramfs(&tree::root(parts, work)?, kernel, &initrd, work)?))
+        }
+        Start::Verified { microcode } => progress.step("slot", || {
+            sized(slot::verified(&tree::root(parts, work)?, kernel, microcode.as_deref(), layout, work)?)
+        }),
+    }
+}
+
+/// Kernel, BusyBox and GRUB, and how they are called.
+fn base(options: &Options, store: &mut Store, packages: &Packages) -> Result<(Base, String)> {
+    if let Some(directory) = &options.parts {
+        return Ok((Base::parts(directory)?, directory.display().to_string()));
+    }
+    let base = Base::packages(store, packages)?;
+    let shown: Vec<String> = store.taken().values().map(|pin| format!("{} {}", pin.package, pin.version)).collect();
+    Ok((base, shown.join(", ")))
 }
 
 /// Beside the image: a rename then publishes it whole.
@@ -190,7 +204,7 @@ fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// One line that changes when any input of the image does.
-fn inputs(source: &Source, options: &Options, store: &Store, programs: &Path, drop_ins: &[PathBuf]) -> Result<String> {
+fn inputs(source: &Source, options: &Options, base: &[u8], programs: &Path, drop_ins: &[PathBuf]) -> Result<String> {
     let mut files = Vec::new();
     // The builder itself is an input, too: as source, because a debug and a release build of it make the same image.
     for directory in
@@ -211,7 +225,7 @@ fn inputs(source: &Source, options: &Options, store: &Store, programs: &Path, dr
             hash.update(bytes);
         }
     }
-    hash.update(serde_json::to_vec(store.taken())?);
+    hash.update(base);
     Ok(hex(&hash.finalize()))
 }
 

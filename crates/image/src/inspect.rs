@@ -17,7 +17,6 @@ use crate::packages::checksum;
 use crate::parts::{Partition, System, partitions};
 use crate::progress::size;
 use crate::sbom;
-use crate::tool::{run, tool};
 use crate::tree::walk;
 
 /// How many files are shown as the largest.
@@ -61,6 +60,8 @@ pub struct Image {
 pub struct Slot {
     /// Packed, bytes.
     pub size: u64,
+    /// Whether the kernel verifies its root.
+    pub verified: bool,
     /// What an update file would say of it.
     pub sha256: String,
     /// Its files.
@@ -86,7 +87,8 @@ pub fn inspect(path: &Path) -> Result<Report> {
     update_keys.sort_unstable();
     let unpacked = files.iter().map(|(_, size)| size).sum();
     let (sha256, size) = digest(system.open()?)?;
-    let slot = Slot { size, sha256, files: files.len(), unpacked, largest: files.into_iter().take(LARGEST).collect() };
+    let verified = system.is_verified();
+    let slot = Slot { size, verified, sha256, files: files.len(), unpacked, largest: files.into_iter().take(LARGEST).collect() };
     let materials: sbom::Summary =
         serde_json::from_slice(&system.file(sbom::PLACE).unwrap_or_default()).unwrap_or_default();
     Ok(Report::Image(Image {
@@ -137,8 +139,9 @@ impl fmt::Display for Image {
         for Partition { name, offset, size: bytes } in &self.partitions {
             writeln!(f, "  {name:<10} {:>10} at {}", size(*bytes), size(*offset))?;
         }
-        let Slot { size: packed, sha256, files, unpacked, largest } = &self.slot;
-        writeln!(f, "slot: {}, {files} files of {}, sha256 {sha256}", size(*packed), size(*unpacked))?;
+        let Slot { size: packed, verified, sha256, files, unpacked, largest } = &self.slot;
+        let how = if *verified { ", verified by the kernel" } else { "" };
+        writeln!(f, "slot: {}, {files} files of {}{how}, sha256 {sha256}", size(*packed), size(*unpacked))?;
         for (path, bytes) in largest {
             writeln!(f, "  {:>10} {path}", size(*bytes))?;
         }
@@ -202,10 +205,7 @@ fn digests(path: &Path, partitions: &[Partition]) -> Result<BTreeMap<String, Str
 
 /// What each path of a system is, in one word: its digest, or where it leads, with its mode.
 fn contents(path: &Path, to: &Path) -> Result<BTreeMap<String, String>> {
-    let system = System::find(path)?;
-    let packed = to.with_extension("squashfs");
-    std::io::copy(&mut system.open()?, &mut File::create(&packed)?)?;
-    run(tool("unsquashfs").args(["-q", "-n", "-no-xattrs", "-d"]).arg(to).arg(&packed))?;
+    System::find(path)?.unpack(to)?;
     let mut found = BTreeMap::new();
     for path in walk(to)? {
         let data = std::fs::symlink_metadata(&path)?;
@@ -244,6 +244,7 @@ impl fmt::Display for Difference {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tool::{run, tool};
 
     /// A slot with these files beside what an image needs to know.
     fn slot(directory: &Path, name: &str, files: &[(&str, &str)]) -> std::path::PathBuf {

@@ -108,15 +108,27 @@ impl Layout {
         found.map(|(_, extent)| extent).with_context(|| format!("no partition with content {content:?}"))
     }
 
-    /// The table as sfdisk(8) reads it. Partition identifiers are the disk's with the number in the last digits.
+    /// The identifier of a partition, as the kernel knows it by `PARTUUID=`.
+    pub fn identifier(&self, name: &str) -> Result<String> {
+        let index = self.partitions.iter().position(|partition| partition.name == name);
+        let index = index.with_context(|| format!("image/layout.toml has no partition {name}"))?;
+        Ok(self.numbered(index + 1))
+    }
+
+    /// Partition identifiers are the disk's with the number in the last digits.
+    fn numbered(&self, number: usize) -> String {
+        let family = &self.disk_id[..self.disk_id.len().saturating_sub(2)];
+        format!("{family}{number:02X}")
+    }
+
+    /// The table as sfdisk(8) reads it.
     pub fn sfdisk_script(&self) -> String {
         let mut script = format!("label: gpt\nlabel-id: {}\n", self.disk_id);
-        let family = &self.disk_id[..self.disk_id.len().saturating_sub(2)];
         for (index, (partition, extent)) in self.places().into_iter().enumerate() {
             let (start, size) = (extent.offset / SECTOR, extent.size / SECTOR);
             let Partition { name, kind, .. } = partition;
-            let number = index + 1;
-            writeln!(script, "start={start}, size={size}, type={kind}, name={name}, uuid={family}{number:02X}")
+            let identifier = self.numbered(index + 1);
+            writeln!(script, "start={start}, size={size}, type={kind}, name={name}, uuid={identifier}")
                 .expect("writing to a string cannot fail");
         }
         script

@@ -19,6 +19,7 @@
 //! The image is tried in QEMU: [`qemu`] boots it with the shape of the SNA 7108 and follows its serial port, [`netns`] and
 //! [`nginx`] are the networks and backends around it, [`demo`] sends HTTP through it and judges the result.
 
+pub mod base;
 pub mod binaries;
 pub mod build;
 pub mod bundle;
@@ -37,7 +38,9 @@ pub mod progress;
 pub mod qemu;
 pub mod release;
 pub mod sbom;
+pub mod slot;
 pub mod source;
 pub mod stop;
 pub mod tool;
 pub mod tree;
+pub mod verity;

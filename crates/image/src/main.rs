@@ -68,6 +68,9 @@ struct Build {
     /// Take headgated, headgate and headgate-init (static) from here instead of compiling them
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
+    /// Take kernel, BusyBox and GRUB from here instead of Debian's packages: what Buildroot has made of buildroot/
+    #[arg(long, value_name = "DIR")]
+    parts: Option<PathBuf>,
     /// A public key of minisign whose updates the image takes; may be given several times. Without one it takes none
     #[arg(long, value_name = "NAME.pub")]
     update_key: Vec<PathBuf>,
@@ -93,6 +96,9 @@ struct Release {
     /// Take headgated, headgate and headgate-init (static) from here instead of compiling them
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
+    /// Take kernel, BusyBox and GRUB from here instead of Debian's packages: what Buildroot has made of buildroot/
+    #[arg(long, value_name = "DIR")]
+    parts: Option<PathBuf>,
     /// Print the files with their sizes and checksums as JSON
     #[arg(long)]
     json: bool,
@@ -290,6 +296,7 @@ fn build_image(arguments: Build) -> Result<()> {
         version: arguments.version,
         config: arguments.config,
         programs: arguments.programs,
+        parts: arguments.parts,
         update_keys: arguments.update_key,
         versions: if arguments.locked { Versions::Locked } else { Versions::Offered },
     };
@@ -298,9 +305,9 @@ fn build_image(arguments: Build) -> Result<()> {
 
 fn publish(arguments: Release) -> Result<()> {
     let source = Source::find()?;
-    let Release { key, update_key: update_keys, output, version, programs, json } = arguments;
+    let Release { key, update_key: update_keys, output, version, programs, parts, json } = arguments;
     let output = output.unwrap_or_else(|| source.join(format!("build/headgate-{version}")));
-    let options = release::Options { output, version, key, update_keys, programs };
+    let options = release::Options { output, version, key, update_keys, programs, parts };
     let files = release::make(&source, &options, &Progress::new())?;
     if json {
         println!("{}", serde_json::to_string_pretty(&files)?);

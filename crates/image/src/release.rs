@@ -31,6 +31,9 @@ pub struct Options {
     pub update_keys: Vec<PathBuf>,
     /// A directory with the programs, instead of compiling them.
     pub programs: Option<PathBuf>,
+    /// A directory with kernel, BusyBox and GRUB, instead of Debian's packages. What they were built from is not among the inputs
+    /// then: who has built them archives it.
+    pub parts: Option<PathBuf>,
 }
 
 /// A published file.
@@ -56,6 +59,7 @@ pub fn make(source: &Source, options: &Options, progress: &Progress) -> Result<V
         output: image.clone(),
         version: options.version.clone(),
         programs: options.programs.clone(),
+        parts: options.parts.clone(),
         update_keys: options.update_keys.clone(),
         versions: Versions::Locked,
         ..standard
@@ -77,7 +81,8 @@ pub fn make(source: &Source, options: &Options, progress: &Progress) -> Result<V
         Ok(((), size(std::fs::metadata(place("img.zst"))?.len())))
     })?;
     progress.step("inputs", || {
-        inputs(source, &place("inputs.tar"))?;
+        let packages = if options.parts.is_some() { None } else { Some(source.read_toml("image/packages.toml")?) };
+        inputs(source, packages.as_ref(), &place("inputs.tar"))?;
         Ok(((), size(std::fs::metadata(place("inputs.tar"))?.len())))
     })?;
     let published = sums(work.path())?;
@@ -90,13 +95,12 @@ pub fn make(source: &Source, options: &Options, progress: &Progress) -> Result<V
 
 /// The package files, the crates and our own source in one tar: with it and the toolchain the release can be built again when
 /// no mirror has its parts any more.
-fn inputs(source: &Source, to: &Path) -> Result<()> {
+fn inputs(source: &Source, packages: Option<&Packages>, to: &Path) -> Result<()> {
     let work = tempfile::tempdir_in(to.parent().context("it has a directory")?)?;
     let tree = work.path().join("inputs");
     std::fs::create_dir_all(tree.join("packages"))?;
-    let packages: Packages = source.read_toml("image/packages.toml")?;
     let mut store = Store::open(source, Versions::Locked)?;
-    for name in packages.names() {
+    for name in packages.into_iter().flat_map(Packages::names) {
         store.unpacked(name)?;
     }
     for pin in store.taken().values() {
@@ -164,6 +168,7 @@ mod tests {
             key: None,
             update_keys: Vec::new(),
             programs: None,
+            parts: None,
         };
         let refused = make(&Source::find().unwrap(), &options, &Progress::new()).unwrap_err().to_string();
         assert!(refused.contains("exists"), "{refused}");

@@ -61,17 +61,19 @@ impl Summary {
     }
 }
 
-/// Everything that goes into a slot: package files, crates, and what the linker adds.
-pub fn components(source: &Source, store: &Store, unpacked: &[(&str, &Path)]) -> Result<Vec<Component>> {
-    let mut found = Vec::new();
-    for (name, directory) in unpacked {
-        let pin = store.taken().get(*name).with_context(|| format!("{name} was not unpacked"))?;
-        found.push(debian(pin, directory));
-    }
+/// Everything that goes into a slot: what is not ours, crates, and what the linker adds.
+pub fn components(source: &Source, base: Vec<Component>) -> Result<Vec<Component>> {
+    let mut found = base;
     found.extend(crates(source)?);
     found.extend(linked()?);
     found.sort_unstable();
     Ok(found)
+}
+
+/// A package that was unpacked.
+pub fn package(store: &Store, name: &str, unpacked: &Path) -> Result<Component> {
+    let pin = store.taken().get(name).with_context(|| format!("{name} was not unpacked"))?;
+    Ok(debian(pin, unpacked))
 }
 
 /// The document. The same components give the same bytes: its serial number is made of them, and its time is the image's.
@@ -134,7 +136,8 @@ fn debian(pin: &Pin, unpacked: &Path) -> Component {
     }
 }
 
-fn escape(text: &str) -> String {
+/// What is not unreserved in a URL is percent-encoded.
+pub fn escape(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'~' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),

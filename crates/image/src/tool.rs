@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 const EPOCH: i64 = 1_700_000_000;
 
 /// Which Debian package brings which program.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: [(&str, &str); 17] = [
     ("apt-cache", "apt"),
     ("apt-get", "apt"),
     ("cargo", "cargo, or rustup"),
@@ -27,6 +27,7 @@ const PACKAGES: [(&str, &str); 16] = [
     ("mksquashfs", "squashfs-tools"),
     ("qemu-system-x86_64", "qemu-system-x86, from bookworm-backports: `make deps`"),
     ("sfdisk", "fdisk"),
+    ("veritysetup", "cryptsetup-bin"),
     ("wrk", "wrk"),
     ("xz", "xz-utils"),
 ];

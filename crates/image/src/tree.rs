@@ -1,4 +1,4 @@
-//! The initramfs, the root file system, and the slot: one squashfs with the kernel inside.
+//! The initramfs and the root file system, as trees of files.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,7 +15,7 @@ use crate::binaries::PROGRAMS;
 use crate::kernel::{Kernel, ModuleLists};
 use crate::sbom;
 use crate::source::Source;
-use crate::tool::{epoch, run, run_with_input, tool};
+use crate::tool::{epoch, run_with_input, tool};
 
 /// The kind of machine that an image is for; an update for another kind is refused.
 pub const BOARD: &str = "x86_64";
@@ -30,7 +30,7 @@ pub struct Ingredients<'a> {
     /// Which modules go where.
     pub modules: &'a ModuleLists,
     /// BusyBox, static.
-    pub busybox: PathBuf,
+    pub busybox: &'a Path,
     /// BusyBox applets that become commands.
     pub applets: &'a [String],
     /// The directory with our programs.
@@ -76,15 +76,15 @@ pub fn archive(tree: &Path) -> Result<Vec<u8>> {
     run_with_input(tool("cpio").args(cpio).current_dir(tree), &list)
 }
 
-/// Lays out the root file system with the kernel and the initramfs in it, and packs it as the slot.
-pub fn slot(parts: &Ingredients<'_>, initrd: &Path, work: &Path) -> Result<PathBuf> {
+/// Lays out the root file system below `work`.
+pub fn root(parts: &Ingredients<'_>, work: &Path) -> Result<PathBuf> {
     let tree = work.join("root");
     skeleton(parts, &tree)?;
     for (program, directory) in PROGRAMS {
         install(&parts.programs.join(program), &tree.join(directory).join(program))?;
     }
     symlink("headgate-init", tree.join("usr/sbin/modprobe"))?;
-    install(&parts.busybox, &tree.join("usr/bin/busybox"))?;
+    install(parts.busybox, &tree.join("usr/bin/busybox"))?;
     for applet in parts.applets {
         // `umount` is a command of everybody, the others of the administrator: BusyBox' own places. Relative links, so that
         // they also lead there before the slot is the root.
@@ -105,20 +105,7 @@ pub fn slot(parts: &Ingredients<'_>, initrd: &Path, work: &Path) -> Result<PathB
     }
     let index = parts.kernel.install(&parts.modules.root, &tree)?;
     write_index(&index, &tree)?;
-    copy(parts.kernel.image(), &tree.join("boot/vmlinuz"), 0o644)?;
-    copy(initrd, &tree.join("boot/initrd"), 0o644)?;
-    stamp(&tree)?;
-    let packed = work.join("slot");
-    // GRUB reads no zstd, and copies the kernel fastest when it is not compressed twice.
-    run(tool("mksquashfs").arg(&tree).arg(&packed).args(["-noappend", "-all-root", "-no-progress", "-quiet"]).args([
-        "-comp",
-        "gzip",
-        "-b",
-        "128K",
-        "-action",
-        "uncompressed@subpathname(boot)",
-    ]))?;
-    Ok(packed)
+    Ok(tree)
 }
 
 /// Directories, links and what the builder writes itself.

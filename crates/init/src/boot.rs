@@ -13,7 +13,7 @@ use headgate_update::{milestones, reset};
 use nix::mount::MsFlags;
 
 use crate::console::Console;
-use crate::initramfs::{mount_on, report, with_cause};
+use crate::initramfs::{mount_on, mount_proc_and_sys, report, warn_of_rescue, with_cause};
 use crate::media::{self, Medium};
 use crate::modules::{Index, Loader};
 use crate::{data, grow, modalias, stick, watchdog};
@@ -24,6 +24,9 @@ const ROUNDS: usize = 4;
 
 /// Runs all steps. A failed step is on the console and costs only itself: a box that is up with less can be repaired.
 pub fn run() -> ExitCode {
+    // A kernel that finds its root by itself has mounted /dev (CONFIG_DEVTMPFS_MOUNT) and nothing else.
+    let direct = !Path::new("/proc/self").exists();
+    let early = if direct { mount_proc_and_sys().err().map(|error| with_cause(&error)) } else { None };
     let hidden = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     let mounts = [
         ("tmpfs", "/run", hidden),
@@ -33,12 +36,12 @@ pub fn run() -> ExitCode {
     ];
     // There before anything is mounted on it: devtmpfs has no such directory of its own.
     let _ = std::fs::create_dir_all("/dev/pts");
-    let failed: Vec<String> = mounts
-        .iter()
-        .filter_map(|(kind, target, flags)| mount_on(Path::new(kind), target, kind, *flags).err())
-        .map(|error| with_cause(&error))
-        .collect();
+    let mounts = mounts.iter().filter_map(|(kind, target, flags)| mount_on(Path::new(kind), target, kind, *flags).err());
+    let failed: Vec<String> = early.into_iter().chain(mounts.map(|error| with_cause(&error))).collect();
     let console = Console::open();
+    if direct {
+        say_where_from(&console);
+    }
     console.say("init");
     failed.iter().for_each(|line| console.warn(line));
 
@@ -57,6 +60,20 @@ pub fn run() -> ExitCode {
     console.say("ready");
     report(&console, console.keep(Path::new(milestones::FILE)));
     ExitCode::SUCCESS
+}
+
+/// What the initramfs says where there is one.
+fn say_where_from(console: &Console) {
+    let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    warn_of_rescue(&line, console);
+    let slot = disk::parameter(&line, "headgate.slot").unwrap_or("unnamed");
+    match disk::device_of(Path::new(SYS), Path::new("/")) {
+        Some(device) => {
+            let name = device.file_name().unwrap_or_default().display().to_string();
+            console.say(format_args!("slot {slot} mounted from /dev/{name}, verified"));
+        }
+        None => console.warn(format_args!("slot {slot} is on no device that can be found")),
+    }
 }
 
 fn load_set(set: &str, index: &Index, loader: &Loader<'_>, console: &Console) {

@@ -11,6 +11,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use crate::console::Console;
+use crate::gate::RESCUE;
 use crate::modalias;
 use crate::modules::{Index, IndexError, Loader};
 use headgate_update::disk::{self, Partition};
@@ -81,9 +82,7 @@ fn start(console: &Console) -> Result<std::convert::Infallible, BootError> {
         console.warn("the boot loader named no slot (headgate.slot=A or B): taking A");
         Slot::A
     });
-    if command_line.split_whitespace().any(|word| word == "headgate.rescue") {
-        console.warn("no slot was left that starts; this is one more try of the first one");
-    }
+    warn_of_rescue(&command_line, console);
     let index = Index::read()?;
     let loader = Loader::new(&index);
     let partition = find(slot, &index, &loader, console)?;
@@ -98,6 +97,13 @@ fn start(console: &Console) -> Result<std::convert::Infallible, BootError> {
             .map_err(|source| BootError::Mount { what: path.to_owned(), target: target.into(), source })?;
     }
     switch_root()
+}
+
+/// GRUB has begun again with the first slot: somebody should look.
+pub(crate) fn warn_of_rescue(command_line: &str, console: &Console) {
+    if command_line.split_whitespace().any(|word| word == RESCUE) {
+        console.warn("no slot was left that starts; this is one more try of the first one");
+    }
 }
 
 /// Loads storage drivers one after the other until the slot shows up, so that what is not needed to find it (an AHCI
@@ -134,6 +140,11 @@ fn find(slot: Slot, index: &Index, loader: &Loader<'_>, console: &Console) -> Re
 fn mount_kernel_file_systems() -> Result<(), BootError> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount_on(Path::new("devtmpfs"), "/dev", "devtmpfs", flags)?;
+    mount_proc_and_sys()
+}
+
+pub(crate) fn mount_proc_and_sys() -> Result<(), BootError> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount_on(Path::new("proc"), "/proc", "proc", flags | MsFlags::MS_NODEV)?;
     mount_on(Path::new("sysfs"), SYS, "sysfs", flags | MsFlags::MS_NODEV)
 }

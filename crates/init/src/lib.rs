@@ -1,7 +1,7 @@
 //! The compiled steps between the kernel and `headgated` on the appliance. One static program, no shell, five names:
 //!
 //! 1. As `/init` of the initramfs ([`initramfs`]): load the storage drivers that this machine has, find the slot that GRUB
-//!    chose, mount it, make it the root and hand over to BusyBox init.
+//!    chose, mount it, make it the root and hand over to BusyBox init. A kernel with its drivers built in does that by itself.
 //! 2. As `headgate-init boot`, the `sysinit` line of the inittab ([`boot`]): temporary file systems, drivers of the hardware
 //!    that is present, netfilter, the loopback device, the data partition ([`data`]), which grows to its disk ([`grow`]), and the drop-ins from media ([`media`]),
 //!    the [`stick`] among them, which may also ask for a factory reset.

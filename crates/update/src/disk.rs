@@ -31,9 +31,32 @@ pub fn partition(sys: &Path, name: &str, disk: Option<&str>) -> Option<Partition
 /// The disk that the file system at `path` is on.
 #[must_use]
 pub fn disk_of(sys: &Path, path: &Path) -> Option<String> {
+    parent(&device_of(sys, path)?)
+}
+
+/// The partition that the file system at `path` is on: its directory in `sys`. A root that the kernel verifies is a device of
+/// dm-verity, which stands on others; the lowest is the partition.
+#[must_use]
+pub fn device_of(sys: &Path, path: &Path) -> Option<PathBuf> {
+    /// Two are ours.
+    const STOREYS: usize = 4;
     let number = std::fs::metadata(path).ok()?.dev();
     let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
-    parent(&sys.join(format!("dev/block/{major}:{minor}")))
+    let mut device = std::fs::canonicalize(sys.join(format!("dev/block/{major}:{minor}"))).ok()?;
+    for _ in 0..STOREYS {
+        match below(&device) {
+            Some(lower) => device = lower,
+            None => break,
+        }
+    }
+    Some(device)
+}
+
+/// What a device stands on; `None` where it is nothing or more than one.
+fn below(device: &Path) -> Option<PathBuf> {
+    let mut entries = std::fs::read_dir(device.join("slaves")).ok()?;
+    let only = entries.next()?.ok()?.path();
+    entries.next().is_none().then(|| std::fs::canonicalize(only).ok()).flatten()
 }
 
 /// A partition's directory in `/sys/devices` lies in that of its disk.
@@ -84,6 +107,29 @@ mod tests {
         assert_eq!(found("data", Some("sdb")), None);
         assert_eq!(found("slot-b", None), None);
         assert_eq!(found("slot-", None), None);
+    }
+
+    #[test]
+    fn a_verified_root_is_on_the_partition_below_it() {
+        let sys = machine();
+        let devices = sys.path().join("devices");
+        let path = tempfile::tempdir().unwrap();
+        let number = std::fs::metadata(path.path()).unwrap().dev();
+        let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+        for (upper, lower) in [("dm-1", "virtual/dm-0"), ("dm-0", "vda/vda2")] {
+            let slaves = devices.join("virtual").join(upper).join("slaves");
+            std::fs::create_dir_all(&slaves).unwrap();
+            let lower = devices.join(lower);
+            symlink(&lower, slaves.join(lower.file_name().unwrap())).unwrap();
+        }
+        std::fs::create_dir_all(sys.path().join("dev/block")).unwrap();
+        let link = sys.path().join(format!("dev/block/{major}:{minor}"));
+        symlink(devices.join("virtual/dm-1"), &link).unwrap();
+        assert_eq!(disk_of(sys.path(), path.path()), Some("vda".to_owned()));
+        assert!(device_of(sys.path(), path.path()).unwrap().ends_with("vda/vda2"));
+        std::fs::remove_file(&link).unwrap();
+        symlink(devices.join("sda/sda2"), &link).unwrap();
+        assert_eq!(disk_of(sys.path(), path.path()), Some("sda".to_owned()));
     }
 
     #[test]
