@@ -3,12 +3,12 @@ SHELL := /bin/sh
 CARGO ?= cargo
 export CARGO
 
-.PHONY: help deps build check test test-long test-boot-all test-power test-storm test-chaos test-console test-guest test-cards hwprofiles fuzz deb test-deb image lock release reproducible run boot bench bench-quick bench-icount check-icount bless-icount bless clean
+.PHONY: help deps build check test test-long test-boot-all test-power test-storm test-chaos test-console test-guest test-cards hwprofiles fuzz deb test-deb image lock release reproducible buildroot-image buildroot-source buildroot-release check-buildroot test-boot run boot bench bench-quick bench-icount check-icount bless-icount bless clean
 
 help: ## print this list
 	@echo 'Headgate: a layer-4 load balancer in the Linux kernel, as an appliance.'
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## bring the Debian packages that everything here needs (as root; else prints what to type)
 	@scripts/deps
@@ -36,6 +36,9 @@ test-storm: deps ## 1,000 reloads, 100 restarts and 100 kills of the supervisor 
 
 test-chaos: deps ## faults of sixteen kinds under load for 10 minutes, SECONDS=600, others in their order in each run (as root)
 	HEADGATE_CHAOS=$(or $(SECONDS),600) HEADGATE_SEED=$(or $(SEED),$$(date +%s)) $(CARGO) test --release -p headgate-tests --test chaos -- --nocapture
+
+test-boot: deps ## boot the image by BIOS and by UEFI, send traffic through it, try to get in; IMAGE=FILE tries another one (as root)
+	IMAGE=$(if $(IMAGE),$(abspath $(IMAGE))) $(CARGO) test -p headgate-tests --test boot
 
 test-boot-all: deps ## the appliance over several starts: failing slots, updates, growing disks, tunnels, leases, turned NICs; 20 minutes (as root)
 	$(CARGO) test -p headgate-tests --test appliance -- --test-threads=1
@@ -78,6 +81,19 @@ release: deps ## what is published, in build/headgate-VERSION: disks, update fil
 
 reproducible: deps ## build the image twice, in other directories, at other times, as other users: the same bytes? 10 minutes
 	@scripts/reproducible
+
+buildroot-image: deps ## the production image by Buildroot, hours the first time: BUILDROOT=DIR, O=DIR, KEY=FILE (docs/buildroot.md)
+	@scripts/buildroot image
+
+buildroot-source: ## download all that the production image is built from, into Buildroot's dl/: archive that with a release
+	@scripts/buildroot source
+
+buildroot-release: buildroot-source buildroot-image ## the production image as it is published, with the licences and sources of its parts
+	@scripts/buildroot legal
+	$(CARGO) run -q --release -p headgate-image -- release --parts $(or $(O),build/buildroot/output)/images/parts $(if $(KEY),--key $(KEY) --update-key $(KEY:.key=.pub))
+
+check-buildroot: deps ## what of the production image can be checked without building it, minutes; more with BUILDROOT=DIR
+	@scripts/check-buildroot
 
 run: deps ## build the image, boot it in QEMU, send HTTP through it, say what happened (KEEP=1 leaves it up)
 	$(CARGO) run -q --release -p headgate-image -- demo $(if $(KEEP),--keep)

@@ -72,7 +72,10 @@ impl Base {
         let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| busybox.join(path));
         Ok(Self {
             kernel: kernel.clone(),
-            busybox: busybox.into_iter().find(|path| path.is_file()).context("the package of BusyBox has no busybox")?,
+            busybox: busybox
+                .into_iter()
+                .find(|path| path.is_file())
+                .context("the package of BusyBox has no busybox")?,
             grub: Grub { bios: bios.join("usr/lib/grub/i386-pc"), uefi: uefi.join("usr/lib/grub/x86_64-efi") },
             start: Start::Initramfs,
             origin: Origin::Packages(unpacked),
@@ -83,7 +86,9 @@ impl Base {
     /// `grub/x86_64-efi` (GRUB's modules), `components.toml`, and `microcode/` where there is some.
     pub fn parts(directory: &Path) -> Result<Self> {
         let at = |path: &str| directory.join(path);
-        for path in ["kernel/boot", "kernel/lib/modules", "busybox", "grub/i386-pc", "grub/x86_64-efi", "components.toml"] {
+        for path in
+            ["kernel/boot", "kernel/lib/modules", "busybox", "grub/i386-pc", "grub/x86_64-efi", "components.toml"]
+        {
             ensure!(at(path).exists(), "{} has no {path}", directory.display());
         }
         Ok(Self {
@@ -98,7 +103,9 @@ impl Base {
     /// What it was built from, for the bill of materials.
     pub fn components(&self, store: &Store) -> Result<Vec<Component>> {
         match &self.origin {
-            Origin::Packages(unpacked) => unpacked.iter().map(|(name, path)| sbom::package(store, name, path)).collect(),
+            Origin::Packages(unpacked) => {
+                unpacked.iter().map(|(name, path)| sbom::package(store, name, path)).collect()
+            }
             Origin::Parts(directory) => {
                 let path = directory.join("components.toml");
                 let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -132,13 +132,7 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
 }
 
 /// The bytes of a slot, as its kernel wants them.
-fn slot(
-    parts: &Ingredients<'_>,
-    start: &Start,
-    layout: &Layout,
-    work: &Path,
-    progress: &Progress,
-) -> Result<PathBuf> {
+fn slot(parts: &Ingredients<'_>, start: &Start, layout: &Layout, work: &Path, progress: &Progress) -> Result<PathBuf> {
     let kernel = parts.kernel;
     match start {
         Start::Initramfs => {

@@ -88,7 +88,14 @@ pub fn inspect(path: &Path) -> Result<Report> {
     let unpacked = files.iter().map(|(_, size)| size).sum();
     let (sha256, size) = digest(system.open()?)?;
     let verified = system.is_verified();
-    let slot = Slot { size, verified, sha256, files: files.len(), unpacked, largest: files.into_iter().take(LARGEST).collect() };
+    let slot = Slot {
+        size,
+        verified,
+        sha256,
+        files: files.len(),
+        unpacked,
+        largest: files.into_iter().take(LARGEST).collect(),
+    };
     let materials: sbom::Summary =
         serde_json::from_slice(&system.file(sbom::PLACE).unwrap_or_default()).unwrap_or_default();
     Ok(Report::Image(Image {

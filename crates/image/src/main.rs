@@ -12,7 +12,7 @@ use headgate_image::progress::Progress;
 use headgate_image::qemu::{Accelerator, Firmware, Link, Machine, Options, Serial, Writes};
 use headgate_image::source::Source;
 use headgate_image::stop::Stop;
-use headgate_image::{build, bundle, flash, inspect, release};
+use headgate_image::{binaries, build, bundle, flash, inspect, release};
 use headgate_update::target::{self, Target};
 use semver::Version;
 use serde::Serialize;
@@ -29,6 +29,13 @@ struct Arguments {
 enum Verb {
     /// Build the image: a raw disk that BIOS and UEFI boot. Needs no root
     Build(Build),
+    /// Compile the static programs of the image, and print the directory that holds them
+    Programs,
+    /// Bring a Debian package into the cache, unpack it there, and print the directory: nothing is installed
+    Package {
+        /// Its name
+        name: String,
+    },
     /// Write the newest package files of the mirror into image/packages.lock, which images are made of
     Lock,
     /// Build what is published: compressed and virtual disks, update file, bill of materials, checksums, and all inputs
@@ -256,6 +263,11 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Flash(Flash { device, image: file, yes }) => write(&image(file)?, &device, yes)?,
         Verb::Build(arguments) => build_image(arguments)?,
+        Verb::Programs => println!("{}", binaries::compile(&Source::find()?, &binaries::PACKAGES)?.display()),
+        Verb::Package { name } => {
+            let mut store = packages::Store::open(&Source::find()?, Versions::Offered)?;
+            println!("{}", store.unpacked(&name)?.display());
+        }
         Verb::Lock => {
             let changes = packages::lock(&Source::find()?)?;
             let said = if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("\n") };

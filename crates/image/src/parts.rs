@@ -113,7 +113,10 @@ impl System {
     pub fn unpack(&self, to: &Path) -> Result<()> {
         for offset in self.file_systems() {
             let offset = offset.to_string();
-            run(tool("unsquashfs").args(["-q", "-n", "-f", "-no-xattrs", "-o", &offset, "-d"]).arg(to).arg(&self.file))?;
+            run(tool("unsquashfs")
+                .args(["-q", "-n", "-f", "-no-xattrs", "-o", &offset, "-d"])
+                .arg(to)
+                .arg(&self.file))?;
         }
         Ok(())
     }

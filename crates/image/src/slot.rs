@@ -31,7 +31,13 @@ pub fn with_initramfs(tree: &Path, kernel: &Kernel, initrd: &Path, work: &Path) 
 }
 
 /// Packs a root file system that the kernel verifies. `microcode` is a directory with the files of the processor's vendor.
-pub fn verified(tree: &Path, kernel: &Kernel, microcode: Option<&Path>, layout: &Layout, work: &Path) -> Result<PathBuf> {
+pub fn verified(
+    tree: &Path,
+    kernel: &Kernel,
+    microcode: Option<&Path>,
+    layout: &Layout,
+    work: &Path,
+) -> Result<PathBuf> {
     let root = work.join("root.squashfs");
     squash(tree, &root, &["-comp", "zstd", "-Xcompression-level", "19", "-b", "256K"])?;
     let root = std::fs::read(root)?;
@@ -118,8 +124,14 @@ mod tests {
         let script = start_script(&layout, &hashes, 12 << 20).unwrap();
         assert_eq!(script.len(), start_script(&layout, &hashes, 0).unwrap().len());
         // 300 blocks, and 3 + 1 of hashes.
-        assert!(script.contains("slot,,,ro,0 2432 linear PARTUUID=$part 0000024576;root,,,ro,0 2400 verity 1"), "{script}");
-        assert!(script.contains("48474154-0000-4000-8000-000000000004") && script.contains("-000000000005"), "{script}");
+        assert!(
+            script.contains("slot,,,ro,0 2432 linear PARTUUID=$part 0000024576;root,,,ro,0 2400 verity 1"),
+            "{script}"
+        );
+        assert!(
+            script.contains("48474154-0000-4000-8000-000000000004") && script.contains("-000000000005"),
+            "{script}"
+        );
         // COMMAND_LINE_SIZE is 2048 (arch/x86/include/asm/setup.h), and DM_MAX_STR_SIZE 4096 (drivers/md/dm-init.c).
         assert!(script.len() < 1024);
     }
@@ -144,7 +156,7 @@ mod tests {
         for path in ["root/usr/lib/headgate", "microcode", "one", "two"] {
             std::fs::create_dir_all(at(path)).unwrap();
         }
-        let noise: Vec<u8> = (0..600_000_u64).map(|index| (index * index >> 7) as u8).collect();
+        let noise: Vec<u8> = (0..600_000_u64).map(|index| ((index * index) >> 7) as u8).collect();
         std::fs::write(at("root/usr/lib/headgate/large"), &noise).unwrap();
         std::fs::write(at("root/usr/lib/headgate/image"), "version=1.0.0\nboard=x86_64\n").unwrap();
         std::fs::write(at("microcode/06-5e-03"), vec![3; 5000]).unwrap();

@@ -39,12 +39,7 @@ impl Tree {
         let root = digest(&below, &salt);
         levels.push(below);
         levels.reverse();
-        Self {
-            data_blocks: (data.len() / BLOCK) as u64,
-            root: hex(&root),
-            salt: hex(&salt),
-            bytes: levels.concat(),
-        }
+        Self { data_blocks: (data.len() / BLOCK) as u64, root: hex(&root), salt: hex(&salt), bytes: levels.concat() }
     }
 }
 

@@ -36,7 +36,8 @@ pub fn run() -> ExitCode {
     ];
     // There before anything is mounted on it: devtmpfs has no such directory of its own.
     let _ = std::fs::create_dir_all("/dev/pts");
-    let mounts = mounts.iter().filter_map(|(kind, target, flags)| mount_on(Path::new(kind), target, kind, *flags).err());
+    let mounts =
+        mounts.iter().filter_map(|(kind, target, flags)| mount_on(Path::new(kind), target, kind, *flags).err());
     let failed: Vec<String> = early.into_iter().chain(mounts.map(|error| with_cause(&error))).collect();
     let console = Console::open();
     if direct {
