@@ -70,11 +70,17 @@ mod tests {
     use super::*;
     use crate::tool::{run, tool};
 
-    /// One level, exactly one block of digests, two levels, three levels.
-    const BLOCKS: [usize; 5] = [2, 128, 129, 300, 128 * 128 + 1];
+    /// One level, exactly one block of digests, two levels.
+    const BLOCKS: [usize; 4] = [2, 128, 129, 300];
 
     fn data(blocks: usize) -> Vec<u8> {
         (0..blocks * BLOCK).map(|index| (index / 3 % 251) as u8 ^ (index / BLOCK) as u8).collect()
+    }
+
+    #[test]
+    fn a_third_level_begins_where_one_block_no_longer_holds_the_second() {
+        assert_eq!(size(128 * 128), (128 + 1) * 4096);
+        assert_eq!(size(128 * 128 + 1), (129 + 2 + 1) * 4096);
     }
 
     #[test]
