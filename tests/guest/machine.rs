@@ -1,12 +1,11 @@
 //! What the guest is: the image's kernel, and a file system in memory with what the tests call.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use headgate_image::kernel::{Kernel, ModuleLists, Sets};
 use headgate_image::packages::{Packages, Store, Versions};
 use headgate_image::source::Source;
-use headgate_image::tool::{run, tool};
+use headgate_image::tool::{cargo, run, tool};
 use headgate_image::tree;
 use headgate_tests::binaries;
 
@@ -23,13 +22,7 @@ pub(crate) fn pack(source: &Source, work: &Path, arguments: &[String]) -> (PathB
     let directories = ["bin", "dev", "etc", "proc", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var/lib"];
     tree::directories(&root, &directories).unwrap();
     let built = binaries::directory();
-    run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).args([
-        "build",
-        "-q",
-        "-p",
-        "headgate-init",
-    ]))
-    .unwrap();
+    run(cargo().args(["build", "-q", "-p", "headgate-init"])).unwrap();
     let programs =
         [("headgated", "sbin"), ("headgate", "sbin")].map(|(name, to)| (built.join(name), format!("{to}/{name}")));
     let modprobe = (built.join("headgate-init"), "sbin/modprobe".to_owned());

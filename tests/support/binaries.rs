@@ -1,8 +1,9 @@
 //! The product's own binaries, built once for a test run in the profile of the tests.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
+
+use headgate_image::tool::cargo;
 
 /// The folder that holds `headgated` and `headgate`, built from what the tree says now.
 ///
@@ -15,8 +16,7 @@ pub fn directory() -> &'static Path {
         if let Some(directory) = std::env::var_os("HEADGATE_BINARIES") {
             return directory.into();
         }
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
+        let mut build = cargo();
         build.args(["build", "--quiet", "--package", "headgate", "--bins"]);
         if !cfg!(debug_assertions) {
             build.arg("--release");

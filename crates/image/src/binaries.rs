@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Result, bail, ensure};
 
 use crate::source::Source;
-use crate::tool::{missing, tool};
+use crate::tool::{cargo, missing};
 
 /// What the programs are compiled for.
 pub const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -25,7 +25,6 @@ pub const PACKAGES: [&str; 2] = ["headgate", "headgate-init"];
 /// keeps the flags of an ordinary build from invalidating these, and the reverse.
 pub fn compile(source: &Source, packages: &[&str]) -> Result<PathBuf> {
     let target = source.join("build/target-static");
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
     let mut flags = "-C target-feature=+crt-static".to_owned();
     // Panic messages carry paths: those of the building machine would make every machine's image a different one.
@@ -34,7 +33,7 @@ pub fn compile(source: &Source, packages: &[&str]) -> Result<PathBuf> {
         flags.push_str(&format!(" --remap-path-prefix={home}/registry/src=crates"));
     }
     let profile = std::env::var(PROFILE).unwrap_or_else(|_| "release".to_owned());
-    let status = tool(&cargo)
+    let status = cargo()
         .args(["build", "--quiet", "--profile", &profile, "--target", TARGET])
         .args(packages.iter().flat_map(|package| ["-p", package]))
         .arg("--target-dir")

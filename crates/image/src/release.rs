@@ -12,7 +12,7 @@ use crate::bundle;
 use crate::packages::{LOCK, Packages, Store, Versions, checksum};
 use crate::progress::{Progress, size};
 use crate::source::Source;
-use crate::tool::{epoch, run, tool};
+use crate::tool::{cargo, epoch, run, tool};
 use crate::tree::{stamp, walk};
 
 /// The file with the checksums, as sha256sum(1) checks them.
@@ -106,10 +106,9 @@ fn inputs(source: &Source, packages: Option<&Packages>, to: &Path) -> Result<()>
     for pin in store.taken().values() {
         std::fs::copy(store.file(pin), tree.join("packages").join(&pin.file))?;
     }
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let vendor = ["vendor", "--quiet", "--locked", "--versioned-dirs"];
     // What it prints is how cargo is told to take them from there.
-    let configuration = run(tool(&cargo).args(vendor).arg(tree.join("crates")).current_dir(source.root()))?;
+    let configuration = run(cargo().args(vendor).arg(tree.join("crates")).current_dir(source.root()))?;
     let configuration = String::from_utf8(configuration)?.replace(&tree.display().to_string(), "..");
     std::fs::write(tree.join("cargo-config.toml"), configuration)?;
     let archive =

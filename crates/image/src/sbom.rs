@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::binaries::{PACKAGES, TARGET};
 use crate::packages::{Pin, Store, hex};
 use crate::source::Source;
-use crate::tool::{epoch, missing, run, tool};
+use crate::tool::{cargo, epoch, missing, run, tool};
 
 /// Where it lies in the slot.
 pub const PLACE: &str = "usr/lib/headgate/sbom.cdx.json";
@@ -178,9 +178,8 @@ struct Locked {
 
 /// The crates that are linked into our programs.
 fn crates(source: &Source) -> Result<Vec<Component>> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let arguments = ["metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET];
-    let output = run(tool(&cargo).args(arguments).current_dir(source.root()))?;
+    let output = run(cargo().args(arguments).current_dir(source.root()))?;
     let metadata = cargo_metadata::MetadataCommand::parse(std::str::from_utf8(&output)?)?;
     let Lock { package } = source.read_toml("Cargo.lock")?;
     let sums: BTreeMap<_, _> =

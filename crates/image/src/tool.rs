@@ -48,6 +48,19 @@ pub fn tool(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// The cargo that runs us, or the one in the path. Not with what it told us of the package that we are: build scripts that look
+/// at that (ring's does) would run again for each package that asks, and everything behind them be compiled again.
+pub fn cargo() -> Command {
+    let mut command = tool(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let of_a_package = ["CARGO_BIN", "CARGO_CRATE", "CARGO_MANIFEST", "CARGO_PKG", "CARGO_PRIMARY", "OUT_DIR"];
+    for (name, _) in std::env::vars_os() {
+        if of_a_package.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Runs to the end; its standard output.
 pub fn run(command: &mut Command) -> Result<Vec<u8>> {
     run_with_input(command, b"")
