@@ -7,6 +7,7 @@ pub mod caller;
 pub mod engine;
 pub mod events;
 pub mod feed;
+pub mod fence;
 pub mod health;
 pub mod journal;
 pub mod metrics;
@@ -33,6 +34,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::engine::{Engine, EngineError, Handle, Services, Started, keep_little, watch_trials};
+use self::fence::Part;
 use self::health::{Health, Surroundings};
 use self::server::listeners;
 use self::server::{Api, ListenError};
@@ -161,6 +163,7 @@ fn flush(root: &Path, listing: Listing) -> Result<String, DaemonError> {
 /// A configuration that cannot be applied is no error: the daemon says so in `status`, and waits for a better one.
 fn run(root: &Path) -> Result<(), DaemonError> {
     keep_little();
+    fence::begin();
     let mut engine = open(root)?;
     crash::report_panics(Root::new(root));
     if let Some(note) = crash::told(&Root::new(root)) {
@@ -212,6 +215,7 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
     dhcp::prepare(&Root::new(root)).map_err(|error| DaemonError::System("place for leases", error))?;
     let listener = server::listen(root)?;
     let engine = Handle::spawn(engine).map_err(|error| DaemonError::System("thread", error))?;
+    fence::enter(Part::Server);
     let api = Api::new(Root::new(root), engine.clone(), server::Services(Arc::clone(&supervisor)), events);
     let others = tokio::spawn(listeners::run(listen, api.clone()));
     let server = tokio::spawn(server::serve(listener, api));

@@ -633,3 +633,58 @@ fn a_crash_is_told_by_the_next_start_and_no_longer() {
     assert!(!status.contains("crashed"), "{status}");
     assert!(ns.tree.root().join("run/headgate/running").exists());
 }
+
+/// The capabilities of a thread, or of what is said of a process, by the name of the set.
+fn capability(status: &str, set: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("Cap{set}:"))).expect("the set is there");
+    u64::from_str_radix(line.trim(), 16).expect("a number")
+}
+
+#[test]
+fn each_thread_keeps_what_it_needs_and_programs_are_not_hindered() {
+    // linux/capability.h.
+    let (net_admin, net_raw, sys_admin, sys_time, mac_admin, immutable) =
+        (1 << 12, 1 << 13, 1 << 21, 1 << 25, 1 << 33, 1 << 9);
+    let ns = Namespace::new(WEB);
+    let told = |name: &str| format!("cat /proc/self/status > {0}.new; mv {0}.new {0}", ns.tree.path(name).display());
+    ns.tree.write(
+        "etc/headgate/conf.d/20-programs.toml",
+        format!(
+            "[farms.web.health]\ntype = \"exec\"\ncommand = [\"/bin/sh\", \"-c\", \"{}\"]\n\
+             [services.program]\ncommand = [\"/bin/sh\", \"-c\", \"{}; exec sleep 1000\"]\n",
+            told("check"),
+            told("service")
+        ),
+    );
+    let daemon = ns.start();
+    let tasks = format!("/proc/{}/task", daemon.pid());
+    let threads = || -> std::collections::BTreeMap<String, String> {
+        let threads = std::fs::read_dir(&tasks).expect("it lives").flatten().filter_map(|thread| {
+            let file = |name: &str| std::fs::read_to_string(thread.path().join(name)).ok();
+            Some((file("comm")?.trim().to_owned(), file("status")?))
+        });
+        threads.collect()
+    };
+    ns.wait_for("threads", || threads().contains_key("health"));
+    ns.wait_for("programs", || ns.tree.path("check").exists() && ns.tree.path("service").exists());
+    let threads = threads();
+    for (name, has) in [
+        ("headgated", net_admin | net_raw),
+        ("health", net_admin | net_raw),
+        ("engine", net_admin | net_raw | sys_admin),
+    ] {
+        let status = &threads[name];
+        for set in ["Prm", "Eff"] {
+            let held = capability(status, set);
+            assert_eq!(held & (net_admin | net_raw | sys_admin | sys_time | mac_admin), has, "{name} {set}: {held:x}");
+        }
+        assert_eq!(capability(status, "Bnd") & (mac_admin | immutable), 0, "{name}");
+        assert_eq!(capability(status, "Inh"), 0, "{name}");
+    }
+    for program in ["check", "service"] {
+        let held = capability(&ns.tree.read(program), "Eff");
+        assert_eq!(held & (sys_admin | sys_time), sys_admin | sys_time, "{program}: {held:x}");
+        assert_eq!(held & (mac_admin | immutable), 0, "{program}: {held:x}");
+    }
+    assert_eq!(daemon.terminate(), Some(0));
+}

@@ -23,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 pub use self::board::Board;
 use self::checker::Checker;
 use super::engine::{Handle, Targets};
+use super::fence::{self, Part};
 
 /// What checks need of the rest.
 #[derive(Debug)]
@@ -52,7 +53,10 @@ impl Health {
     pub fn begin(around: Surroundings) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
-        let work = move || runtime.block_on(Checker::new(around).run(stopped));
+        let work = move || {
+            fence::enter(Part::Probes);
+            runtime.block_on(Checker::new(around).run(stopped));
+        };
         let thread = std::thread::Builder::new().name("health".to_owned()).spawn(work)?;
         Ok(Self { stop, thread })
     }

@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use tokio::sync::oneshot;
 
 use super::Engine;
+use crate::daemon::fence::{self, Part};
 
 /// Requests that wait; more than this are refused as busy.
 const QUEUE: usize = 256;
@@ -30,6 +31,7 @@ impl Handle {
     pub fn spawn(mut engine: Engine) -> std::io::Result<Self> {
         let (work, queue) = mpsc::sync_channel::<Work>(QUEUE);
         let serve = move || {
+            fence::enter(Part::Engine);
             for work in queue {
                 work(&mut engine);
             }
