@@ -99,6 +99,8 @@ pub(super) struct Board {
     /// The farm whose backends are shown.
     pub(super) open: Option<FarmName>,
     pub(super) selected: usize,
+    /// What is selected on the other page.
+    elsewhere: usize,
     pub(super) asked: Option<Asked>,
     /// What the last change did, or why there is no answer.
     pub(super) message: Option<String>,
@@ -201,7 +203,7 @@ impl Board {
             Page::Farms => Page::Hardware,
             Page::Hardware => Page::Farms,
         };
-        self.selected = 0;
+        std::mem::swap(&mut self.selected, &mut self.elsewhere);
     }
 
     fn leave(&mut self) {

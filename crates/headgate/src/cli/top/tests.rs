@@ -109,6 +109,7 @@ fn each_queue_stands_with_the_cpu_that_serves_it() {
     assert_eq!(board.selected, 3);
     assert_eq!(board.press(Key::Back), Action::None);
     assert!(screen(&board, 80, 24)[5].starts_with("FARM"));
+    assert_eq!(board.selected, 0, "what was selected before");
     board.press(Key::Enter);
     board.press(Key::Char('h'));
     board.press(Key::Char('h'));
