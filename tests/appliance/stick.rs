@@ -86,7 +86,8 @@ fn a_box_installs_itself_on_another_disk() {
     File::create(&target).unwrap().set_len(400 << 20).unwrap();
     let install = "[services.install]\ncommand = [\"/usr/bin/headgate\", \"install\", \"/dev/vdb\", \"--yes\"]\nrestart = \"never\"\n";
     let drop_ins = vec![write_drop_in(disk.directory.path(), "10-install.toml", install).unwrap()];
-    let options = Options { drop_ins, targets: vec![target.clone()], ..Options::trial(&disk.image) };
+    let targets = vec![target.clone()];
+    let options = Options { writes: Writes::Kept, drop_ins, targets, ..Options::trial(&disk.image) };
     let mut machine = Machine::start(options, &Stop::never()).unwrap();
     machine.expect("headgate> ", BOOT).unwrap();
     let began = std::time::Instant::now();

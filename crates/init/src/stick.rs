@@ -13,9 +13,10 @@ use crate::media::{self, Medium, TRUST};
 use crate::modalias;
 use crate::modules::{Index, Loader};
 
-/// From the drivers of the USB controllers to the devices behind them: a port that resets a device takes 50 ms, hubs more.
+/// From a new device on a USB to the next one, a controller's own hub to begin with: a port that resets a device takes 50 ms, hubs
+/// behind hubs more.
 const DEVICES: Duration = Duration::from_millis(500);
-/// From a disk's device to its partitions: usb-storage waits a second by itself (`delay_use`), slow sticks some more.
+/// From a disk on a USB to its partitions: usb-storage waits a second by itself (`delay_use`), slow sticks some more.
 const DISKS: Duration = Duration::from_secs(5);
 /// The larger file is no wish, bytes.
 const LARGEST: u64 = 4096;
@@ -30,12 +31,12 @@ pub fn look(index: &Index, loader: &Loader<'_>, console: &Console) {
     }
 }
 
-/// The stick; machines without one are asked for half a second, and only when they have USB at all.
+/// The stick. A machine without one is asked until nothing new has come for half a second, and only when it has USB at all.
 fn wait(sys: &Path, index: &Index, loader: &Loader<'_>, console: &Console) -> Option<PathBuf> {
     let home = disk::disk_of(sys, Path::new("/"));
     let found = || stick::find(sys, home.as_deref());
     let mut tried = Vec::new();
-    let begin = Instant::now();
+    let (mut begin, mut known) = (Instant::now(), 0);
     loop {
         // Again each time: controllers bring devices that want drivers of their own.
         for module in index.wanted("stick", &modalias::present(sys)) {
@@ -47,6 +48,10 @@ fn wait(sys: &Path, index: &Index, loader: &Loader<'_>, console: &Console) -> Op
         if let Some(device) = found() {
             return Some(device);
         }
+        let devices = usb_devices(sys).len();
+        if tried.len() + devices != known {
+            (begin, known) = (Instant::now(), tried.len() + devices);
+        }
         let patience = if has_usb_disk(sys) { DISKS } else { DEVICES };
         if tried.is_empty() || begin.elapsed() > patience {
             return None;
@@ -55,11 +60,16 @@ fn wait(sys: &Path, index: &Index, loader: &Loader<'_>, console: &Console) -> Op
     }
 }
 
+/// Devices and their interfaces.
+fn usb_devices(sys: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(sys.join("bus/usb/devices")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
 /// Class 8 is mass storage (USB class codes, <https://www.usb.org/defined-class-codes>).
 fn has_usb_disk(sys: &Path) -> bool {
-    let entries = std::fs::read_dir(sys.join("bus/usb/devices")).into_iter().flatten().flatten();
     let class = |path: PathBuf| std::fs::read_to_string(path.join("bInterfaceClass")).unwrap_or_default();
-    entries.map(|entry| class(entry.path())).any(|class| class.trim() == "08")
+    usb_devices(sys).into_iter().any(|device| class(device).trim() == "08")
 }
 
 /// What the file says that asks for a factory reset.

@@ -6,6 +6,7 @@ pub mod content;
 pub mod engines;
 pub mod process;
 mod stages;
+mod turns;
 
 use std::fmt;
 use std::str::FromStr;
@@ -136,6 +137,8 @@ struct Figures {
     add: Option<f64>,
     remove: Option<f64>,
     resident: Option<u64>,
+    /// From a deciding probe to the kernel, ms, sorted; of ours only.
+    turns: Vec<f64>,
 }
 
 fn beside_table(patience: u64) -> Table {
@@ -151,11 +154,14 @@ fn beside_table(patience: u64) -> Table {
         "add a farm, ms",
         "remove it, ms",
         "daemon, MB",
+        "a backend turns, median ms",
+        "most ms",
     ];
     Table::new("Beside nft -f and nftlb", &columns).note(format!(
         "Load and replace are whole processes from a file to the kernel: `headgated --once`, `nft -f` with the flat ruleset of two \
          maps for all farms, `nftlb -e`; replacing changes every backend's port. One change drains a backend or takes it back: by \
-         the daemons' APIs, and by a process of nft(8) that changes one element. Virtual addresses are nobody's business here. \
+         the daemons' APIs, and by a process of nft(8) that changes one element. A backend turns when its health check has decided: \
+         from then until the kernel has it and its flows are gone. Virtual addresses are nobody's business here. \
          nftlb has no figures beyond 4,095 backends, which is as many as it can tell apart, and where {patience} s were not enough."
     ))
 }
@@ -180,6 +186,10 @@ fn beside_row(engine: Engine, content: Content, options: &Options) -> Result<Fig
     figures.change(content, options, |change| live.change(&space, content, change))?;
     drop(live);
     engine.clear(&space, directory.path())?;
+    if engine == Engine::Headgate {
+        figures.turns = turns::measure(&space, content)?;
+        engine.clear(&space, directory.path())?;
+    }
     Ok(figures)
 }
 
@@ -233,6 +243,8 @@ impl Figures {
             number(self.add, 2),
             number(self.remove, 2),
             number(self.resident.map(megabytes), 1),
+            number(quantile(&self.turns, 0.5), 2),
+            number(self.turns.last().copied(), 2),
         ]
     }
 
@@ -251,6 +263,7 @@ impl Figures {
                 at_most("daemon, resident", 48.0, self.resident.map(megabytes), "MB");
                 at_most("one change by the API, median", 2.0, quantile(&self.changes, 0.5), "ms");
                 at_most("one change by the API, p99", 10.0, quantile(&self.changes, 0.99), "ms");
+                at_most("from the deciding probe to the kernel, p99", 5.0, quantile(&self.turns, 0.99), "ms");
             }
             Size { .. } => {}
         }
