@@ -65,6 +65,13 @@ pub(super) const COMMANDS: &[Command] = &[
         text: "generations of the configuration",
     },
     Command {
+        words: &["boot-times"],
+        names: (0, 0),
+        names_shown: "",
+        flags: JSON,
+        text: "where the time of the last start went",
+    },
+    Command {
         words: &["update", "status"],
         names: (0, 0),
         names_shown: "",
@@ -190,6 +197,7 @@ mod tests {
             ("3 web", run(&["farm", "show", "web"])),
             ("farm show --json web", run(&["farm", "show", "web", "--json"])),
             ("connections web b1", run(&["connections", "web", "b1"])),
+            ("boot-times --json", run(&["boot-times", "--json"])),
             ("config show --origins", run(&["config", "show", "--origins"])),
             ("check", run(&["check"])),
             ("12", run(&["--version"])),
