@@ -65,13 +65,6 @@ pub(super) const COMMANDS: &[Command] = &[
         text: "generations of the configuration",
     },
     Command {
-        words: &["boot-times"],
-        names: (0, 0),
-        names_shown: "",
-        flags: JSON,
-        text: "where the time of the last start went",
-    },
-    Command {
         words: &["update", "status"],
         names: (0, 0),
         names_shown: "",
@@ -79,6 +72,13 @@ pub(super) const COMMANDS: &[Command] = &[
         text: "what is in both slots",
     },
     Command { words: &["--version"], names: (0, 0), names_shown: "", flags: &[], text: "the version" },
+    Command {
+        words: &["boot-times"],
+        names: (0, 0),
+        names_shown: "",
+        flags: JSON,
+        text: "where the time of the last start went",
+    },
 ];
 
 /// What a line asks for.
