@@ -190,14 +190,18 @@ pub fn walk(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Gives everything in `tree` the time of the image, and directories the mode that everybody expects.
+/// Gives everything in `tree` the time of the image, and the mode that everybody expects.
 pub fn stamp(tree: &Path) -> Result<()> {
     let time = TimeSpec::new(epoch(), 0);
     let mut paths = walk(tree)?;
     paths.push(tree.to_owned());
     for path in paths {
-        if std::fs::symlink_metadata(&path)?.is_dir() {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+        let metadata = std::fs::symlink_metadata(&path)?;
+        // What the builder's umask made of a file must not show.
+        let is_program = metadata.permissions().mode() & 0o100 != 0;
+        if metadata.is_dir() || metadata.is_file() {
+            let mode = if metadata.is_dir() || is_program { 0o755 } else { 0o644 };
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
         }
         utimensat(nix::fcntl::AT_FDCWD, &path, &time, &time, UtimensatFlags::NoFollowSymlink)
             .with_context(|| format!("cannot set the time of {}", path.display()))?;
