@@ -80,12 +80,17 @@ fn sign_in(browser: &mut Browser, token: &str) {
     browser.press("Enter");
 }
 
+/// Waits until the page has a button of this name (tables come with their first answer), then goes there by Tab alone.
 fn focus_by_tab(browser: &mut Browser, label: &str) {
-    let focused =
-        "(document.activeElement.getAttribute('aria-label') ?? document.activeElement.innerText ?? '').trim()";
+    let name = |node: &str| format!("({node}.getAttribute('aria-label') ?? {node}.innerText ?? '').trim()");
+    browser.wait_for(&format!(
+        "[...document.querySelectorAll('button')].some((one) => one.checkVisibility() && {} === {})",
+        name("one"),
+        json!(label)
+    ));
     for _ in 0..60 {
         browser.press("Tab");
-        if browser.value(focused) == json!(label) {
+        if browser.value(&name("document.activeElement")) == json!(label) {
             return;
         }
     }
