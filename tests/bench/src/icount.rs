@@ -27,7 +27,7 @@ use headgate_image::stop::Stop;
 use crate::report::Report;
 use expected::Expected;
 use figures::Figures;
-use ramdisk::Ramdisk;
+use ramdisk::{Ramdisk, Ready};
 use variants::Row;
 
 /// What to count, and what to do with it.
@@ -39,6 +39,7 @@ Examples:
   headgate-bench icount --check                    all, compared with tests/bench/icount.toml
   headgate-bench icount --bless                    all, into tests/bench/icount.toml
   headgate-bench icount --profile snat@1           the kernel functions behind the figures of a variant
+  headgate-bench icount --parts DIR --write        the kernel of a production image, compared with the committed figures
   headgate-bench icount --ruleset try.nft          only rules of your own, beside routing: clients are behind l0 and send to
                                                    10.9.0.1:80, backends are 10.0.2.11:80 and 10.0.2.12:80 behind l1")]
 pub struct Options {
@@ -63,6 +64,9 @@ pub struct Options {
     /// Take headgated, headgate-init and headgate-bench-guest (static) from here instead of compiling them
     #[arg(long, value_name = "DIR", conflicts_with_all = ["check", "bless"])]
     programs: Option<PathBuf>,
+    /// Count with the kernel of these parts of a production image (docs/buildroot.md), and compare with the committed figures
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["check", "bless"])]
+    parts: Option<PathBuf>,
 }
 
 /// Counts.
@@ -75,8 +79,9 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
     let rows = chosen(options)?;
     let plan =
         Plan { variants: rows.iter().map(Row::variant).collect(), profile: options.profile.is_some(), cards: false };
+    let ready = Ready { programs: options.programs.as_deref(), parts: options.parts.as_deref() };
     let ramdisk = progress.step("guest", || {
-        let ramdisk = Ramdisk::build(&source, &plan, options.programs.as_deref(), &[])?;
+        let ramdisk = Ramdisk::build(&source, &plan, ready, &[])?;
         let release = ramdisk.setting.kernel.clone();
         Ok((ramdisk, release))
     })?;
@@ -94,6 +99,9 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
         ensure!(whole, "--bless wants all variants: those before one in a run move its figures a little");
         Expected::new(&ramdisk.setting, &figures).write(&source)?;
     }
+    if options.parts.is_some() {
+        return Ok(figures::beside(&ramdisk.setting, &rows, &figures, &Expected::read(&source)?));
+    }
     Ok(figures::report(&ramdisk.setting, &rows, &figures))
 }
 
@@ -105,6 +113,9 @@ pub(crate) fn variants() -> Vec<Variant> {
 /// The rows that were asked for, with those that the others are compared with.
 fn chosen(options: &Options) -> Result<Vec<Row>> {
     let mut rows = variants::all();
+    if options.parts.is_some() {
+        rows.retain(|row| !row.is_ipvs());
+    }
     let own = options.ruleset.iter().map(|path| {
         let name = path.file_stem().with_context(|| format!("{} is no file", path.display()))?;
         let rules = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -21,7 +21,7 @@ use headgate_image::stop::Stop;
 
 use crate::icount;
 use crate::icount::machine::Machine;
-use crate::icount::ramdisk::Ramdisk;
+use crate::icount::ramdisk::{Ramdisk, Ready};
 use crate::load::http::{self, Connections, PORT};
 use crate::processors::Workers;
 use crate::report::{Cell, Report, Table};
@@ -75,12 +75,8 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report> {
     let (source, progress) = (Source::find()?, Progress::new());
     let variants = chosen(&options.variants)?;
     let rounds = (0..options.rounds).flat_map(|_| variants.iter().cloned()).collect();
-    let ramdisk = Ramdisk::build(
-        &source,
-        &Plan { variants: rounds, profile: false, cards: true },
-        options.programs.as_deref(),
-        &[],
-    )?;
+    let ready = Ready { programs: options.programs.as_deref(), ..Ready::default() };
+    let ramdisk = Ramdisk::build(&source, &Plan { variants: rounds, profile: false, cards: true }, ready, &[])?;
     let mut setting = setting::describe(&[setting::NFT, setting::QEMU, setting::NGINX])?;
     setting.push(("guest kernel".to_owned(), ramdisk.setting.kernel.clone()));
     let (networks, taps) = Networks::create()?;

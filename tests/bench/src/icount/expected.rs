@@ -31,6 +31,16 @@ impl Expected {
         Self { setting: setting.clone(), instructions: figures.0.clone() }
     }
 
+    /// The release of the kernel that was counted.
+    pub(super) fn kernel(&self) -> &str {
+        &self.setting.kernel
+    }
+
+    /// Instructions of a variant in a phase.
+    pub(super) fn get(&self, variant: &str, phase: Phase) -> Option<f64> {
+        self.instructions.get(variant)?.get(&phase).copied()
+    }
+
     /// Reads the file.
     pub(super) fn read(source: &Source) -> Result<Self> {
         source

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use headgate_bench_guest::plan::{Measured, Phase};
 
+use super::expected::Expected;
 use super::ramdisk::Setting;
 use super::variants::{Kind, MANY, NULL, ROUTE, Row};
 use crate::report::{Cell, Report, Table, Target};
@@ -68,6 +69,29 @@ pub(super) fn report(versions: &Setting, rows: &[Row], figures: &Figures) -> Rep
             .collect(),
         targets: targets(figures),
     }
+}
+
+/// What another kernel takes, with the difference to the committed figures.
+pub(super) fn beside(versions: &Setting, rows: &[Row], figures: &Figures, expected: &Expected) -> Report {
+    let columns = ["variant", "to the backend", "", "back", "", "first packet", "", "TCP connection", ""];
+    let title = format!(
+        "Instructions with kernel {}, and how many more or fewer than with {}",
+        versions.kernel,
+        expected.kernel()
+    );
+    let mut table = Table::new(title, &columns);
+    for row in rows {
+        let name = row.name();
+        let mut line = vec![name.as_str().into()];
+        for phase in Phase::ALL {
+            let is = figures.get(&name, phase);
+            let difference = is.zip(expected.get(&name, phase)).map(|(is, was)| format!("{:+.0}", is - was));
+            line.push(is.map_or(Cell::Missing, |is| Cell::Number(is, 0)));
+            line.push(difference.map_or(Cell::Missing, Cell::Text));
+        }
+        table.rows.push(line);
+    }
+    Report { name: "icount-production", setting: setting(versions), tables: vec![table], targets: Vec::new() }
 }
 
 /// The setting as a report has it.

@@ -1,4 +1,4 @@
-//! The guest: Debian's kernel, the modules that farms and peers use, the programs that set them up, and the plan.
+//! The guest: a kernel, the modules that farms and peers use, the programs that set them up, and the plan.
 
 use std::path::{Path, PathBuf};
 
@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) const CPU: &str = "qemu64,+rdtscp,-rdrand,-rdseed";
 
 /// Beside those that the image loads at its start.
-const MODULES: &[&str] =
-    &["veth", "nft_flow_offload", "nf_flow_table", "nf_flow_table_inet", "nft_fwd_netdev", "ip_vs", "ip_vs_rr"];
+const MODULES: &[&str] = &["veth", "nft_flow_offload", "nf_flow_table", "nf_flow_table_inet", "nft_fwd_netdev"];
+/// For peers; the production image's kernel has none of it.
+const IPVS: &[&str] = &["ip_vs", "ip_vs_rr"];
 /// The driver of network cards, for guests that have some.
 const CARDS: &str = "igb";
 /// Taken from the machine, with their libraries.
@@ -37,6 +38,15 @@ pub(crate) struct Setting {
     pub(crate) cpu: String,
 }
 
+/// What is there already, and need not be compiled or taken from Debian.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ready<'a> {
+    /// A directory with our programs, static.
+    pub(crate) programs: Option<&'a Path>,
+    /// Parts of a production image (see [`headgate_image::base::Base::parts`]), for their kernel.
+    pub(crate) parts: Option<&'a Path>,
+}
+
 /// What QEMU starts.
 #[derive(Debug)]
 pub(crate) struct Ramdisk {
@@ -51,17 +61,22 @@ pub(crate) struct Ramdisk {
 }
 
 impl Ramdisk {
-    /// Packs the guest, below `build/icount`, with more of the machine's tools if need be. Programs that are not given are
-    /// compiled.
-    pub(crate) fn build(source: &Source, plan: &plan::Plan, programs: Option<&Path>, more: &[&str]) -> Result<Self> {
-        let packages: Packages = source.read_toml("image/packages.toml")?;
+    /// Packs the guest, below `build/icount`, with more of the machine's tools if need be. Programs that are not there are
+    /// compiled; the kernel is that of the quick image if no other is.
+    pub(crate) fn build(source: &Source, plan: &plan::Plan, ready: Ready<'_>, more: &[&str]) -> Result<Self> {
         let lists: ModuleLists = source.read_toml("image/modules.toml")?;
-        let programs = match programs {
+        let programs = match ready.programs {
             Some(directory) => directory.to_owned(),
             None => binaries::compile(source, &["headgate", "headgate-init", "headgate-bench-guest"])?,
         };
-        let mut store = Store::open(source, Versions::Offered)?;
-        let kernel = Kernel::open(source, &store.unpacked(&packages.kernel)?)?;
+        let kernel = match ready.parts {
+            Some(parts) => Kernel::open(source, &parts.join("kernel"))?,
+            None => {
+                let packages: Packages = source.read_toml("image/packages.toml")?;
+                Kernel::open(source, &Store::open(source, Versions::Offered)?.unpacked(&packages.kernel)?)?
+            }
+        };
+        let peers = if ready.parts.is_none() { IPVS } else { &[] };
         let work = source.join("build/icount");
         let root = work.join("root");
         let _ = std::fs::remove_dir_all(&root);
@@ -72,7 +87,7 @@ impl Ramdisk {
             tree::install(&programs.join(program), &root.join(place))?;
         }
         TOOLS.iter().chain(more).try_for_each(|name| install_with_libraries(name, &root))?;
-        tree::write_index(&kernel.install(&modules(lists), &root)?, &root)?;
+        tree::write_index(&kernel.install(&modules(lists, peers), &root)?, &root)?;
         let file = root.join(plan::PLAN.trim_start_matches('/'));
         std::fs::write(&file, serde_json::to_vec(plan)?)?;
         let initramfs = work.join("initramfs");
@@ -88,9 +103,9 @@ impl Ramdisk {
 }
 
 /// What the appliance loads at its start, and the rest of the bench; what it loads when asked is there for that.
-fn modules(mut lists: ModuleLists) -> Sets {
+fn modules(mut lists: ModuleLists, peers: &[&str]) -> Sets {
     let mut loaded = lists.root.remove("netfilter").unwrap_or_default();
-    loaded.extend(MODULES.iter().map(|&name| name.to_owned()));
+    loaded.extend(MODULES.iter().chain(peers).map(|&name| name.to_owned()));
     let mut asked = lists.root.remove("on-request").unwrap_or_default();
     asked.push(CARDS.to_owned());
     [(machine::MODULES.to_owned(), loaded), ("on-request".to_owned(), asked)].into()

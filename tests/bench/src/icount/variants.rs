@@ -200,6 +200,11 @@ impl Row {
         self.kind == Kind::Base
     }
 
+    /// Whether it wants IPVS, which the kernel of a production image has not.
+    pub(super) fn is_ipvs(&self) -> bool {
+        self.name.starts_with("ipvs-")
+    }
+
     /// For the guest.
     pub(super) fn variant(&self) -> Variant {
         let targets = Targets { first: VIP, count: self.farms };

@@ -18,7 +18,7 @@ use headgate_image::stop::Stop;
 
 use super::{Options, Sample, ratios, table};
 use crate::icount::machine::Machine;
-use crate::icount::ramdisk::Ramdisk;
+use crate::icount::ramdisk::{Ramdisk, Ready};
 use crate::load::datagrams::{self, BATCH, PORT};
 use crate::load::{Outcome, Way};
 use crate::report::{Report, Target};
@@ -72,7 +72,8 @@ pub(super) fn measure(options: &Options, stop: &Stop, report: &mut Report) -> Re
     let tunings: Vec<Tuning> = WHOLE.into_iter().chain(ONE_QUEUE).collect();
     let variants = (0..options.pairs).flat_map(|_| tunings.iter().map(|tuning| variant(*tuning, &profile))).collect();
     let plan = Plan { variants, profile: false, cards: true };
-    let ramdisk = Ramdisk::build(&source, &plan, options.programs.as_deref(), &TOOLS)?;
+    let ready = Ready { programs: options.programs.as_deref(), ..Ready::default() };
+    let ramdisk = Ramdisk::build(&source, &plan, ready, &TOOLS)?;
     report.setting.push(("guest kernel".to_owned(), ramdisk.setting.kernel.clone()));
     let (client, backends, taps) = networks()?;
     let way = Way { client: &client, backends: &backends, addresses: vec![SERVICE.into()] };
