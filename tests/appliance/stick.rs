@@ -28,6 +28,15 @@ fn stick(directory: &Path, name: &str, files: &[(&Path, &str)]) -> PathBuf {
     path
 }
 
+/// What a box that is off has kept of a stick, as debugfs lists it. Its journal is replayed first: the power was cut.
+fn kept(disk: &Disk) -> String {
+    let data = format!("{}?offset={}", disk.image.display(), disk.layout.place(Content::Data).unwrap().offset);
+    let replayed = tool("e2fsck").args(["-fy", &data]).output().unwrap();
+    assert!(matches!(replayed.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&replayed.stdout));
+    let listed = run(tool("debugfs").args(["-R", "ls -p state/media/usb"]).arg(data)).unwrap();
+    String::from_utf8_lossy(&listed).into_owned()
+}
+
 fn service(arguments: &str) -> String {
     format!(
         "[services.update]\ncommand = [\"/usr/bin/headgate\", \"update\", \"install\", {arguments}]\nafter = [\"network\"]\nrestart = \"on-failure\"\n"
@@ -59,6 +68,8 @@ fn a_stick_configures_updates_and_resets_a_box() {
     }
     eprintln!("{times}");
     drop(machine);
+    let before = kept(&disk);
+    assert!(before.contains("10-stick.toml"), "it was not kept: {before}");
 
     // What was kept on data counts now, and the wish on another stick ends it.
     let wish = directory.join("wish");
@@ -72,9 +83,8 @@ fn a_stick_configures_updates_and_resets_a_box() {
     machine.expect("headgate> ", BOOT).unwrap();
     wait_until(&disk, |block| block.get("RESET") == Some("0") && block.get("B_TRY") == Some("0"));
     drop(machine);
-    let data = format!("{}?offset={}", disk.image.display(), disk.layout.place(Content::Data).unwrap().offset);
-    let kept = run(tool("debugfs").args(["-R", "ls -p state/media/usb"]).arg(data)).unwrap();
-    assert!(!String::from_utf8_lossy(&kept).contains("10-stick.toml"), "it is still there");
+    let kept = kept(&disk);
+    assert!(!kept.contains("10-stick.toml"), "it is still there: {kept}");
 }
 
 #[test]

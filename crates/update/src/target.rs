@@ -228,5 +228,4 @@ fn mebibytes(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-#[path = "target_tests.rs"]
 mod tests;
