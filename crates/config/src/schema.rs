@@ -15,7 +15,7 @@ mod reference;
 mod walk;
 
 pub(crate) use farm::SLOTS_MAX;
-pub(crate) use form::{Form, file, interface_address, kernel_name, mac, pci, prefix, socket, status};
+pub(crate) use form::{Form, file, interface_address, kernel_name, mac, pci, prefix, socket, status, syslog};
 pub use json::{json_schema, profile_json_schema};
 pub use reference::reference;
 pub(crate) use walk::{closest, walk};

@@ -17,6 +17,7 @@ pub mod server;
 pub mod steering;
 pub mod store;
 pub mod supervise;
+pub mod syslog;
 pub mod tokens;
 pub mod watchdog;
 
@@ -39,11 +40,13 @@ use self::health::{Health, Surroundings};
 use self::server::listeners;
 use self::server::{Api, ListenError};
 use self::supervise::{Network, SuperviseError, Supervisor};
+use self::syslog::Delivery;
 use self::watchdog::Watchdog;
 use crate::crash::{self, Running};
 use crate::dhcp;
 use crate::exit::Exit;
 use crate::files;
+use crate::logging::remote::Records;
 use crate::steps::{Listing, told};
 
 /// What marks a slot of the appliance as good.
@@ -102,10 +105,10 @@ fn open(root: &Path) -> Result<Engine, DaemonError> {
 }
 
 /// What `headgated` was started for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Task {
-    /// Run until SIGTERM.
-    Run,
+    /// Run until SIGTERM, and send these elsewhere when the configuration says so.
+    Run(Records),
     /// Apply the configuration and leave nothing behind but the kernel's state.
     Once,
     /// Validate the configuration.
@@ -121,7 +124,7 @@ pub fn perform(task: Task, root: &Path, listing: Listing) -> (Exit, String) {
             let read = files::read(root);
             return read.map_or_else(|error| (Exit::ConfigInvalid, error.full()), |_| (Exit::Good, String::new()));
         }
-        Task::Run => run(root).map(|()| (Exit::Good, String::new())),
+        Task::Run(records) => run(root, records).map(|()| (Exit::Good, String::new())),
         Task::Once => once(root, listing),
         Task::Flush => flush(root, listing).map(|text| (Exit::Good, text)),
     };
@@ -161,7 +164,7 @@ fn flush(root: &Path, listing: Listing) -> Result<String, DaemonError> {
 }
 
 /// A configuration that cannot be applied is no error: the daemon says so in `status`, and waits for a better one.
-fn run(root: &Path) -> Result<(), DaemonError> {
+fn run(root: &Path, records: Records) -> Result<(), DaemonError> {
     keep_little();
     fence::begin();
     let mut engine = open(root)?;
@@ -180,7 +183,7 @@ fn run(root: &Path) -> Result<(), DaemonError> {
     let state = Root::new(root).file("run/headgate")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.map_err(|error| DaemonError::System("event queue", error))?;
-    let served = served.block_on(serve(engine, started, root, state));
+    let served = served.block_on(serve(engine, started, records, root, state));
     if let Ok(running) = running {
         running.end();
     }
@@ -204,8 +207,15 @@ impl Signals {
     }
 }
 
-async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf) -> Result<(), DaemonError> {
+async fn serve(
+    mut engine: Engine,
+    started: Started,
+    records: Records,
+    root: &Path,
+    state: PathBuf,
+) -> Result<(), DaemonError> {
     let signals = Signals::new().map_err(|error| DaemonError::System("signal handler", error))?;
+    let syslog = Delivery::begin(records, engine.system(), engine.syslog());
     let (services, trials, listen) = (engine.services(), engine.trials(), engine.listen());
     let logs = engine.logs();
     let events = engine.events();
@@ -243,6 +253,7 @@ async fn serve(mut engine: Engine, started: Started, root: &Path, state: PathBuf
     if let Some(supervisor) = supervisor {
         supervisor.shutdown().await;
     }
+    syslog.end().await;
     Ok(())
 }
 

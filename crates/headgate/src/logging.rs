@@ -7,6 +7,9 @@
 //! Logging never stops the daemon: a reader that stands still (a console under flow control, a full pipe) loses lines and is told how many.
 //! On the appliance stderr is the console; the kernel's own log is left to the kernel.
 
+pub mod record;
+pub mod remote;
+
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -21,7 +24,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+
+use self::remote::Records;
 
 /// The environment variable with the level, when `--log-level` is not given.
 pub const LEVEL_VARIABLE: &str = "HEADGATE_LOG";
@@ -63,24 +69,27 @@ pub enum LogError {
     Twice(#[source] tracing::subscriber::SetGlobalDefaultError),
 }
 
-/// Sends the events of the whole process to stderr. `level` comes from the command line and wins over [`LEVEL_VARIABLE`]; without either
+/// Sends the events of the whole process to stderr, and to whoever takes the records. `level` comes from the command line and wins over [`LEVEL_VARIABLE`]; without either
 /// it is `info`.
 ///
 /// # Errors
 /// When the level cannot be read, or logging is set up already.
-pub fn init(format: Format, level: Option<&str>) -> Result<(), LogError> {
+pub fn init(format: Format, level: Option<&str>) -> Result<Records, LogError> {
     let variable = std::env::var(LEVEL_VARIABLE).ok();
     let level = level.or(variable.as_deref()).filter(|level| !level.is_empty()).unwrap_or("info");
     let filter =
         EnvFilter::builder().parse(level).map_err(|source| LogError::Level { level: level.to_owned(), source })?;
+    let (tap, records) = remote::queue();
     let subscriber = tracing_subscriber::fmt()
         // It would report a failed write by eprintln!, which panics when stderr is gone.
         .log_internal_errors(false)
         .event_format(Line::new(format))
         .with_env_filter(filter)
         .with_writer(Sink(Mutex::new(Outlet::new(io::stderr()))))
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).map_err(LogError::Twice)
+        .finish()
+        .with(tap);
+    tracing::subscriber::set_global_default(subscriber).map_err(LogError::Twice)?;
+    Ok(records)
 }
 
 /// How an event becomes a line.

@@ -155,6 +155,7 @@ fn documents_rules_and_dashboard_name_what_is_there_and_the_documents_name_all_o
         "{WEB}{LISTEN}[farms.web.limits]\nconnections-per-client = 100\n[services.sleeper]\ncommand = [\"/bin/sleep\", \"1000\"]\n"
     );
     let ns = Namespace::new(&farm);
+    ns.tree.write("etc/headgate/conf.d/20-system.toml", "[system]\nsyslog = \"udp://127.0.0.1:514\"\n");
     ns.run("ip", &["link", "set", "lo", "up"]).exits(0);
     let _daemon = ns.start();
     let mut names = BTreeSet::new();

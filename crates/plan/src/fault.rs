@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capacity;
 use crate::knob;
+use crate::outside::Syslog;
 use crate::status::{BackendStatus, FarmHealth, FarmStatus, Standing, Status};
 
 /// Something that is wrong.
@@ -44,6 +45,10 @@ pub enum Severity {
 pub const CONFIGURATION: &str = "configuration";
 /// The subject of a kernel that is not as it should be.
 pub const DRIFT: &str = "kernel";
+/// The subjects of what the box itself has to do with others.
+pub const OUTSIDE: [&str; 1] = [SYSLOG];
+/// The subject of a log that its receiver does not take.
+pub const SYSLOG: &str = "syslog";
 
 /// The faults of a status, worst first.
 pub fn faults(status: &Status) -> Vec<Fault> {
@@ -73,10 +78,26 @@ pub fn faults(status: &Status) -> Vec<Fault> {
         let help = "`headgate hw explain` says who wants it, and why";
         degraded(format!("knob {}", knob::name(path)), format!("the kernel refused it: {why}"), help)
     }));
+    faults.extend(status.syslog.as_ref().and_then(of_syslog));
     faults.extend(status.capacity.findings.iter().map(of_finding));
     // What comes first of equal severity stays first: farms, then what is of the whole box.
     faults.sort_by_key(|fault| fault.severity);
     faults
+}
+
+/// Farms serve without it, so the whole is healthy all the same.
+fn of_syslog(syslog: &Syslog) -> Option<Fault> {
+    let Syslog { to, error, lost, .. } = syslog;
+    let lost = if *lost > 0 { format!("; {lost} lines are lost") } else { String::new() };
+    error.as_ref().map(|error| Fault {
+        severity: Severity::Degraded,
+        subject: SYSLOG.to_owned(),
+        text: format!("{to} does not take the log: {error}{lost}"),
+        since_ms: syslog.since_ms,
+        help:
+            "mend the receiver or the way to it; it is tried again by itself, and lines wait as long as there is room"
+                .to_owned(),
+    })
 }
 
 fn of_finding(finding: &capacity::Finding) -> Fault {

@@ -14,6 +14,7 @@ use crate::compile::Desired;
 pub use crate::compile::Standing;
 use crate::fault::Fault;
 use crate::names;
+use crate::outside::Syslog;
 use crate::state::State;
 use crate::step::{Detail, Outcome, Plan, Step, StepView};
 
@@ -49,6 +50,9 @@ pub struct Status {
     /// What runs out, or is lost already.
     #[serde(default)]
     pub capacity: Capacity,
+    /// How sending the log elsewhere goes; `None` when it is not asked for.
+    #[serde(default)]
+    pub syslog: Option<Syslog>,
 }
 
 /// How flows are counted for least connections.
@@ -292,6 +296,7 @@ impl Status {
             profile: desired.profile.clone(),
             counting: None,
             capacity: Capacity::default(),
+            syslog: None,
         };
         status.healthy = status.is_healthy();
         status

@@ -7,7 +7,7 @@ use super::fields::Fields;
 use super::{Checker, hardware};
 use crate::diagnostic::Report;
 use crate::model::{Allow, Api, Config, FarmState, InterfaceAddress, Metrics, Mode, Origin, SysctlValue, System};
-use crate::schema::socket;
+use crate::schema::{socket, syslog};
 use crate::tree::Span;
 use crate::types::{Listen, Ports, Protocol, parse_address};
 
@@ -19,7 +19,7 @@ pub(super) fn system(fields: Fields<'_>) -> System {
         protect: fields.flag("protect"),
         ntp_servers: addresses("ntp-servers"),
         dns_servers: addresses("dns-servers"),
-        syslog: fields.text("syslog").map(str::to_owned),
+        syslog: fields.text("syslog").and_then(|text| syslog(text).ok()),
         authorized_keys: fields.strings("authorized-keys"),
         trust_media: fields.word("trust-media").unwrap_or_default(),
     }

@@ -1,6 +1,7 @@
 //! `[system]`, `[network]`, `[sysctl]`, `[api]`, `[metrics]` and `[services]`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -19,10 +20,38 @@ pub struct System {
     pub protect: Option<bool>,
     pub ntp_servers: Vec<IpAddr>,
     pub dns_servers: Vec<IpAddr>,
-    /// `udp://ADDR:PORT` or `tcp://ADDR:PORT`.
-    pub syslog: Option<String>,
+    /// Where the log goes as well.
+    pub syslog: Option<Syslog>,
     pub authorized_keys: Vec<String>,
     pub trust_media: TrustMedia,
+}
+
+/// A receiver of the log: `udp://ADDR:PORT` or `tcp://ADDR:PORT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Syslog {
+    /// How records get there.
+    pub transport: Transport,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// How records of the log get to their receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// A datagram each (RFC 5426).
+    Udp,
+    /// One stream, each record behind its length (RFC 6587).
+    Tcp,
+}
+
+impl fmt::Display for Syslog {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.transport {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        };
+        write!(out, "{scheme}://{}", self.address)
+    }
 }
 
 /// When drop-ins from ESP, stick and fw_cfg are taken.

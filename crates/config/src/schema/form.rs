@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::model::{Syslog, Transport};
 use crate::types::{Endpoint, Invalid, Listen, Rate, checked_name, duration, duration_text, parse_address};
 
 /// What a text must look like.
@@ -101,7 +102,7 @@ impl Form {
             Form::Service => service(text),
             Form::File => file(text),
             Form::Hostname => hostname(text),
-            Form::Syslog => syslog(text),
+            Form::Syslog => syslog(text).map(drop),
             Form::Sysctl => sysctl(text),
             Form::HttpPath => http_path(text),
             Form::Status => status(text).map(drop),
@@ -264,12 +265,18 @@ fn hostname(text: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn syslog(text: &str) -> Result<(), Invalid> {
+pub(crate) fn syslog(text: &str) -> Result<Syslog, Invalid> {
     const HELP: &str = "udp://ADDR:PORT or tcp://ADDR:PORT";
-    let Some(place) = text.strip_prefix("udp://").or_else(|| text.strip_prefix("tcp://")) else {
-        return Err(Invalid::new(format!("{text:?} is not a syslog address"), HELP));
+    let (transport, place) = match text.split_once("://") {
+        Some(("udp", place)) => (Transport::Udp, place),
+        Some(("tcp", place)) => (Transport::Tcp, place),
+        _ => return Err(Invalid::new(format!("{text:?} is not a syslog address"), HELP)),
     };
-    socket(place).map(drop).map_err(|invalid| Invalid::new(invalid.message, HELP))
+    let address = socket(place).map_err(|invalid| Invalid::new(invalid.message, HELP))?;
+    if address.ip().is_unspecified() || address.ip().is_multicast() {
+        return Err(Invalid::new(format!("{text:?} is nobody's address"), HELP));
+    }
+    Ok(Syslog { transport, address })
 }
 
 fn sysctl(text: &str) -> Result<(), Invalid> {

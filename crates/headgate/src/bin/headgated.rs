@@ -25,15 +25,18 @@ fn main() -> ExitCode {
         };
     }
     let arguments = Arguments::parse();
-    if let Err(error) = logging::init(arguments.log_format, arguments.log_level.as_deref()) {
-        eprintln!("error: {}", headgate::explain(&error));
-        return Exit::Usage.into();
-    }
+    let records = match logging::init(arguments.log_format, arguments.log_level.as_deref()) {
+        Ok(records) => records,
+        Err(error) => {
+            eprintln!("error: {}", headgate::explain(&error));
+            return Exit::Usage.into();
+        }
+    };
     let task = match (arguments.check, arguments.once, arguments.flush) {
         (true, ..) => Task::Check,
         (_, true, _) => Task::Once,
         (_, _, true) => Task::Flush,
-        _ => Task::Run,
+        _ => Task::Run(records),
     };
     let listing = if arguments.all_steps { Listing::All } else { Listing::Short };
     let (exit, text) = daemon::perform(task, &arguments.root, listing);

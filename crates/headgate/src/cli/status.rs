@@ -1,8 +1,9 @@
 //! `headgate status`.
 
 use headgate_plan::capacity::{Capacity, Finding, Severity};
-use headgate_plan::fault::{CONFIGURATION, DRIFT};
+use headgate_plan::fault::{CONFIGURATION, DRIFT, Fault, OUTSIDE};
 use headgate_plan::knob;
+use headgate_plan::outside::Syslog;
 use headgate_plan::status::{FarmHealth, Standing, Status};
 
 use super::args::Output;
@@ -46,6 +47,7 @@ fn render(status: &Status, paint: Paint) -> String {
         let since = since(status, &format!("knob {}", knob::name(path)));
         text += &format!("{} /{path}: {}{since}\n", paint.text(Tone::Warning, "refused:"), printable(why));
     }
+    text += &outside(status, paint);
     text += &capacity(&status.capacity, paint);
     if !status.farms.is_empty() {
         let bad = status.farms.iter().filter(|farm| farm.health < FarmHealth::Serving).count();
@@ -90,6 +92,16 @@ fn not_serving(status: &Status, paint: Paint) -> String {
     if table.is_empty() { String::new() } else { format!("\n{}", table.shown(paint)) }
 }
 
+/// What the box itself has to do with others, and does not go well.
+fn outside(status: &Status, paint: Paint) -> String {
+    let faults = status.faults.iter().filter(|fault| OUTSIDE.contains(&fault.subject.as_str()));
+    let line = |fault: &Fault| {
+        let (word, since) = (paint.text(Tone::Warning, "degraded:"), since(status, &fault.subject));
+        format!("{word} {}{since}\n    what helps: {}\n", printable(&fault.text), printable(&fault.help))
+    };
+    faults.map(line).collect()
+}
+
 /// What is lost or nearly runs out, each with what would help.
 fn capacity(capacity: &Capacity, paint: Paint) -> String {
     let line = |finding: &Finding| {
@@ -118,6 +130,9 @@ fn footer(status: &Status) -> String {
             knobs.different,
             knobs.unsupported
         );
+    }
+    if let Some(Syslog { to, sent, lost, .. }) = &status.syslog {
+        text += &format!("\nlog to {}: {sent} lines sent, {lost} lost\n", printable(to));
     }
     if let Some(counting) = &status.counting {
         text += &format!(

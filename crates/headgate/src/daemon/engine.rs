@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headgate_config::Config;
-use headgate_config::model::{Service, Word};
+use headgate_config::model::{Service, System, Word};
 use headgate_config::types::{BackendName, FarmName, ServiceName};
 use headgate_host::{Host, Lock, Root};
 use headgate_plan::compile::Desired;
@@ -61,6 +61,7 @@ use super::health::Board;
 use super::metrics::Tally;
 use super::operator::{Overrides, RUNTIME};
 use super::store::{Origin, Store, StoreError, hash};
+use super::syslog;
 use crate::api::{ApiError, Applied, StepLine};
 use crate::dhcp;
 use crate::owed::Owed;
@@ -122,6 +123,10 @@ pub struct Engine {
     board: Board,
     /// Whether some farm logs.
     logs: watch::Sender<bool>,
+    /// What the box itself should be.
+    system: watch::Sender<System>,
+    /// How sending the log elsewhere goes.
+    syslog: syslog::Board,
     /// When this began.
     began: Instant,
     /// How often knobs were mended.
@@ -192,6 +197,8 @@ impl Engine {
             targets: watch::Sender::new(Targets::default()),
             board: Board::default(),
             logs,
+            system: watch::Sender::new(System::default()),
+            syslog: syslog::Board::default(),
             began: Instant::now(),
             repairs: Repairs::default(),
             untuned: false,
@@ -205,6 +212,16 @@ impl Engine {
     /// The processes that should run, from now on.
     pub fn services(&self) -> watch::Receiver<Services> {
         self.services.subscribe()
+    }
+
+    /// What the box itself should be, from now on.
+    pub fn system(&self) -> watch::Receiver<System> {
+        self.system.subscribe()
+    }
+
+    /// Where it is told how sending the log elsewhere goes.
+    pub fn syslog(&self) -> syslog::Board {
+        self.syslog.clone()
     }
 
     /// Where everything that happens is told.
@@ -454,6 +471,8 @@ impl Engine {
         self.listen.send_if_modified(|before| std::mem::replace(before, listen.clone()) != listen);
         self.fallen.keep(&candidate.config);
         self.targets.send_replace(plan_health::targets(&candidate.config).into());
+        let system = &candidate.config.system;
+        self.system.send_if_modified(|before| std::mem::replace(before, system.clone()) != *system);
         self.listen_to_logs(&candidate.config, &reconciled.facts);
         self.untouched = candidate.untouched;
         // A generation that stands in for files that are wrong does not make them right.

@@ -4,6 +4,7 @@
 //! connection tracking. What runs is not compiled or compared for it. It is put together beside the engine.
 
 mod capacity;
+mod outside;
 mod page;
 mod text;
 
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use headgate_plan::capacity::{PortUse, Usage};
+use headgate_plan::outside::Syslog;
 use headgate_plan::status::FarmStatus;
 use tokio::sync::Mutex;
 
@@ -105,6 +107,8 @@ pub struct Readings {
     pub usage: Usage,
     /// The source ports that flows need.
     pub ports: Vec<PortUse>,
+    /// How sending the log elsewhere goes.
+    pub syslog: Option<Syslog>,
     /// See [`Process`].
     pub process: Process,
     /// How long reading all this took.

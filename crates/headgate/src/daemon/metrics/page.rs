@@ -4,6 +4,7 @@ use headgate_plan::compile::Standing;
 use headgate_plan::status::{BackendStatus, FarmHealth, FarmStatus};
 
 use super::capacity;
+use super::outside;
 use super::text::{Family, Kind, join};
 use super::{BOUNDS, Readings};
 use crate::service::{ServiceState, ServiceStatus};
@@ -14,6 +15,7 @@ pub(super) fn page(readings: &Readings, services: &[ServiceStatus]) -> String {
     families.extend(configuration(readings));
     families.extend(farms(&readings.farms));
     families.extend(machine(readings));
+    families.extend(readings.syslog.iter().flat_map(outside::syslog));
     families.extend(processes(services));
     families.extend(process(readings));
     join(&families)

@@ -100,7 +100,6 @@ fn the_system() {
     let system = System {
         ntp_servers: vec![address("192.0.2.123")],
         dns_servers: vec![address("192.0.2.53")],
-        syslog: Some("udp://192.0.2.5:514".to_owned()),
         authorized_keys: vec!["ssh-ed25519 AAAA \"ops\"\u{1b}".to_owned()],
         ..System::default()
     };
@@ -110,7 +109,6 @@ fn the_system() {
             "not supported yet: system.authorized-keys = [\"ssh-ed25519 AAAA \\\"ops\\\"\\u001B\"]",
             "not supported yet: system.dns-servers = [\"192.0.2.53\"]",
             "not supported yet: system.ntp-servers = [\"192.0.2.123\"]",
-            "not supported yet: system.syslog = \"udp://192.0.2.5:514\"",
         ]
     );
 }
