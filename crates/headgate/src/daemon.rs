@@ -4,6 +4,7 @@
 //! ends without touching the kernel: traffic goes on.
 
 pub mod caller;
+pub mod clock;
 pub mod engine;
 pub mod events;
 pub mod feed;
@@ -216,6 +217,7 @@ async fn serve(
 ) -> Result<(), DaemonError> {
     let signals = Signals::new().map_err(|error| DaemonError::System("signal handler", error))?;
     let syslog = Delivery::begin(records, engine.system(), engine.syslog());
+    let (system, time) = (engine.system(), engine.clock());
     let (services, trials, listen) = (engine.services(), engine.trials(), engine.listen());
     let logs = engine.logs();
     let events = engine.events();
@@ -232,6 +234,7 @@ async fn serve(
     if appliance && is_firmware_good(&started) {
         tokio::spawn(mark_good());
     }
+    tokio::spawn(clock::run(engine.clone(), system, Root::new(root), time));
     tokio::spawn(steering::run(engine.clone()));
     tokio::spawn(events::run(engine.clone(), Root::new(root)));
     if let Some(watchdog) = appliance.then(|| Watchdog::open(Path::new(watchdog::DEVICE))).flatten() {

@@ -155,7 +155,10 @@ fn documents_rules_and_dashboard_name_what_is_there_and_the_documents_name_all_o
         "{WEB}{LISTEN}[farms.web.limits]\nconnections-per-client = 100\n[services.sleeper]\ncommand = [\"/bin/sleep\", \"1000\"]\n"
     );
     let ns = Namespace::new(&farm);
-    ns.tree.write("etc/headgate/conf.d/20-system.toml", "[system]\nsyslog = \"udp://127.0.0.1:514\"\n");
+    ns.tree.write(
+        "etc/headgate/conf.d/20-system.toml",
+        "[system]\nntp-servers = [\"127.0.0.1\"]\nsyslog = \"udp://127.0.0.1:514\"\n",
+    );
     ns.run("ip", &["link", "set", "lo", "up"]).exits(0);
     let _daemon = ns.start();
     let mut names = BTreeSet::new();
@@ -163,10 +166,16 @@ fn documents_rules_and_dashboard_name_what_is_there_and_the_documents_name_all_o
         names = by_socket(&ns).into_iter().map(|sample| sample.name).collect();
         names.contains("headgate_service_up")
     });
-    // There is no NIC here, and nobody needs many ports; tests/capacity.rs and the guest's cards have them.
+    // There is no NIC here, nobody needs many ports and nobody says what time it is; tests/capacity.rs, the guest's cards and
+    // tests/clock.rs have them.
     names.extend(
-        ["headgate_nic_missed_packets_total", "headgate_nic_errors_total", "headgate_snat_ports_used"]
-            .map(str::to_owned),
+        [
+            "headgate_nic_missed_packets_total",
+            "headgate_nic_errors_total",
+            "headgate_snat_ports_used",
+            "headgate_clock_offset_seconds",
+        ]
+        .map(str::to_owned),
     );
     let docs = |file: &str| {
         let path = format!("{}/../../docs/{file}", env!("CARGO_MANIFEST_DIR"));

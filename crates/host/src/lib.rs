@@ -19,6 +19,7 @@ mod address;
 pub mod announce;
 mod apply;
 pub mod capacity;
+pub mod clock;
 pub mod conntrack;
 mod counted;
 pub mod ethtool;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capacity;
 use crate::knob;
-use crate::outside::Syslog;
+use crate::outside::{Clock, Syslog};
 use crate::status::{BackendStatus, FarmHealth, FarmStatus, Standing, Status};
 
 /// Something that is wrong.
@@ -46,7 +46,9 @@ pub const CONFIGURATION: &str = "configuration";
 /// The subject of a kernel that is not as it should be.
 pub const DRIFT: &str = "kernel";
 /// The subjects of what the box itself has to do with others.
-pub const OUTSIDE: [&str; 1] = [SYSLOG];
+pub const OUTSIDE: [&str; 2] = [CLOCK, SYSLOG];
+/// The subject of a clock that is not kept.
+pub const CLOCK: &str = "clock";
 /// The subject of a log that its receiver does not take.
 pub const SYSLOG: &str = "syslog";
 
@@ -78,11 +80,31 @@ pub fn faults(status: &Status) -> Vec<Fault> {
         let help = "`headgate hw explain` says who wants it, and why";
         degraded(format!("knob {}", knob::name(path)), format!("the kernel refused it: {why}"), help)
     }));
+    faults.extend(status.clock.as_ref().and_then(of_clock));
     faults.extend(status.syslog.as_ref().and_then(of_syslog));
     faults.extend(status.capacity.findings.iter().map(of_finding));
     // What comes first of equal severity stays first: farms, then what is of the whole box.
     faults.sort_by_key(|fault| fault.severity);
     faults
+}
+
+/// A clock that was right a while ago is still nearly so: silence is no fault at once.
+fn of_clock(clock: &Clock) -> Option<Fault> {
+    let error = clock.error.as_ref().filter(|_| clock.synchronised_ms.is_none())?;
+    let said = clock.servers.iter().filter_map(|server| {
+        let error = server.error.as_ref()?;
+        Some(format!("{}: {error}", server.address))
+    });
+    let said: Vec<String> = said.collect();
+    let said = if said.is_empty() { String::new() } else { format!(" ({})", said.join("; ")) };
+    Some(Fault {
+        severity: Severity::Degraded,
+        subject: CLOCK.to_owned(),
+        text: format!("the clock is not synchronised: {error}{said}"),
+        since_ms: None,
+        help: "see that `ntp-servers` are reachable and right; a box that is far ahead is set at its next start"
+            .to_owned(),
+    })
 }
 
 /// Farms serve without it, so the whole is healthy all the same.

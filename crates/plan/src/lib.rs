@@ -13,6 +13,7 @@
 
 pub mod affinity;
 pub mod capacity;
+pub mod clock;
 pub mod compile;
 pub mod credit;
 pub mod ethtool;

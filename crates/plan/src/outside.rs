@@ -1,6 +1,38 @@
-//! What the box itself has to do with others: who takes its log.
+//! What the box itself has to do with others: who takes its log, and who tells it the time.
+
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::clock::Sample;
+
+/// How the clock is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Clock {
+    /// For how long it is right, milliseconds; `None`: it is not.
+    pub synchronised_ms: Option<u64>,
+    /// Who was believed last, and how far off the clock was then.
+    pub best: Option<Sample>,
+    /// How long that is ago, milliseconds.
+    pub heard_ms: Option<u64>,
+    /// Why it is not kept now.
+    pub error: Option<String>,
+    /// By address.
+    pub servers: Vec<TimeServer>,
+}
+
+/// One time server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TimeServer {
+    /// Its address.
+    pub address: IpAddr,
+    /// What it said last.
+    pub said: Option<Sample>,
+    /// Why it did not.
+    pub error: Option<String>,
+}
 
 /// How sending the log elsewhere goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use crate::compile::Desired;
 pub use crate::compile::Standing;
 use crate::fault::Fault;
 use crate::names;
-use crate::outside::Syslog;
+use crate::outside::{Clock, Syslog};
 use crate::state::State;
 use crate::step::{Detail, Outcome, Plan, Step, StepView};
 
@@ -50,6 +50,9 @@ pub struct Status {
     /// What runs out, or is lost already.
     #[serde(default)]
     pub capacity: Capacity,
+    /// How the clock is kept; `None` when no time server is named.
+    #[serde(default)]
+    pub clock: Option<Clock>,
     /// How sending the log elsewhere goes; `None` when it is not asked for.
     #[serde(default)]
     pub syslog: Option<Syslog>,
@@ -296,6 +299,7 @@ impl Status {
             profile: desired.profile.clone(),
             counting: None,
             capacity: Capacity::default(),
+            clock: None,
             syslog: None,
         };
         status.healthy = status.is_healthy();

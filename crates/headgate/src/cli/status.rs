@@ -3,7 +3,7 @@
 use headgate_plan::capacity::{Capacity, Finding, Severity};
 use headgate_plan::fault::{CONFIGURATION, DRIFT, Fault, OUTSIDE};
 use headgate_plan::knob;
-use headgate_plan::outside::Syslog;
+use headgate_plan::outside::{Clock, Syslog};
 use headgate_plan::status::{FarmHealth, Standing, Status};
 
 use super::args::Output;
@@ -114,6 +114,17 @@ fn capacity(capacity: &Capacity, paint: Paint) -> String {
     capacity.findings.iter().map(line).collect()
 }
 
+fn clock(clock: &Clock) -> String {
+    let Some((since, best)) = clock.synchronised_ms.zip(clock.best) else { return String::new() };
+    let (server, offset, heard) = (best.server, best.offset_ns as f64 / 1e6, clock.heard_ms.unwrap_or(0));
+    let quiet = clock.error.as_ref().map(|error| format!("; {}", printable(error))).unwrap_or_default();
+    format!(
+        "\nclock: synchronised for {}, by {server}, {offset:+.3} ms off {} ago{quiet}\n",
+        farm::span(since),
+        farm::span(heard)
+    )
+}
+
 fn footer(status: &Status) -> String {
     let mut text = String::new();
     if let (Some(entries), Some(limit)) = (status.capacity.entries, status.capacity.limit) {
@@ -131,6 +142,7 @@ fn footer(status: &Status) -> String {
             knobs.unsupported
         );
     }
+    text += &status.clock.as_ref().map(clock).unwrap_or_default();
     if let Some(Syslog { to, sent, lost, .. }) = &status.syslog {
         text += &format!("\nlog to {}: {sent} lines sent, {lost} lost\n", printable(to));
     }

@@ -56,6 +56,7 @@ use self::memory::release_memory;
 pub use self::steer::{Count, Counted};
 pub use self::trial::{WINDOW_MAX, watch_trials};
 use super::caller::Caller;
+use super::clock;
 use super::feed::{Event, Events};
 use super::health::Board;
 use super::metrics::Tally;
@@ -127,6 +128,8 @@ pub struct Engine {
     system: watch::Sender<System>,
     /// How sending the log elsewhere goes.
     syslog: syslog::Board,
+    /// How the clock is kept.
+    clock: clock::Board,
     /// When this began.
     began: Instant,
     /// How often knobs were mended.
@@ -199,6 +202,7 @@ impl Engine {
             logs,
             system: watch::Sender::new(System::default()),
             syslog: syslog::Board::default(),
+            clock: clock::Board::default(),
             began: Instant::now(),
             repairs: Repairs::default(),
             untuned: false,
@@ -222,6 +226,11 @@ impl Engine {
     /// Where it is told how sending the log elsewhere goes.
     pub fn syslog(&self) -> syslog::Board {
         self.syslog.clone()
+    }
+
+    /// Where it is told how the clock is kept.
+    pub fn clock(&self) -> clock::Board {
+        self.clock.clone()
     }
 
     /// Where everything that happens is told.

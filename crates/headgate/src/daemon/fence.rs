@@ -51,6 +51,7 @@ impl Part {
                     | CapabilitySet::SYS_NICE
                     | CapabilitySet::SYS_PTRACE
                     | CapabilitySet::SYS_RESOURCE
+                    | CapabilitySet::SYS_TIME
             }
             // SYS_PTRACE: which connection a process came over, and what belongs to a service that changed its user.
             Part::Server => {

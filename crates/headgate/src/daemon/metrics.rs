@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use headgate_plan::capacity::{PortUse, Usage};
-use headgate_plan::outside::Syslog;
+use headgate_plan::outside::{Clock, Syslog};
 use headgate_plan::status::FarmStatus;
 use tokio::sync::Mutex;
 
@@ -107,6 +107,8 @@ pub struct Readings {
     pub usage: Usage,
     /// The source ports that flows need.
     pub ports: Vec<PortUse>,
+    /// How the clock is kept.
+    pub clock: Option<Clock>,
     /// How sending the log elsewhere goes.
     pub syslog: Option<Syslog>,
     /// See [`Process`].

@@ -18,6 +18,9 @@ addresses = [\"172.16.1.254/24\"]
 addresses = [\"172.16.2.254/24\"]
 ";
 
+/// Whoever is started by it cannot set the clock.
+const TIMELESS: &str = "setpriv --bounding-set -sys_time --inh-caps -sys_time --";
+
 /// How long anything may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -127,7 +130,8 @@ impl Namespace {
     /// The same after a line of shell, whose mounts are the daemon's alone; `$1` is the root. It answers below `root`.
     pub fn start_after(&self, prepare: &str, root: &Path) -> Daemon<'_> {
         let mut command = self.command("sh");
-        let script = format!("{prepare} && exec \"$0\" --root \"$1\" --log-format text");
+        // A namespace has no clock of its own: what a daemon says about the time must not get to this machine.
+        let script = format!("{prepare} && exec {TIMELESS} \"$0\" --root \"$1\" --log-format text");
         command.args(["-ec", &script, HEADGATED]).arg(root);
         let log = std::fs::File::create(self.tree.path("log")).expect("a log");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts");

@@ -81,9 +81,6 @@ impl Uses {
 
     fn system(&mut self, system: &System) {
         let at = format_args!("system.");
-        if !system.ntp_servers.is_empty() {
-            self.add(at, "ntp-servers", list(&system.ntp_servers));
-        }
         if !system.dns_servers.is_empty() {
             self.add(at, "dns-servers", list(&system.dns_servers));
         }

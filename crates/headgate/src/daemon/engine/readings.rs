@@ -33,6 +33,7 @@ impl Engine {
             on_trial: self.store.trial().is_some(),
             returned: self.store.returned().is_some(),
             usage: capacity::read(&self.root),
+            clock: self.clock.told(),
             syslog: self.syslog.told(),
             ports: counted.ports.clone(),
             process: process(&self.root),

@@ -37,7 +37,7 @@ impl Engine {
                 last_error: Some(fault.as_deref().unwrap_or("no configuration runs yet")),
             });
             status.warnings.extend(self.notes.iter().chain(&self.unkept).chain(self.owed.warnings()).cloned());
-            status.syslog = self.syslog.told();
+            (status.clock, status.syslog) = (self.clock.told(), self.syslog.told());
             self.date(&mut status);
             return Ok(status);
         };
@@ -58,7 +58,7 @@ impl Engine {
         self.board.show(&mut status.farms);
         status.warnings.extend(self.untuned.then(|| UNTUNED.to_owned()));
         status.counting = self.counting;
-        status.syslog = self.syslog.told();
+        (status.clock, status.syslog) = (self.clock.told(), self.syslog.told());
         status.capacity = self.capacity(counted.ports);
         self.date(&mut status);
         super::release_memory();

@@ -1,9 +1,23 @@
 //! What the box itself has to do with others, as figures.
 
-use headgate_plan::outside::Syslog;
+use headgate_plan::outside::{Clock, Syslog};
 
 use super::page::{counter, gauge};
-use super::text::Family;
+use super::text::{Family, Kind};
+
+pub(super) fn clock(clock: &Clock) -> Vec<Family> {
+    let kept = u8::from(clock.synchronised_ms.is_some());
+    let mut offset = Family::new(
+        "headgate_clock_offset_seconds",
+        Kind::Gauge,
+        "seconds",
+        "What had to be added to the clock when a time server was believed last.",
+    );
+    if let Some(best) = clock.best {
+        offset.sample(&[], best.offset_ns as f64 / 1e9);
+    }
+    vec![gauge("headgate_clock_synchronised", "", "1: the clock is kept by time servers.", kept), offset]
+}
 
 pub(super) fn syslog(syslog: &Syslog) -> Vec<Family> {
     vec![

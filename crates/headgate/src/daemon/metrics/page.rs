@@ -15,6 +15,7 @@ pub(super) fn page(readings: &Readings, services: &[ServiceStatus]) -> String {
     families.extend(configuration(readings));
     families.extend(farms(&readings.farms));
     families.extend(machine(readings));
+    families.extend(readings.clock.iter().flat_map(outside::clock));
     families.extend(readings.syslog.iter().flat_map(outside::syslog));
     families.extend(processes(services));
     families.extend(process(readings));
