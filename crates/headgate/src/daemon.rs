@@ -285,18 +285,19 @@ async fn until_terminated(
             }
             _ = watch.tick() => {
                 // Whoever is busy changing the kernel needs no watching.
-                let (cost, ()) = cost(engine, Engine::watch).await;
+                let cost = engine.watch().await.unwrap_or_default();
                 watch.reset_after(WATCH_INTERVAL.max(cost * WATCH_PAUSE));
             }
             _ = ruleset.tick() => {
-                let (cost, ()) = cost(engine, Engine::watch_ruleset).await;
+                let overtaken = engine.call(Engine::is_overtaken).await.unwrap_or(false);
+                let cost = if overtaken { engine.watch().await.unwrap_or_default() } else { Duration::ZERO };
                 ruleset.reset_after(RULESET_INTERVAL.max(cost * WATCH_PAUSE));
             }
             _ = knobs.tick() => {
                 let (cost, is_turned) = cost(engine, Engine::is_turned).await;
                 // Not counted: a knob that is turned again and again is soon left alone.
                 if is_turned {
-                    let _ = engine.call(Engine::watch).await;
+                    let _ = engine.watch().await;
                 }
                 knobs.reset_after((cost * KNOBS_PAUSE).clamp(KNOBS_INTERVAL, KNOBS_INTERVAL_MAX));
             }

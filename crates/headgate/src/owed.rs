@@ -1,7 +1,7 @@
 //! What backends that are down or gone could not be made to let go of.
 //!
 //! The deletion of flows and of remembered clients comes behind the commit of the ruleset, so a failure takes nothing back: it
-//! is kept here, tried again with every change and every comparison with the kernel, and `status` warns until it has
+//! is kept here, tried again with every change of the configuration and every comparison with the kernel, and `status` warns until it has
 //! succeeded. A mark stays owed when its backend serves again meanwhile: the flows from before are not known from those that
 //! came since, and one that is deleted by mistake only finds a backend anew.
 
@@ -26,6 +26,14 @@ impl Owed {
         self.lost.add(other.lost);
         self.warnings = other.warnings.into_iter().chain(std::mem::take(&mut self.warnings)).collect();
         self.warnings.dedup();
+    }
+
+    /// This could not be taken, for this reason.
+    pub fn owe(&mut self, lost: Lost, warning: String) {
+        if !self.warnings.contains(&warning) {
+            tracing::warn!("{warning}");
+        }
+        self.add(Self { lost, warnings: vec![warning] });
     }
 
     /// Has `cut` take this and all that is owed; what it says is what failed, and then all of it stays owed. A part that was

@@ -222,24 +222,43 @@ fn lost(so_far: &Reconciled) -> Lost {
 /// Ends the flows, TCP mostly apart, and the memories of clients of backends that are down or gone; a warning for what fails. Only
 /// behind the commit of the ruleset: before, the next packets would find the same backends again.
 pub fn cut_lost(host: &mut Host, lost: &Lost) -> Vec<String> {
-    let backends = lost.marks.len();
-    let mut warnings = Vec::new();
+    [forget_lost(host, lost), cut_flows(lost)].into_iter().filter_map(Result::err).collect()
+}
+
+/// The memories alone: before the flows, whose next packets would find the same backends by them.
+///
+/// # Errors
+/// What to warn of.
+pub fn forget_lost(host: &mut Host, lost: &Lost) -> Result<(), String> {
     match host.forget(&lost.memories, Some(&lost.marks)) {
         Ok(0) => {}
-        Ok(clients) => tracing::info!(backends, clients, "clients of backends that are down or gone were forgotten"),
-        Err(error) => warnings.push(format!(
-            "clients of backends that are down or gone come back to them when these come back: {}",
-            crate::explain(&error)
-        )),
+        Ok(clients) => {
+            let backends = lost.marks.len();
+            tracing::info!(backends, clients, "clients of backends that are down or gone were forgotten");
+        }
+        Err(error) => {
+            let why = crate::explain(&error);
+            return Err(format!(
+                "clients of backends that are down or gone come back to them when these come back: {why}"
+            ));
+        }
     }
-    match Conntrack::open().and_then(|mut conntrack| conntrack.delete_lost(&lost.marks, &lost.cut)) {
-        Ok(flows) => tracing::info!(backends, cut = lost.cut.len(), flows, "flows left backends that are down or gone"),
-        Err(error) => warnings.push(format!(
-            "flows that should leave backends that are down or gone stay until they are idle: {}",
-            crate::explain(&error)
-        )),
-    }
-    warnings
+    Ok(())
+}
+
+/// The flows alone: one walk through all flows of the machine, which takes tens of milliseconds even when there is none.
+///
+/// # Errors
+/// What to warn of.
+pub fn cut_flows(lost: &Lost) -> Result<(), String> {
+    let flows = Conntrack::open().and_then(|mut conntrack| conntrack.delete_lost(&lost.marks, &lost.cut));
+    let flows = flows.map_err(|error| {
+        let why = crate::explain(&error);
+        format!("flows that should leave backends that are down or gone stay until they are idle: {why}")
+    })?;
+    let (backends, cut) = (lost.marks.len(), lost.cut.len());
+    tracing::info!(backends, cut, flows, "flows left backends that are down or gone");
+    Ok(())
 }
 
 /// The kernel has said its word about this step: trying again would say the same. So it would be with a knob that was set and read

@@ -114,6 +114,7 @@ fn phase(step: &Step) -> Phase {
 impl Host {
     /// Carries out a plan made from what [`Host::observe`] returned last.
     pub fn apply(&mut self, plan: Plan) -> Report {
+        self.writes += 1;
         let mut report = Report::default();
         let mut steps = plan.steps;
         let mut interfaces = match link::list(&mut self.netlink) {

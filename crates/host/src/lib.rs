@@ -68,6 +68,8 @@ pub struct Host {
     generation: Option<u32>,
     /// The generation that nftables has if nobody but us has committed since.
     ours: Option<u32>,
+    /// How often something was to be written.
+    writes: u64,
     /// Connection tracking helpers that have been found to be there.
     helpers: BTreeSet<Helper>,
     /// Tunnel devices whose kind has been found to be there.
@@ -137,6 +139,7 @@ impl Host {
             nft,
             generation: None,
             ours: None,
+            writes: 0,
             helpers: BTreeSet::new(),
             tunnels: BTreeSet::new(),
             kernel,
@@ -153,6 +156,7 @@ impl Host {
 
     /// Commits one transaction; with a generation, only if nftables is still at it.
     fn commit(&mut self, changes: &[Change], generation: Option<u32>) -> Result<(), HostError> {
+        self.writes += 1;
         self.nft.commit(&Batch::new(changes, generation)).map_err(HostError::Commit)?;
         // Each commit counts the generation up by one (`nft_base_seq_inc`).
         self.ours = self.ours.map(|ours| ours.wrapping_add(1));
@@ -162,6 +166,21 @@ impl Host {
     /// The next plan is committed whatever others have committed since our tables were observed.
     pub fn ignore_generation(&mut self) {
         self.generation = None;
+    }
+
+    /// How often this one has written, or tried to: what another looked at between two of the same number is as this one left it.
+    pub fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// nftables' generation when our tables were last observed.
+    pub fn generation(&self) -> Option<u32> {
+        self.generation
+    }
+
+    /// Another has observed our tables at this generation, and found nothing that is ours to mend.
+    pub fn has_seen(&mut self, generation: Option<u32>) {
+        self.ours = generation;
     }
 
     /// Whether somebody else has committed to nftables since our tables were last observed: it may have been to ours. One

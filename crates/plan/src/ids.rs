@@ -20,7 +20,8 @@ use crate::names::{self, IpVersion};
 /// Ids of farms and backends, and the sizes of the maps that hold them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ids {
-    farms: BTreeMap<FarmName, FarmIds>,
+    /// Shared by copies until one of them gives out an id: who looks at the kernel takes a copy with each look.
+    farms: Arc<BTreeMap<FarmName, FarmIds>>,
     /// The id given out last; the next search begins behind it, so that an id rests as long as possible before it returns.
     last_farm: u16,
     last_backend: u32,
@@ -70,7 +71,7 @@ impl Ids {
             });
             (name.clone(), FarmIds { id: ids.id, backends: backends.collect() })
         });
-        Self { farms: farms.collect(), ..self.clone() }
+        Self { farms: Arc::new(farms.collect()), ..self.clone() }
     }
 
     /// Reads back what an earlier run wrote into our table. What is not ours, or contradicts itself, is passed over.
@@ -128,7 +129,7 @@ impl Ids {
                 };
                 if seen.insert(id) {
                     self.last_backend = self.last_backend.max(id);
-                    self.farms.entry(farm).or_default().backends.entry(backend).or_insert(id);
+                    Arc::make_mut(&mut self.farms).entry(farm).or_default().backends.entry(backend).or_insert(id);
                 }
             }
         }
@@ -163,7 +164,7 @@ impl Ids {
     }
 
     fn observe_farm(&mut self, farm: FarmName, id: u16, seen: &mut BTreeSet<u16>) {
-        let known = self.farms.entry(farm).or_default();
+        let known = Arc::make_mut(&mut self.farms).entry(farm).or_default();
         if known.id.is_none() && seen.insert(id) {
             known.id = Some(id);
             self.last_farm = self.last_farm.max(id);
@@ -176,13 +177,7 @@ impl Ids {
     pub fn assign(&mut self, config: &Config) {
         let farms: Vec<&Farm> = config.farms.values().map(AsRef::as_ref).collect();
         self.assign_farms(&farms);
-        self.farms.retain(|name, ids| match config.farms.get(name) {
-            Some(farm) => {
-                ids.backends.retain(|backend, _| farm.backends.contains_key(backend));
-                true
-            }
-            None => false,
-        });
+        self.forget_gone(config);
         let steered = config.farms.values().filter(|farm| farm.scheduler == Scheduler::LeastConnections);
         let marks: BTreeSet<u32> = steered.flat_map(|farm| self.marks_of(farm)).collect();
         self.shares.retain(|mark, _| marks.contains(mark));
@@ -194,6 +189,21 @@ impl Ids {
             backends.retain(|backend| farm.is_some_and(|farm| farm.backends.contains_key(backend)));
             !backends.is_empty()
         });
+    }
+
+    fn forget_gone(&mut self, config: &Config) {
+        let is_gone = |farm: &FarmName, backend: &BackendName| {
+            config.farms.get(farm).is_none_or(|farm| !farm.backends.contains_key(backend))
+        };
+        let any = self.farms.iter().any(|(farm, ids)| {
+            !config.farms.contains_key(farm) || ids.backends.keys().any(|backend| is_gone(farm, backend))
+        });
+        if any {
+            Arc::make_mut(&mut self.farms).retain(|farm, ids| {
+                ids.backends.retain(|backend, _| !is_gone(farm, backend));
+                config.farms.contains_key(farm)
+            });
+        }
     }
 
     /// Gives ids to one farm and those of its backends that have none; nothing is forgotten.
@@ -209,7 +219,7 @@ impl Ids {
         used_farms.extend(RESERVED);
         let mut used: BTreeSet<u32> = self.farms.values().flat_map(|ids| ids.backends.values().copied()).collect();
         for farm in farms {
-            let ids = self.farms.entry(farm.name.clone()).or_default();
+            let ids = Arc::make_mut(&mut self.farms).entry(farm.name.clone()).or_default();
             if ids.id.is_none()
                 && let Some(id) = free_after(u32::from(self.last_farm), u32::from(u16::MAX), &mut used_farms)
             {

@@ -161,7 +161,7 @@ fn beside_table(patience: u64) -> Table {
         "Load and replace are whole processes from a file to the kernel: `headgated --once`, `nft -f` with the flat ruleset of two \
          maps for all farms, `nftlb -e`; replacing changes every backend's port. One change drains a backend or takes it back: by \
          the daemons' APIs, and by a process of nft(8) that changes one element. A backend turns when its health check has decided: \
-         from then until the kernel has it and its flows are gone. Virtual addresses are nobody's business here. \
+         from then until the kernel has it; its flows are ended behind that, by a thread that the next turn does not wait for. Virtual addresses are nobody's business here. \
          nftlb has no figures beyond 4,095 backends, which is as many as it can tell apart, and where {patience} s were not enough."
     ))
 }

@@ -17,6 +17,7 @@ mod health;
 mod listen;
 mod load;
 mod logs;
+mod look;
 mod memory;
 mod readings;
 mod since;
@@ -142,6 +143,8 @@ pub struct Engine {
     samples: capacity::Samples,
     /// Flows were steered so many times.
     round: u64,
+    /// Configurations came to run so many times.
+    adopted: u64,
     /// Since when farms and faults are as they are.
     kept: since::Kept,
 }
@@ -209,6 +212,7 @@ impl Engine {
             counting: None,
             samples: capacity::Samples::default(),
             round: 0,
+            adopted: 0,
             kept,
         })
     }
@@ -462,6 +466,7 @@ impl Engine {
     }
 
     fn adopt(&mut self, candidate: Candidate, reconciled: Reconciled, reason: Reason) {
+        self.adopted += 1;
         let mut desired = reconciled.desired;
         desired.state = State::default();
         let knobs = reconciled.done.into_iter().filter_map(|(step, outcome)| match step {

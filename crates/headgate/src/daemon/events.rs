@@ -14,7 +14,7 @@ use headgate_host::monitor::{Monitor, Subject};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::engine::{Engine, Handle};
+use super::engine::Handle;
 
 /// Changes come in groups: an interface that is set up gets its addresses, and they their routes.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -47,7 +47,7 @@ pub async fn run(engine: Handle, root: Root) {
         tracing::debug!(?changed, "the machine changed; looking");
         let begin = Instant::now();
         // Who is busy with something else looks at the machine anyhow.
-        let _ = engine.call(Engine::watch).await;
+        let _ = engine.watch().await;
         changed = pause(&mut monitors, &changed, begin.elapsed()).await;
     }
 }

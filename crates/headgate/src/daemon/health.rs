@@ -8,6 +8,7 @@
 
 mod board;
 mod checker;
+mod cut;
 mod keep;
 mod probe;
 mod quota;

@@ -1,14 +1,21 @@
 //! How others reach the thread of the engine.
 
 use std::sync::mpsc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::Engine;
+use super::hardware::Seen;
+use super::look::Looker;
 use crate::daemon::fence::{self, Part};
+use crate::daemon::steering::cpu_time;
 
 /// Requests that wait; more than this are refused as busy.
 const QUEUE: usize = 256;
+
+/// Looks that the engine may overtake before it looks itself.
+const LOOKS_MAX: usize = 3;
 
 type Work = Box<dyn FnOnce(&mut Engine) + Send>;
 
@@ -16,6 +23,7 @@ type Work = Box<dyn FnOnce(&mut Engine) + Send>;
 #[derive(Debug, Clone)]
 pub struct Handle {
     work: mpsc::SyncSender<Work>,
+    looker: Looker,
 }
 
 /// The engine is gone, or has too much to do.
@@ -24,11 +32,12 @@ pub struct Handle {
 pub struct Busy;
 
 impl Handle {
-    /// Starts the engine's thread; it ends when the last handle is dropped. Threads inherit the network namespace.
+    /// Starts the engine's thread, and the one that looks; they end when the last handle is dropped. Threads inherit the network namespace.
     ///
     /// # Errors
     /// The system has no thread left.
     pub fn spawn(mut engine: Engine) -> std::io::Result<Self> {
+        let looker = Looker::spawn(engine.root.clone())?;
         let (work, queue) = mpsc::sync_channel::<Work>(QUEUE);
         let serve = move || {
             fence::enter(Part::Engine);
@@ -37,7 +46,7 @@ impl Handle {
             }
         };
         std::thread::Builder::new().name("engine".to_owned()).spawn(serve)?;
-        Ok(Self { work })
+        Ok(Self { work, looker })
     }
 
     /// Has the engine do something and waits for its answer.
@@ -56,5 +65,28 @@ impl Handle {
         });
         self.work.try_send(work).map_err(|_| Busy)?;
         answered.await.map_err(|_| Busy)
+    }
+
+    /// Has the kernel compared with what it should be, and repaired; the engine does other work meanwhile. The CPU time that the
+    /// comparison took.
+    ///
+    /// # Errors
+    /// [`Busy`]: whoever is busy changing the kernel needs no watching.
+    pub async fn watch(&self) -> Result<Duration, Busy> {
+        let mut took = Duration::ZERO;
+        for _ in 0..LOOKS_MAX {
+            let Some(look) = self.call(Engine::begin_look).await? else { break };
+            let looked = self.looker.look(look).await.ok_or(Busy)?;
+            took += looked.took;
+            if self.call(move |engine| engine.end_watch(looked)).await? == Seen::Settled {
+                return Ok(took);
+            }
+        }
+        let before_and_after = |engine: &mut Engine| {
+            let before = cpu_time();
+            engine.watch();
+            cpu_time().saturating_sub(before)
+        };
+        Ok(took + self.call(before_and_after).await?)
     }
 }

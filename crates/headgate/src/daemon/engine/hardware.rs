@@ -11,11 +11,22 @@ use headgate_plan::knob;
 use headgate_plan::state::State;
 use headgate_plan::step::{Detail, Outcome, Step};
 
+use super::load::profiles;
+use super::look::Looked;
 use super::memory::release_memory;
 use super::{Engine, EngineError};
 use crate::api::{Applied, StepLine};
 use crate::daemon::feed::Event;
 use crate::reconcile::{Knobs, Reconciled, Until, Wanted, cut_lost, planned, reconcile};
+
+/// What became of a look that another thread took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// What was to be done is done.
+    Settled,
+    /// The engine has changed things meanwhile: what was found may be only that.
+    Overtaken,
+}
 
 impl Engine {
     /// The hardware and its knobs, read now.
@@ -44,10 +55,31 @@ impl Engine {
         outcomes
     }
 
-    /// Compares the kernel with what it should be, and repairs it; takes what is still owed.
+    /// Compares the kernel with what it should be, and repairs it; takes what is still owed. For who cannot go on before:
+    /// everybody else has [another thread look](super::Handle::watch).
     pub fn watch(&mut self) {
+        let found = self.look();
+        self.conclude(found);
+        release_memory();
+    }
+
+    /// The same with a look that was taken meanwhile.
+    pub fn end_watch(&mut self, looked: Looked) -> Seen {
+        let is_current = looked.moment == self.moment();
+        if is_current && looked.found.is_ok() {
+            self.host.has_seen(looked.generation);
+        } else if !is_current && looked.found.as_ref().is_ok_and(|found| found.plan.is_empty()) {
+            // Whatever was done meanwhile has looked where it wrote.
+        } else if !is_current {
+            return Seen::Overtaken;
+        }
+        self.conclude(looked.found.map(Some));
+        Seen::Settled
+    }
+
+    fn conclude(&mut self, found: Result<Option<Reconciled>, EngineError>) {
         self.sample();
-        match self.look() {
+        match found {
             Ok(Some(mut looked)) => {
                 // An interface that came needs its client, whether anything is to be repaired or not.
                 if let Some(running) = &self.running {
@@ -62,23 +94,23 @@ impl Engine {
                 }
                 if !looked.plan.is_empty() {
                     self.repair(&looked, &withheld);
+                    self.see_all();
+                    release_memory();
                 }
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(error = %crate::explain(&error), "the kernel cannot be compared"),
         }
         self.owed.settle(Lost::default(), |lost| cut_lost(&mut self.host, lost));
-        self.see_all();
-        release_memory();
     }
 
-    /// As [`watch`](Self::watch), but only when somebody else has changed nftables.
-    pub fn watch_ruleset(&mut self) {
-        match self.host.is_overtaken() {
-            Ok(true) => self.watch(),
-            Ok(false) => {}
-            Err(error) => tracing::debug!(error = %crate::explain(&error), "the generation of nftables is unknown"),
-        }
+    /// Whether somebody else has changed nftables.
+    pub fn is_overtaken(&mut self) -> bool {
+        let overtaken = self.host.is_overtaken();
+        let overtaken = overtaken.inspect_err(
+            |error| tracing::debug!(error = %crate::explain(error), "the generation of nftables is unknown"),
+        );
+        overtaken.unwrap_or(false)
     }
 
     /// Whether a knob that is a file is not as it was left, and is to be mended: no event tells who turns one. Only these are
@@ -102,7 +134,7 @@ impl Engine {
         for line in planned(&looked.plan, Detail::Summary) {
             tracing::warn!(step = line.step, "the kernel is not as it was left; repairing");
         }
-        let Ok(profiles) = self.profiles() else { return };
+        let Ok(profiles) = profiles(&self.root) else { return };
         let Some(running) = &mut self.running else { return };
         let failed = self.fallen.within(&running.config);
         let ids = Some(&running.desired.ids);
@@ -135,7 +167,7 @@ impl Engine {
     /// # Errors
     /// The machine cannot be looked at, or something else than a knob is refused.
     pub fn tune(&mut self) -> Result<Applied, EngineError> {
-        let profiles = self.profiles()?;
+        let profiles = profiles(&self.root)?;
         let running = self.running.as_mut().ok_or(EngineError::NothingRuns)?;
         let failed = self.fallen.within(&running.config);
         let ids = Some(&running.desired.ids);

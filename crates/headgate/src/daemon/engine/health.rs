@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::{Engine, Targets};
 use crate::daemon::feed::Event;
 use crate::daemon::health::Board;
-use crate::reconcile::cut_lost;
+use crate::reconcile::forget_lost;
 
 /// A backend's place in the configuration.
 pub type Name = (FarmName, BackendName);
@@ -67,12 +67,12 @@ impl Engine {
         self.fallen.within(&running.config).values().map(BTreeSet::len).sum()
     }
 
-    /// Takes backends out of the data plane, and brings others back, in one commit; behind it goes what those that are out must let
-    /// go of. One whose address has changed meanwhile is left alone, and so is one that nobody checks any more.
+    /// Takes backends out of the data plane, and brings others back, in one commit; what those that are out must let go of then,
+    /// for whoever has the time: their clients are forgotten already, their flows are still there. One whose address has changed meanwhile is left alone, and so is one that nobody checks any more.
     ///
     /// A commit that is refused is repeated with a look at everything.
-    pub fn turn(&mut self, turns: &[Turn]) {
-        let Some(running) = &mut self.running else { return };
+    pub fn turn(&mut self, turns: &[Turn]) -> Lost {
+        let Some(running) = &mut self.running else { return Lost::default() };
         let mut farms = BTreeSet::new();
         for turn in turns {
             let Some(farm) = running.config.farms.get(&turn.farm).filter(|farm| farm.health.is_some()) else {
@@ -103,7 +103,6 @@ impl Engine {
             self.watch();
         }
         self.see(&farms);
-        self.owed.settle(lost, |lost| cut_lost(&mut self.host, lost));
         for turn in turns {
             let took_us = turn.decided.elapsed().as_micros();
             tracing::debug!(farm = %turn.farm, backend = %turn.backend, took_us, "in the kernel");
@@ -111,5 +110,14 @@ impl Engine {
             let (farm, backend) = (turn.farm.to_string(), turn.backend.to_string());
             self.events.tell(Event::Health { farm, backend, state });
         }
+        if let Err(warning) = forget_lost(&mut self.host, &lost) {
+            self.owed.owe(lost.clone(), warning);
+        }
+        lost
+    }
+
+    /// What backends that are down could not be made to let go of, and why.
+    pub fn owe(&mut self, lost: Lost, warning: String) {
+        self.owed.owe(lost, warning);
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use headgate_config::model::{Config, Profile};
 use headgate_config::{Loaded, load_profiles, load_texts, load_with};
+use headgate_host::Root;
 use headgate_plan::compile::Unsupported;
 
 use super::{Cause, Engine, EngineError, Reason, Untouched, read_overrides};
@@ -49,7 +50,7 @@ impl Engine {
 
     /// From what is there to what this configuration asks for.
     pub(super) fn go(&mut self, candidate: &Candidate, until: Until) -> Result<Reconciled, EngineError> {
-        let profiles = self.profiles()?;
+        let profiles = profiles(&self.root)?;
         let known = self.running.as_ref().map(|running| running.desired.ids.clone());
         let failed = self.fallen.within(&candidate.config);
         let wanted = Wanted {
@@ -124,13 +125,6 @@ impl Engine {
     /// Its hash.
     pub(super) fn hash_on_disk(&self) -> Option<String> {
         self.files_on_disk().map(|files| hash(&files))
-    }
-
-    /// The hardware profiles that there are.
-    pub(super) fn profiles(&self) -> Result<Vec<Profile>, EngineError> {
-        let directories = PROFILES.iter().map(|directory| self.root.file(directory));
-        let directories = directories.collect::<Result<Vec<PathBuf>, _>>()?;
-        load_profiles(&directories).map_err(EngineError::Config)
     }
 
     fn candidate(
@@ -227,4 +221,11 @@ impl Engine {
         }
         Ok((untouched, warnings))
     }
+}
+
+/// The hardware profiles that there are.
+pub(super) fn profiles(root: &Root) -> Result<Vec<Profile>, EngineError> {
+    let directories = PROFILES.iter().map(|directory| root.file(directory));
+    let directories = directories.collect::<Result<Vec<PathBuf>, _>>()?;
+    load_profiles(&directories).map_err(EngineError::Config)
 }

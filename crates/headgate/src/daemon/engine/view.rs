@@ -4,6 +4,7 @@ use headgate_plan::state::State;
 use headgate_plan::status::{FarmStatus, ServiceStatus, Sources, Status};
 use headgate_plan::step::Detail;
 
+use super::load::profiles;
 use super::{Engine, EngineError, Reason};
 use crate::api::{Generation, Planned};
 use crate::reconcile::{Knobs, Reconciled, Until, Wanted, planned, reconcile};
@@ -112,7 +113,7 @@ impl Engine {
 
     /// The kernel as it is beside what runs.
     pub(super) fn look(&mut self) -> Result<Option<Reconciled>, EngineError> {
-        let profiles = self.profiles()?;
+        let profiles = profiles(&self.root)?;
         let Some(running) = &self.running else { return Ok(None) };
         let knobs = if self.untuned { Knobs::Needed } else { Knobs::All };
         let failed = self.fallen.within(&running.config);

@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
 use std::time::Duration;
 
+use headgate_plan::flows::Lost;
 use headgate_plan::health::{Condition, Target};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Surroundings;
 use super::board::Board;
+use super::cut::Cutter;
 use super::keep::Keeper;
 use super::probe::{Makings, Outcome};
 use super::quota::Quota;
@@ -41,7 +43,8 @@ struct Done {
     took: Duration,
 }
 
-type Delivery = Pin<Box<dyn Future<Output = Result<(), Vec<Turn>>> + Send>>;
+/// What the backends that turned must let go of; or they again, when the engine has too much to do.
+type Delivery = Pin<Box<dyn Future<Output = Result<Lost, Vec<Turn>>> + Send>>;
 
 /// See the module.
 pub(super) struct Checker {
@@ -58,6 +61,7 @@ pub(super) struct Checker {
     /// Not told to the engine yet. The latest of each backend counts.
     turns: BTreeMap<Name, Turn>,
     delivery: Option<Delivery>,
+    cutter: Cutter,
     quota: Quota,
     dice: Dice,
 }
@@ -66,6 +70,7 @@ impl Checker {
     pub(super) fn new(around: Surroundings) -> Self {
         let Surroundings { engine, targets, board, root } = around;
         Self {
+            cutter: Cutter::new(engine.clone()),
             engine,
             targets,
             board,
@@ -102,11 +107,12 @@ impl Checker {
                 Some(Ok(done)) = self.probes.join_next(), if !self.probes.is_empty() => self.take(done),
                 delivered = Self::delivered(&mut self.delivery) => {
                     self.delivery = None;
-                    // One that turned again meanwhile has its new condition in the queue.
-                    for turn in delivered.err().into_iter().flatten() {
-                        self.turns.entry((turn.farm.clone(), turn.backend.clone())).or_insert(turn);
+                    match delivered {
+                        Ok(lost) => self.cutter.add(lost),
+                        Err(turns) => self.repeat(turns),
                     }
                 }
+                () = self.cutter.walked() => {}
                 Some(names) = suspects.recv() => self.suspect(&names),
                 () = self.keeper.written() => {}
                 () = until(next) => self.begin_due(),
@@ -116,6 +122,7 @@ impl Checker {
         }
         signs.abort();
         self.probes.shutdown().await;
+        self.cutter.finish().await;
         self.keeper.finish(entries(&self.subjects)).await;
     }
 
@@ -233,6 +240,13 @@ impl Checker {
         }
     }
 
+    /// One that turned again meanwhile has its new condition in the queue.
+    fn repeat(&mut self, turns: Vec<Turn>) {
+        for turn in turns {
+            self.turns.entry((turn.farm.clone(), turn.backend.clone())).or_insert(turn);
+        }
+    }
+
     /// Tells the engine of all who turned, unless it is being told already: what comes meanwhile goes together.
     fn deliver(&mut self) {
         if self.turns.is_empty() || self.delivery.is_some() {
@@ -242,15 +256,15 @@ impl Checker {
         let engine = self.engine.clone();
         self.delivery = Some(Box::pin(async move {
             let told = turns.clone();
-            if engine.call(move |engine: &mut Engine| engine.turn(&told)).await.is_ok() {
-                return Ok(());
+            let lost = engine.call(move |engine: &mut Engine| engine.turn(&told)).await;
+            if lost.is_err() {
+                sleep(BUSY_PAUSE).await;
             }
-            sleep(BUSY_PAUSE).await;
-            Err(turns)
+            lost.map_err(|_| turns)
         }));
     }
 
-    async fn delivered(delivery: &mut Option<Delivery>) -> Result<(), Vec<Turn>> {
+    async fn delivered(delivery: &mut Option<Delivery>) -> Result<Lost, Vec<Turn>> {
         match delivery {
             Some(delivery) => delivery.await,
             None => std::future::pending().await,
