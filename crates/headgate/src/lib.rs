@@ -21,11 +21,13 @@ pub mod difference;
 pub mod exit;
 pub mod files;
 pub mod logging;
+pub mod login;
 pub mod owed;
 pub mod reconcile;
 pub mod remembered;
 pub mod secret;
 pub mod service;
+pub mod ssh;
 pub mod steps;
 pub mod way;
 

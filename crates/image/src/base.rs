@@ -17,6 +17,8 @@ pub struct Base {
     pub kernel: PathBuf,
     /// BusyBox, static.
     pub busybox: PathBuf,
+    /// The files of ssh, with their places in the root; none when ready parts have none.
+    pub ssh: Vec<(PathBuf, PathBuf)>,
     /// GRUB's modules.
     pub grub: Grub,
     /// How the kernel gets at its root.
@@ -69,6 +71,7 @@ impl Base {
             unpacked.push((name.to_owned(), store.unpacked(name)?));
         }
         let [kernel, busybox, bios, uefi] = [0, 1, 2, 3].map(|index| &unpacked[index].1);
+        let ssh = ssh(&unpacked, packages)?;
         let busybox = ["bin/busybox", "usr/bin/busybox"].map(|path| busybox.join(path));
         Ok(Self {
             kernel: kernel.clone(),
@@ -76,6 +79,7 @@ impl Base {
                 .into_iter()
                 .find(|path| path.is_file())
                 .context("the package of BusyBox has no busybox")?,
+            ssh,
             grub: Grub { bios: bios.join("usr/lib/grub/i386-pc"), uefi: uefi.join("usr/lib/grub/x86_64-efi") },
             start: Start::Initramfs,
             origin: Origin::Packages(unpacked),
@@ -83,7 +87,7 @@ impl Base {
     }
 
     /// Parts in a directory: `kernel/boot/vmlinuz-RELEASE`, `kernel/lib/modules/RELEASE`, `busybox` (static), `grub/i386-pc` and
-    /// `grub/x86_64-efi` (GRUB's modules), `components.toml`, and `microcode/` where there is some.
+    /// `grub/x86_64-efi` (GRUB's modules), `components.toml`, `ssh/` with what of it goes into the root, and `microcode/`, where there is some.
     pub fn parts(directory: &Path) -> Result<Self> {
         let at = |path: &str| directory.join(path);
         for path in
@@ -94,6 +98,7 @@ impl Base {
         Ok(Self {
             kernel: at("kernel"),
             busybox: at("busybox"),
+            ssh: tree_of(&at("ssh"))?,
             grub: Grub { bios: at("grub/i386-pc"), uefi: at("grub/x86_64-efi") },
             start: Start::Verified { microcode: Some(at("microcode")).filter(|path| path.is_dir()) },
             origin: Origin::Parts(directory.to_owned()),
@@ -129,6 +134,31 @@ impl Base {
             }
         }
     }
+}
+
+/// The files of ssh in unpacked packages. A library lies in `usr/lib`, where the loader looks without a cache (ld.so(8)).
+fn ssh(unpacked: &[(String, PathBuf)], packages: &Packages) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let mut files = Vec::new();
+    for (name, paths) in &packages.ssh {
+        let (_, directory) = unpacked.iter().find(|(known, _)| known == name).context("each package is unpacked")?;
+        for path in paths.iter().map(Path::new) {
+            let from = directory.join(path);
+            ensure!(from.is_file(), "the package {name} has no {}", path.display());
+            let file = path.file_name().context("a path ends in a name")?;
+            let to = if path.starts_with("usr/sbin") { path.to_owned() } else { Path::new("usr/lib").join(file) };
+            files.push((from, to));
+        }
+    }
+    Ok(files)
+}
+
+/// The files below a directory that need not be there, with their places in it.
+fn tree_of(directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    if !directory.is_dir() {
+        return Ok(Vec::new());
+    }
+    let files = walk(directory)?.into_iter().filter(|path| path.is_file());
+    files.map(|path| Ok((path.clone(), path.strip_prefix(directory)?.to_owned()))).collect()
 }
 
 impl From<Part> for Component {

@@ -102,6 +102,7 @@ pub fn build(source: &Source, options: &Options, progress: &Progress) -> Result<
         kernel: &kernel,
         modules: &modules,
         busybox: &base.busybox,
+        ssh: &base.ssh,
         applets: &packages.applets,
         programs,
         drop_ins: &drop_ins,

@@ -367,6 +367,7 @@ fn boot(image: PathBuf, arguments: Boot) -> Result<()> {
         targets: Vec::new(),
         sticks: arguments.stick,
         serial,
+        clock: None,
     };
     if options.serial == Serial::Terminal {
         eprintln!("The serial console of the appliance. Ctrl-A X ends QEMU.");

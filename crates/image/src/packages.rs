@@ -37,12 +37,15 @@ pub struct Packages {
     pub grub_modules_bios: Vec<String>,
     /// Those only of the UEFI image.
     pub grub_modules_uefi: Vec<String>,
+    /// ssh and its libraries: files by package.
+    pub ssh: BTreeMap<String, Vec<String>>,
 }
 
 impl Packages {
     /// The names of all packages.
-    pub fn names(&self) -> [&str; 4] {
-        [&self.kernel, &self.busybox, &self.grub_bios, &self.grub_uefi]
+    pub fn names(&self) -> Vec<&str> {
+        let base = [&self.kernel, &self.busybox, &self.grub_bios, &self.grub_uefi];
+        base.into_iter().chain(self.ssh.keys()).map(String::as_str).collect()
     }
 }
 

@@ -96,6 +96,8 @@ pub struct Options {
     pub sticks: Vec<PathBuf>,
     /// Where the serial port goes.
     pub serial: Serial,
+    /// What the hardware clock says at power-on, `2020-01-01T00:00:00`; `None`: the time.
+    pub clock: Option<String>,
 }
 
 impl Options {
@@ -112,6 +114,7 @@ impl Options {
             targets: Vec::new(),
             sticks: Vec::new(),
             serial: Serial::Program,
+            clock: None,
         }
     }
 }
@@ -295,6 +298,9 @@ fn command_line(options: &Options) -> Result<(Command, Option<TempDir>)> {
     command.args(["-no-user-config", "-nodefaults", "-display", "none", "-machine", "q35"]);
     // More processors than the host has would only wait for each other, but the shape is what is tried.
     command.args(["-smp", "8,sockets=1,cores=4,threads=2", "-m", "1024"]);
+    if let Some(clock) = &options.clock {
+        command.args(["-rtc", &format!("base={clock}")]);
+    }
     match options.accelerator {
         // One thread for all processors. With a thread each, QEMU's translator uses entries of its address cache after
         // another thread has freed them (accel/tcg/cputlb.c, seen up to 10.0): of ten boots beside other work one ended

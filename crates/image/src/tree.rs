@@ -31,6 +31,8 @@ pub struct Ingredients<'a> {
     pub modules: &'a ModuleLists,
     /// BusyBox, static.
     pub busybox: &'a Path,
+    /// The files of ssh, with their places.
+    pub ssh: &'a [(PathBuf, PathBuf)],
     /// BusyBox applets that become commands.
     pub applets: &'a [String],
     /// The directory with our programs.
@@ -85,6 +87,9 @@ pub fn root(parts: &Ingredients<'_>, work: &Path) -> Result<PathBuf> {
     }
     symlink("headgate-init", tree.join("usr/sbin/modprobe"))?;
     install(parts.busybox, &tree.join("usr/bin/busybox"))?;
+    for (from, to) in parts.ssh {
+        install(from, &tree.join(to))?;
+    }
     for applet in parts.applets {
         // `umount` is a command of everybody, the others of the administrator: BusyBox' own places. Relative links, so that
         // they also lead there before the slot is the root.
@@ -117,6 +122,8 @@ fn skeleton(parts: &Ingredients<'_>, tree: &Path) -> Result<()> {
     for directory in ["bin", "sbin", "lib"] {
         symlink(format!("usr/{directory}"), tree.join(directory))?;
     }
+    // Where a program looks for its loader, which is a library like any other.
+    symlink("usr/lib", tree.join("lib64"))?;
     // The root is read-only: what changes lies in memory.
     symlink("/run/headgate/resolv.conf", tree.join("etc/resolv.conf"))?;
     let Ingredients { version, env_offset, .. } = parts;

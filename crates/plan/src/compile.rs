@@ -58,6 +58,9 @@ use crate::names::IpVersion;
 use crate::state::{Fit, Knob, KnobValue, LinkState, State};
 use crate::tunnel;
 
+/// A server has an ssh of its own, which is nothing of ours.
+const NO_SSH: &str = "`authorized-keys` let nobody in here: ssh is the appliance's alone";
+
 /// What is wanted of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Desired {
@@ -132,6 +135,8 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
     knobs.extend(tuned.knobs);
     let mut warnings = layout.warnings;
     warnings.extend(tuned.notes);
+    let (keys, appliance) = (!config.system.authorized_keys.is_empty(), facts.appliance);
+    warnings.extend((keys && !appliance).then(|| NO_SSH.to_owned()));
     let site = Site::new(config.site_secret.as_deref());
     let (lacking, without) = (facts.lacking_helpers.clone(), facts.lacking_features.clone());
     let traffic = config.metrics.as_ref().map_or_else(TrafficCount::default, |metrics| metrics.traffic);

@@ -25,6 +25,9 @@ pub(super) fn system(fields: Fields<'_>) -> System {
     }
 }
 
+/// The port of ssh.
+const SSH: u16 = 22;
+
 /// The word that returns a sysctl to what the machine had.
 const UNSET: &str = "unset";
 
@@ -82,6 +85,10 @@ pub(super) fn reachable(checker: &mut Checker<'_>, root: Fields<'_>, config: &Co
     // Without the filter everything is reachable.
     if config.system.protect == Some(false) {
         return;
+    }
+    if !config.system.authorized_keys.is_empty() {
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], SSH));
+        allowed(checker, config, "ssh", everywhere, root.table("system").span_of("authorized-keys"));
     }
     for (service, address, span) in [("api", api, api_span), ("metrics", metrics, metrics_span)] {
         if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {

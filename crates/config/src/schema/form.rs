@@ -1,10 +1,13 @@
 //! The forms that a text may have.
 
+mod ssh;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use self::ssh::ssh_key;
 use crate::model::{Syslog, Transport};
 use crate::types::{Endpoint, Invalid, Listen, Rate, checked_name, duration, duration_text, parse_address};
 
@@ -44,6 +47,8 @@ pub(crate) enum Form {
     File,
     Hostname,
     Syslog,
+    /// A line of `authorized_keys` without options.
+    SshKey,
     /// A dotted name below `net`, `vm`, or one of [`KERNEL_SYSCTLS`].
     Sysctl,
     HttpPath,
@@ -103,6 +108,7 @@ impl Form {
             Form::File => file(text),
             Form::Hostname => hostname(text),
             Form::Syslog => syslog(text).map(drop),
+            Form::SshKey => ssh_key(text),
             Form::Sysctl => sysctl(text),
             Form::HttpPath => http_path(text),
             Form::Status => status(text).map(drop),

@@ -33,9 +33,9 @@ pub(super) static SYSTEM: &[Key] = &[
     ),
     key(
         "authorized-keys",
-        Kind::List(&Kind::Text(Form::Line)),
+        Kind::List(&Kind::Text(Form::SshKey)),
         Preset::List(&[]),
-        "SSH keys of the administrator, as in `authorized_keys`.",
+        "Who may log in over ssh, on the appliance; without a key nothing listens.",
     ),
     key(
         "trust-media",

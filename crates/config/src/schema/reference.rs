@@ -139,6 +139,7 @@ pub(super) fn form_text(form: Form) -> String {
         Form::Service => "service",
         Form::File => "path below `/etc/headgate`",
         Form::Hostname => "host name",
+        Form::SshKey => "a line of `authorized_keys`, without options",
         Form::Syslog => "`udp://ADDR:PORT` or `tcp://ADDR:PORT`",
         Form::Sysctl => "dotted name",
         Form::HttpPath => "path of a request",

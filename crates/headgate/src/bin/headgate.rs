@@ -6,9 +6,17 @@ use std::process::ExitCode;
 use clap::Parser;
 use headgate::cli::{self, args::Cli};
 use headgate::exit::Exit;
+use headgate::login;
 
 fn main() -> ExitCode {
-    match cli::run(Cli::parse()) {
+    let words = match login::command_line() {
+        Ok(words) => words,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Exit::Usage.into();
+        }
+    };
+    match cli::run(Cli::parse_from(words)) {
         Ok(answer) => {
             for note in &answer.notes {
                 eprintln!("{note}");

@@ -20,6 +20,7 @@ mod logs;
 mod look;
 mod memory;
 mod readings;
+mod services;
 mod since;
 mod steer;
 mod trial;
@@ -65,7 +66,6 @@ use super::operator::{Overrides, RUNTIME};
 use super::store::{Origin, Store, StoreError, hash};
 use super::syslog;
 use crate::api::{ApiError, Applied, StepLine};
-use crate::dhcp;
 use crate::owed::Owed;
 use crate::reconcile::{Reconciled, Until, cut_lost, lines};
 use crate::remembered::Remembered;
@@ -215,26 +215,6 @@ impl Engine {
             adopted: 0,
             kept,
         })
-    }
-
-    /// The processes that should run, from now on.
-    pub fn services(&self) -> watch::Receiver<Services> {
-        self.services.subscribe()
-    }
-
-    /// What the box itself should be, from now on.
-    pub fn system(&self) -> watch::Receiver<System> {
-        self.system.subscribe()
-    }
-
-    /// Where it is told how sending the log elsewhere goes.
-    pub fn syslog(&self) -> syslog::Board {
-        self.syslog.clone()
-    }
-
-    /// Where it is told how the clock is kept.
-    pub fn clock(&self) -> clock::Board {
-        self.clock.clone()
     }
 
     /// Where everything that happens is told.
@@ -480,13 +460,11 @@ impl Engine {
                 knobs.entry(path).or_insert(outcome);
             }
         }
-        self.keep_running(&candidate.config, &desired);
+        self.keep_running(&candidate.config, &desired, &reconciled.facts);
         let listen = Listen::of(&candidate.config);
         self.listen.send_if_modified(|before| std::mem::replace(before, listen.clone()) != listen);
         self.fallen.keep(&candidate.config);
         self.targets.send_replace(plan_health::targets(&candidate.config).into());
-        let system = &candidate.config.system;
-        self.system.send_if_modified(|before| std::mem::replace(before, system.clone()) != *system);
         self.listen_to_logs(&candidate.config, &reconciled.facts);
         self.untouched = candidate.untouched;
         // A generation that stands in for files that are wrong does not make them right.
@@ -495,13 +473,6 @@ impl Engine {
         }
         let generation = self.store.running();
         self.running = Some(Running { config: candidate.config, base: candidate.base, desired, knobs, generation });
-    }
-
-    /// Has the services of a configuration run, and the clients of DHCP that it needs on this machine.
-    fn keep_running(&self, config: &Config, desired: &Desired) {
-        let mut services = dhcp::services(desired.clients.clone(), &self.root);
-        services.extend(config.services.clone());
-        self.services.send_if_modified(|before| std::mem::replace(before, services.clone()) != services);
     }
 
     fn blame(&mut self, error: &EngineError) -> String {

@@ -84,9 +84,6 @@ impl Uses {
         if !system.dns_servers.is_empty() {
             self.add(at, "dns-servers", list(&system.dns_servers));
         }
-        if !system.authorized_keys.is_empty() {
-            self.add(at, "authorized-keys", list(&system.authorized_keys));
-        }
     }
 }
 

@@ -83,7 +83,7 @@ impl Engine {
             Ok(Some(mut looked)) => {
                 // An interface that came needs its client, whether anything is to be repaired or not.
                 if let Some(running) = &self.running {
-                    self.keep_running(&running.config, &looked.desired);
+                    self.keep_running(&running.config, &looked.desired, &looked.facts);
                 }
                 let disputed: BTreeSet<String> = self.repairs.disputed().map(|(path, _)| path.to_owned()).collect();
                 let all: BTreeSet<String> = knob_paths(&looked);

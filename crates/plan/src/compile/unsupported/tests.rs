@@ -97,18 +97,8 @@ fn a_farm_that_is_off_is_told_as_well() {
 
 #[test]
 fn the_system() {
-    let system = System {
-        dns_servers: vec![address("192.0.2.53")],
-        authorized_keys: vec!["ssh-ed25519 AAAA \"ops\"\u{1b}".to_owned()],
-        ..System::default()
-    };
-    assert_eq!(
-        with(|config| config.system = system),
-        [
-            "not supported yet: system.authorized-keys = [\"ssh-ed25519 AAAA \\\"ops\\\"\\u001B\"]",
-            "not supported yet: system.dns-servers = [\"192.0.2.53\"]",
-        ]
-    );
+    let system = System { dns_servers: vec![address("192.0.2.53")], ..System::default() };
+    assert_eq!(with(|config| config.system = system), ["not supported yet: system.dns-servers = [\"192.0.2.53\"]",]);
 }
 
 #[test]

@@ -1,0 +1,216 @@
+//! Who gets in, and what the box has to do with others: ssh with a key and with nothing else, the time, the log elsewhere.
+
+use std::net::{TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
+use headgate_image::netns::Namespace;
+use headgate_image::qemu::{Firmware, Machine, Options, Writes};
+use headgate_image::stop::Stop;
+use headgate_image::tool::{run, tool};
+
+use super::{BOOT, COMMAND, Disk, PoisonError, TURN};
+
+const ADMIN: &str = "admin@172.16.1.1";
+/// The first backend's machine tells the time, too.
+const TIME: &str = "172.16.2.11";
+/// The client's machine takes the log.
+const LOG: &str = "172.16.1.2:514";
+
+/// OpenSSH's client, in the namespace of clients.
+struct Ssh<'a> {
+    client: &'a Namespace,
+    directory: PathBuf,
+}
+
+impl Ssh<'_> {
+    /// A key pair, and the public half.
+    fn key(&self, name: &str) -> String {
+        let path = self.directory.join(name);
+        run(tool("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(&path)).unwrap();
+        std::fs::read_to_string(path.with_extension("pub")).unwrap().trim().to_owned()
+    }
+
+    /// `ssh -i KEY OPTIONS admin@BOX COMMAND`; nothing of the machine's own configuration counts.
+    fn run(&self, key: &str, words: &[&str]) -> Output {
+        let mut command = self.client.command("timeout");
+        command.args(["120", "ssh", "-F", "none", "-i"]).arg(self.directory.join(key));
+        for option in
+            ["IdentitiesOnly=yes", "IdentityAgent=none", "ConnectTimeout=60", "StrictHostKeyChecking=accept-new"]
+        {
+            command.args(["-o", option]);
+        }
+        command.args(["-o", &format!("UserKnownHostsFile={}", self.directory.join("known").display())]);
+        if !words.contains(&"-o") {
+            command.args(["-o", "BatchMode=yes"]);
+        }
+        command.args(words).output().unwrap()
+    }
+
+    #[track_caller]
+    fn does(&self, words: &[&str]) -> String {
+        let Output { status, stdout, stderr } = self.run("ours", words);
+        assert!(status.success(), "{words:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn is_refused(&self, key: &str, words: &[&str], told: &str) {
+        let Output { status, stdout, stderr } = self.run(key, words);
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        assert!(!status.success() && stderr.contains(told), "{words:?}: {status}\n{stderr}");
+        assert!(!String::from_utf8_lossy(&stdout).contains("uid="), "{words:?} ran a program");
+    }
+}
+
+/// A toy that speaks just enough of NTP (RFC 5905, 7.3): this machine's time, to whoever asks.
+fn tell_the_time(socket: &UdpSocket) {
+    let mut question = [0; 48];
+    while let Ok((48, from)) = socket.recv_from(&mut question) {
+        let mut answer = [0; 48];
+        (answer[0], answer[1]) = (0b00_100_100, 1);
+        answer[12..16].copy_from_slice(b"LOCL");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let time = ((now.as_secs() + 2_208_988_800) << 32) | ((u64::from(now.subsec_nanos()) << 32) / 1_000_000_000);
+        answer[24..32].copy_from_slice(&question[40..48]);
+        answer[32..40].copy_from_slice(&time.to_be_bytes());
+        answer[40..48].copy_from_slice(&time.to_be_bytes());
+        let _ = socket.send_to(&answer, from);
+    }
+}
+
+/// Until a record of the box has `word` in it.
+#[track_caller]
+fn logged(socket: &UdpSocket, word: &str) -> String {
+    let begin = Instant::now();
+    let mut buffer = [0; 4096];
+    while begin.elapsed() < BOOT {
+        if let Ok(length) = socket.recv(&mut buffer) {
+            let record = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            assert!(record.starts_with('<') && record.contains(" headgated "), "{record}");
+            if record.contains(word) {
+                return record;
+            }
+        }
+    }
+    panic!("the box does not log {word:?}");
+}
+
+#[test]
+fn a_key_lets_in_and_nothing_else_does() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    let (networks, links) = Networks::create().unwrap();
+    let ssh = Ssh { client: &networks.client, directory: disk.directory.path().to_owned() };
+    let (key, _) = (ssh.key("ours"), ssh.key("theirs"));
+    let clock = networks.backend.within(|| UdpSocket::bind((TIME, 123))).unwrap().unwrap();
+    std::thread::spawn(move || tell_the_time(&clock));
+    let log = networks.client.within(|| UdpSocket::bind(LOG)).unwrap().unwrap();
+    log.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let open = DROP_IN.replace("[\"172.16.1.1/24\"]", "[\"172.16.1.1/24\"]\nallow = [\"ping\", \"ssh\"]");
+    let system = format!(
+        "[system]\nhostname = \"lb1\"\nntp-servers = [{TIME:?}]\nsyslog = \"udp://{LOG}\"\nauthorized-keys = [{key:?}]\n"
+    );
+    let drop_ins = vec![write_drop_in(disk.directory.path(), "10-access.toml", &format!("{open}\n{system}")).unwrap()];
+    let options = Options {
+        links,
+        drop_ins,
+        firmware: Firmware::Bios,
+        writes: Writes::Kept,
+        clock: Some("2020-01-01T00:00:00".to_owned()),
+        ..Options::trial(&disk.image)
+    };
+    let mut machine = Machine::start(options, &Stop::never()).unwrap();
+    machine.expect("headgate> ", BOOT).unwrap();
+
+    is_set(&log);
+    with_the_key(&ssh);
+    without_it(&ssh);
+    only_where_it_is_allowed(&networks);
+    let keys = format!(
+        "{}?offset={}",
+        disk.image.display(),
+        disk.layout.place(headgate_image::layout::Content::Data).unwrap().offset
+    );
+    ssh.does(&[ADMIN, "status"]);
+    let (told, status) = machine.console("status", COMMAND).unwrap();
+    assert!(
+        status == 0 && told.contains("clock: synchronised for") && told.contains("log to udp://172.16.1.2:514"),
+        "{told}"
+    );
+    drop(machine);
+    let kept = run(tool("debugfs").args(["-R", "ls -l state/dropbear"]).arg(keys)).unwrap();
+    assert!(String::from_utf8_lossy(&kept).contains("dropbear_ed25519_host_key"), "{}", String::from_utf8_lossy(&kept));
+}
+
+/// From 2020 to now, and the receiver of the log sees it.
+fn is_set(log: &UdpSocket) {
+    let record = logged(log, "the clock was set");
+    assert!(record.contains(" lb1 headgated ") && record.contains("server=\"172.16.2.11\""), "{record}");
+    let seconds = record.split("seconds=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    assert!(seconds.parse::<f64>().unwrap() > 1e8, "{record}");
+    // Records are dated by the clock that was set.
+    let year = |record: &str| record.split(' ').nth(1).unwrap()[..4].to_owned();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 31_556_952 + 1970;
+    assert_eq!(year(&record), now.to_string(), "{record}");
+}
+
+fn with_the_key(ssh: &Ssh<'_>) {
+    let status: serde_json::Value = serde_json::from_str(&ssh.does(&[ADMIN, "status", "--json"])).unwrap();
+    assert_eq!(status["healthy"], true, "{status}");
+    assert_eq!(status["farms"][0]["name"], "web", "{status}");
+    let clock = &status["clock"];
+    assert!(clock["synchronised-ms"].is_u64() && clock["best"]["server"] == TIME, "{clock}");
+    let service = status["services"].as_array().unwrap().iter().find(|service| service["name"] == "ssh").unwrap();
+    assert_eq!(service["healthy"], true, "{service}");
+    ssh.does(&[ADMIN, "headgate backend drain web 'b1'"]);
+    assert!(ssh.does(&[ADMIN, "farm show web"]).contains("draining"));
+    ssh.does(&[ADMIN, "backend up web b1"]);
+    // With a terminal and without a command it is the console.
+    let mut command = ssh.client.command("timeout");
+    command.args(["120", "ssh", "-tt", "-F", "none", "-o", "BatchMode=yes", "-i"]).arg(ssh.directory.join("ours"));
+    command.args(["-o", &format!("UserKnownHostsFile={}", ssh.directory.join("known").display()), ADMIN]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"sh\rfarm list\rexit\r").unwrap();
+    let said = String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned();
+    assert!(
+        said.contains("headgate> ") && said.contains("not available here") && said.contains("172.16.1.1:80"),
+        "{said}"
+    );
+}
+
+fn without_it(ssh: &Ssh<'_>) {
+    for user in [ADMIN, "root@172.16.1.1", "nobody@172.16.1.1"] {
+        ssh.is_refused("theirs", &[user, "status"], "Permission denied");
+    }
+    ssh.is_refused("ours", &["root@172.16.1.1", "status"], "Permission denied (publickey)");
+    ssh.is_refused(
+        "ours",
+        &["-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1", ADMIN, "status"],
+        "Permission denied (publickey)",
+    );
+    for command in
+        ["sh", "/bin/sh -c id", "status; id", "$(id)", "/usr/lib/sftp-server", "scp -t /etc/headgate", "busybox sh"]
+    {
+        ssh.is_refused("ours", &[ADMIN, command], "");
+    }
+    ssh.is_refused("ours", &["-s", ADMIN, "sftp"], "");
+    ssh.is_refused(
+        "ours",
+        &["-o", "ExitOnForwardFailure=yes", "-N", "-R", "9999:127.0.0.1:22", ADMIN],
+        "forwarding failed",
+    );
+    ssh.is_refused("ours", &["-W", "172.16.2.11:8080", ADMIN], "administratively prohibited");
+}
+
+/// The firewall is asked as well: the other network does not allow ssh.
+fn only_where_it_is_allowed(networks: &Networks) {
+    let connect = |space: &Namespace, address: &str| {
+        let address = address.parse().unwrap();
+        space.within(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)).is_ok()).unwrap()
+    };
+    assert!(connect(&networks.client, "172.16.1.1:22"));
+    assert!(!connect(&networks.backend, "172.16.2.1:22"));
+}
