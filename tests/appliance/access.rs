@@ -85,7 +85,7 @@ fn tell_the_time(socket: &UdpSocket) {
 #[track_caller]
 fn logged(socket: &UdpSocket, word: &str) -> String {
     let begin = Instant::now();
-    let mut buffer = [0; 4096];
+    let (mut buffer, mut seen) = ([0; 4096], String::new());
     while begin.elapsed() < BOOT {
         if let Ok(length) = socket.recv(&mut buffer) {
             let record = String::from_utf8_lossy(&buffer[..length]).into_owned();
@@ -93,9 +93,11 @@ fn logged(socket: &UdpSocket, word: &str) -> String {
             if record.contains(word) {
                 return record;
             }
+            seen += &record;
+            seen.push('\n');
         }
     }
-    panic!("the box does not log {word:?}");
+    panic!("the box does not log {word:?}:\n{seen}");
 }
 
 #[test]
@@ -126,6 +128,14 @@ fn a_key_lets_in_and_nothing_else_does() {
     machine.expect("headgate> ", BOOT).unwrap();
 
     is_set(&log);
+    let begin = Instant::now();
+    loop {
+        let (told, status) = machine.console("status", COMMAND).unwrap();
+        if status == 0 {
+            break;
+        }
+        assert!(begin.elapsed() < BOOT, "the services do not come up: {told}");
+    }
     with_the_key(&ssh);
     without_it(&ssh);
     only_where_it_is_allowed(&networks);
