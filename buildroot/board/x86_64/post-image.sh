@@ -20,6 +20,21 @@ cp -a "$target/lib/modules" "$parts/kernel/lib/"
 rm -f "$parts/kernel/lib/modules/$release/build" "$parts/kernel/lib/modules/$release/source"
 cp "$target/bin/busybox" "$parts/busybox"
 cp "$target/usr/sbin/headgated" "$target/usr/sbin/headgate-init" "$target/usr/bin/headgate" "$parts/programs/"
+
+# libraries PROGRAM: what it needs, and what they need; the loader is one of them.
+libraries() {
+    for library in $(LC_ALL=C readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'); do
+        [ ! -e "$parts/ssh/usr/lib/$library" ] || continue
+        for directory in lib usr/lib; do
+            [ ! -e "$target/$directory/$library" ] || cp -L "$target/$directory/$library" "$parts/ssh/usr/lib/"
+        done
+        libraries "$parts/ssh/usr/lib/$library"
+    done
+}
+mkdir -p "$parts/ssh/usr/sbin" "$parts/ssh/usr/lib"
+cp "$target/usr/sbin/dropbear" "$parts/ssh/usr/sbin/"
+libraries "$parts/ssh/usr/sbin/dropbear"
+
 for kind in i386-pc x86_64-efi; do
     for directory in "$BUILD_DIR"/grub2-*/"build-$kind"/grub-core; do
         cp "$directory"/*.mod "$directory"/*.lst "$directory"/*.img "$parts/grub/$kind/"
@@ -46,6 +61,8 @@ component() {
     component linux GPL-2.0-only
     component busybox GPL-2.0-only
     component glibc LGPL-2.1-or-later
+    component libxcrypt LGPL-2.1-or-later
+    component dropbear MIT
     component grub2 GPL-3.0-or-later
     component intel-microcode "Intel microcode licence"
 } >"$parts/components.toml"
