@@ -27,8 +27,9 @@ pub(super) enum Refusal {
         source: SynchronizationError,
     },
     /// It did not answer, or the answer is none to our question, or it does not know itself.
-    #[error("no time from it")]
-    Nothing(#[source] SynchronizationError),
+    // The library's errors say all that they know, their sources included.
+    #[error("no time from it: {0}")]
+    Nothing(String),
     /// What it says is no time.
     #[error("what it says is no time")]
     Absurd,
@@ -67,6 +68,6 @@ fn refusal(source: SynchronizationError) -> Refusal {
     };
     match pause {
         Some(pause) => Refusal::Asks { pause, source },
-        None => Refusal::Nothing(source),
+        None => Refusal::Nothing(source.to_string()),
     }
 }
