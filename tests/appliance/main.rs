@@ -3,7 +3,6 @@
 //! Needs QEMU and what `headgate-image build` needs; without them it fails and says so.
 #![allow(clippy::unwrap_used)]
 
-mod access;
 mod disk;
 mod log;
 mod power;

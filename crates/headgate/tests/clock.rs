@@ -1,5 +1,5 @@
 //! `[system] ntp-servers`: what the daemon believes, and whom. Here it may not set the clock, which is this machine's; that it does is
-//! shown in a guest (tests/access.rs of the workspace).
+//! shown in a guest (tests/boot/access.rs of the workspace).
 
 mod support;
 

@@ -6,12 +6,13 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
+use headgate_image::layout::{Content, Layout};
 use headgate_image::netns::Namespace;
 use headgate_image::qemu::{Firmware, Machine, Options, Writes};
 use headgate_image::stop::Stop;
 use headgate_image::tool::{run, tool};
 
-use super::{BOOT, COMMAND, Disk, PoisonError, TURN};
+use super::{BOOT, COMMAND, image, turn};
 
 const ADMIN: &str = "admin@172.16.1.1";
 /// The first backend's machine tells the time, too.
@@ -102,10 +103,15 @@ fn logged(socket: &UdpSocket, word: &str) -> String {
 
 #[test]
 fn a_key_lets_in_and_nothing_else_does() {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let disk = Disk::new();
+    let _turn = turn();
+    let (source, image) = image();
+    let layout: Layout = source.read_toml("image/layout.toml").unwrap();
+    let directory = tempfile::tempdir_in(source.join("build")).unwrap();
+    // Written to, so not the image that others use.
+    let copy = directory.path().join("headgate.img");
+    run(tool("cp").args(["--sparse=always"]).arg(&image).arg(&copy)).unwrap();
     let (networks, links) = Networks::create().unwrap();
-    let ssh = Ssh { client: &networks.client, directory: disk.directory.path().to_owned() };
+    let ssh = Ssh { client: &networks.client, directory: directory.path().to_owned() };
     let (key, _) = (ssh.key("ours"), ssh.key("theirs"));
     let clock = networks.backend.within(|| UdpSocket::bind((TIME, 123))).unwrap().unwrap();
     std::thread::spawn(move || tell_the_time(&clock));
@@ -115,14 +121,14 @@ fn a_key_lets_in_and_nothing_else_does() {
     let system = format!(
         "[system]\nhostname = \"lb1\"\nntp-servers = [{TIME:?}]\nsyslog = \"udp://{LOG}\"\nauthorized-keys = [{key:?}]\n"
     );
-    let drop_ins = vec![write_drop_in(disk.directory.path(), "10-access.toml", &format!("{open}\n{system}")).unwrap()];
+    let drop_ins = vec![write_drop_in(directory.path(), "10-access.toml", &format!("{open}\n{system}")).unwrap()];
     let options = Options {
         links,
         drop_ins,
         firmware: Firmware::Bios,
         writes: Writes::Kept,
         clock: Some("2020-01-01T00:00:00".to_owned()),
-        ..Options::trial(&disk.image)
+        ..Options::trial(&copy)
     };
     let mut machine = Machine::start(options, &Stop::never()).unwrap();
     machine.expect("headgate> ", BOOT).unwrap();
@@ -139,11 +145,7 @@ fn a_key_lets_in_and_nothing_else_does() {
     with_the_key(&ssh);
     without_it(&ssh);
     only_where_it_is_allowed(&networks);
-    let keys = format!(
-        "{}?offset={}",
-        disk.image.display(),
-        disk.layout.place(headgate_image::layout::Content::Data).unwrap().offset
-    );
+    let keys = format!("{}?offset={}", copy.display(), layout.place(Content::Data).unwrap().offset);
     ssh.does(&[ADMIN, "status"]);
     let (told, status) = machine.console("status", COMMAND).unwrap();
     assert!(

@@ -3,6 +3,8 @@
 //! Needs root (networks), QEMU with igb, OVMF and what `headgate-image build` needs; without them it fails and says so.
 #![allow(clippy::unwrap_used)]
 
+mod access;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
