@@ -9,7 +9,8 @@ use crate::logging::Format;
 /// Load the farms into the kernel, keep them there, and serve the command headgate
 ///
 /// Reads TOML below --root, makes nftables, addresses, routes and knobs follow it, keeps `[services]` running and listens on
-/// /run/headgate/api.sock. SIGHUP loads the files again. SIGTERM stops the services and leaves the data plane in place.
+/// /run/headgate/api.sock. SIGHUP loads the files again. SIGTERM stops the services and leaves the data plane in place. SIGUSR2 has
+/// the program that lies in place of this one take over in the same process, its sockets included.
 #[derive(Debug, Parser)]
 #[command(name = "headgated", version, max_term_width = 100)]
 #[command(

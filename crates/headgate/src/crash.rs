@@ -105,12 +105,21 @@ impl Running {
         if let Ok(pid) = root.read_file(MARK) {
             tracing::warn!(pid = pid.trim(), "headgated ended without a word before: killed, or out of memory");
         }
-        root.write_file(MARK, format!("{}\n", std::process::id()).as_bytes())?;
-        Ok(Self(root.clone()))
+        let running = Self(root.clone());
+        running.again()?;
+        Ok(running)
+    }
+
+    /// Sets it again, once another program was to take over and did not.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn again(&self) -> Result<(), RootError> {
+        self.0.write_file(MARK, format!("{}\n", std::process::id()).as_bytes())
     }
 
     /// Takes the mark away.
-    pub fn end(self) {
+    pub fn end(&self) {
         let removed = self.0.file(MARK).map_err(io::Error::other).and_then(std::fs::remove_file);
         if let Err(error) = removed {
             tracing::warn!(%error, "the mark of a daemon that runs cannot be removed");

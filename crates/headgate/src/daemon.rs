@@ -9,8 +9,10 @@ pub mod engine;
 pub mod events;
 pub mod feed;
 pub mod fence;
+pub mod handover;
 pub mod health;
 pub mod journal;
+pub mod life;
 pub mod metrics;
 pub mod notify;
 pub mod operator;
@@ -35,15 +37,16 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use self::engine::{Engine, EngineError, Handle, Services, Started, keep_little, watch_trials};
+use self::engine::{Engine, EngineError, Handle, Services, Started, inherited_lock, keep_little, watch_trials};
 use self::fence::Part;
+use self::handover::{Kept, Successor};
 use self::health::{Health, Surroundings};
-use self::server::listeners;
-use self::server::{Api, ListenError};
+use self::life::Life;
+use self::server::{Api, Front, ListenError};
 use self::supervise::{Network, SuperviseError, Supervisor};
 use self::syslog::Delivery;
 use self::watchdog::Watchdog;
-use crate::crash::{self, Running};
+use crate::crash;
 use crate::dhcp;
 use crate::exit::Exit;
 use crate::files;
@@ -97,12 +100,19 @@ fn holder(pid: Option<i32>) -> String {
 }
 
 fn open(root: &Path) -> Result<Engine, DaemonError> {
+    open_after(root, &Kept::default())
+}
+
+/// With what the program before has left.
+fn open_after(root: &Path, kept: &Kept) -> Result<Engine, DaemonError> {
     let root = Root::new(root);
-    let lock = Lock::take(&root).map_err(|error| match error {
+    let lock = inherited_lock(&root, kept).map_or_else(|| Lock::take(&root), Ok).map_err(|error| match error {
         LockError::Held { pid, .. } => DaemonError::Running(pid),
         other => DaemonError::Lock(other),
     })?;
-    Ok(Engine::open(root, lock)?)
+    let mut engine = Engine::open(root, lock)?;
+    engine.inherit(kept);
+    Ok(engine)
 }
 
 /// What `headgated` was started for.
@@ -166,16 +176,16 @@ fn flush(root: &Path, listing: Listing) -> Result<String, DaemonError> {
 
 /// A configuration that cannot be applied is no error: the daemon says so in `status`, and waits for a better one.
 fn run(root: &Path, records: Records) -> Result<(), DaemonError> {
+    let kept = Kept::inherited();
+    let successor = Successor::note().map_err(|error| DaemonError::System("name of this program", error))?;
     keep_little();
     fence::begin();
-    let mut engine = open(root)?;
+    let mut engine = open_after(root, &kept)?;
     crash::report_panics(Root::new(root));
     if let Some(note) = crash::told(&Root::new(root)) {
         engine.note(note);
     }
-    // A full /run must not keep the daemon from starting.
-    let running =
-        Running::begin(&Root::new(root)).inspect_err(|error| tracing::warn!(%error, "a crash will not be noticed"));
+    let life = Life::begin(&Root::new(root), kept, successor);
     let boot = root.join(milestones::FILE.trim_start_matches('/'));
     milestones::note(&boot, "headgated begins");
     let started = engine.start();
@@ -184,16 +194,15 @@ fn run(root: &Path, records: Records) -> Result<(), DaemonError> {
     let state = Root::new(root).file("run/headgate")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.map_err(|error| DaemonError::System("event queue", error))?;
-    let served = served.block_on(serve(engine, started, records, root, state));
-    if let Ok(running) = running {
-        running.end();
-    }
+    let served = served.block_on(serve((engine, started), records, (root, state), &life));
+    life.end();
     served
 }
 
 /// The signals that mean something.
 struct Signals {
     reload: Signal,
+    hand_over: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -202,6 +211,7 @@ impl Signals {
     fn new() -> io::Result<Self> {
         Ok(Self {
             reload: signal(SignalKind::hangup())?,
+            hand_over: signal(SignalKind::user_defined2())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
@@ -209,49 +219,53 @@ impl Signals {
 }
 
 async fn serve(
-    mut engine: Engine,
-    started: Started,
+    (mut engine, started): (Engine, Started),
     records: Records,
-    root: &Path,
-    state: PathBuf,
+    (root, state): (&Path, PathBuf),
+    life: &Life,
 ) -> Result<(), DaemonError> {
-    let signals = Signals::new().map_err(|error| DaemonError::System("signal handler", error))?;
+    let no = |what| move |error| DaemonError::System(what, error);
+    let mut signals = Signals::new().map_err(no("signal handler"))?;
     let syslog = Delivery::begin(records, engine.system(), engine.syslog());
     let (system, time) = (engine.system(), engine.clock());
-    let (services, trials, listen) = (engine.services(), engine.trials(), engine.listen());
-    let logs = engine.logs();
-    let events = engine.events();
-    let appliance = engine.is_appliance();
+    let (mut services, trials, listen) = (engine.services(), engine.trials(), engine.listen());
+    let (logs, events, appliance) = (engine.logs(), engine.events(), engine.is_appliance());
     let (targets, board) = (engine.targets(), engine.board());
     let supervisor = Arc::new(Mutex::new(Some(Supervisor::new(&state)?)));
-    dhcp::prepare(&Root::new(root)).map_err(|error| DaemonError::System("place for leases", error))?;
-    let listener = server::listen(root)?;
-    let engine = Handle::spawn(engine).map_err(|error| DaemonError::System("thread", error))?;
+    dhcp::prepare(&Root::new(root)).map_err(no("place for leases"))?;
+    server::listen(root, &life.kept)?;
+    let engine = Handle::spawn(engine).map_err(no("thread"))?;
     fence::enter(Part::Server);
-    let api = Api::new(Root::new(root), engine.clone(), server::Services(Arc::clone(&supervisor)), events);
-    let others = tokio::spawn(listeners::run(listen, api.clone()));
-    let server = tokio::spawn(server::serve(listener, api));
+    let shown = server::Services(Arc::clone(&supervisor));
+    let api = Api::new(Root::new(root), engine.clone(), shown, (events, life.kept.clone()));
+    let mut front = Front::open(api, listen).map_err(no("event queue"))?;
     if appliance && is_firmware_good(&started) {
         tokio::spawn(mark_good());
     }
     tokio::spawn(clock::run(engine.clone(), system, Root::new(root), time));
     tokio::spawn(steering::run(engine.clone()));
     tokio::spawn(events::run(engine.clone(), Root::new(root)));
-    if let Some(watchdog) = appliance.then(|| Watchdog::open(Path::new(watchdog::DEVICE))).flatten() {
+    if let Some(watchdog) = appliance.then(|| life.watchdog()).flatten() {
         tokio::spawn(feed(watchdog, engine.clone()));
     }
     tokio::spawn(watch_trials(engine.clone(), trials));
     raise_descriptors();
     let around = Surroundings { engine: engine.clone(), targets, board, root: Root::new(root) };
-    let health = Health::begin(around).map_err(|error| DaemonError::System("thread", error))?;
+    let mut health = Some(Health::begin(around.clone()).map_err(no("thread"))?);
     tokio::spawn(journal::run(engine.clone(), logs));
     notify::ready(&headline(&started.error));
-    until_terminated(signals, &engine, services, &supervisor).await;
+    services.mark_changed();
+    while until_asked(&mut signals, &engine, &mut services, &supervisor).await == Asked::HandOver {
+        notify::reloading();
+        let went_on = life.hand_over(&engine, &mut front, &mut health, &around).await;
+        let error = went_on.map_err(no("thread or event queue"))?;
+        tracing::error!(error = %crate::explain(&error), "no other program takes over; this one goes on");
+        notify::ready(&format!("no other program takes over: {error}"));
+    }
     notify::stopping();
     tracing::info!("going down; the data plane stays as it is");
-    server.abort();
-    others.abort();
-    health.end();
+    drop(front);
+    health.into_iter().for_each(Health::end);
     let supervisor = supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(supervisor) = supervisor {
         supervisor.shutdown().await;
@@ -260,22 +274,29 @@ async fn serve(
     Ok(())
 }
 
-async fn until_terminated(
-    mut signals: Signals,
+/// What the daemon is asked for by a signal, and does not do while it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Terminate,
+    HandOver,
+}
+
+async fn until_asked(
+    signals: &mut Signals,
     engine: &Handle,
-    mut services: watch::Receiver<Services>,
+    services: &mut watch::Receiver<Services>,
     supervisor: &Mutex<Option<Supervisor>>,
-) {
+) -> Asked {
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
     let mut ruleset = tokio::time::interval(RULESET_INTERVAL);
     let mut knobs = tokio::time::interval(KNOBS_INTERVAL);
     let mut announce = tokio::time::interval(ANNOUNCE_INTERVAL);
     let mut watchdog = notify::watchdog_interval().map(tokio::time::interval);
-    services.mark_changed();
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => return,
-            _ = signals.interrupt.recv() => return,
+            _ = signals.terminate.recv() => return Asked::Terminate,
+            _ = signals.interrupt.recv() => return Asked::Terminate,
+            _ = signals.hand_over.recv() => return Asked::HandOver,
             _ = signals.reload.recv() => reload(engine).await,
             Ok(()) = services.changed() => {
                 let wanted = services.borrow_and_update().clone();

@@ -47,6 +47,7 @@ mod wakeup;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use headgate_nft::{Batch, Change, Socket};
 use headgate_plan::features::Feature;
@@ -152,6 +153,16 @@ impl Host {
     /// Where the files are.
     pub fn root(&self) -> &Root {
         &self.root
+    }
+
+    /// The descriptor that limits the sleep of CPUs, while one does.
+    pub fn wake_up(&self) -> Option<BorrowedFd<'_>> {
+        self.wake_up.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Goes on with the one that the program before has left.
+    pub fn inherit_wake_up(&mut self, left: OwnedFd) {
+        self.wake_up = Some(left.into());
     }
 
     /// Commits one transaction; with a generation, only if nftables is still at it.

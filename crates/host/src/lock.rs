@@ -2,7 +2,8 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -45,7 +46,7 @@ fn holder(pid: Option<i32>) -> String {
 #[derive(Debug)]
 pub struct Lock {
     // The file stays: removing it would let two processes lock two files of the same name.
-    _file: Flock<File>,
+    file: Flock<File>,
 }
 
 impl Lock {
@@ -63,11 +64,31 @@ impl Lock {
                 if let Err(error) = write_pid(&mut file) {
                     tracing::warn!(%error, path = %path.display(), "cannot write down who holds the lock");
                 }
-                Ok(Self { _file: file })
+                Ok(Self { file })
             }
             Err((mut file, Errno::EWOULDBLOCK)) => Err(LockError::Held { pid: read_pid(&mut file), path }),
             Err((_, errno)) => Err(failed(errno.into())),
         }
+    }
+}
+
+impl Lock {
+    /// Goes on with a lock that the program before has left in this descriptor: locks belong to what is open, not to programs.
+    /// `None`: it is not this root's, or somebody else has taken it.
+    pub fn inherit(root: &Root, left: OwnedFd) -> Option<Self> {
+        let file = File::from(left);
+        let (ours, named) = (file.metadata().ok()?, root.file(PATH).ok()?.metadata().ok()?);
+        if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
+            return None;
+        }
+        // Who has it already gets it again.
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).ok().map(|file| Self { file })
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        File::as_fd(&self.file)
     }
 }
 
@@ -105,6 +126,21 @@ mod tests {
         assert!(refused.to_string().ends_with(&format!("is held by process {}", std::process::id())), "{refused}");
         drop(first);
         Lock::take(&root).expect("it was given back");
+    }
+
+    #[test]
+    fn a_lock_outlives_who_took_it_in_a_copy_of_its_descriptor() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let root = Root::new(directory.path());
+        let first = Lock::take(&root).expect("nobody has it");
+        let [copy, other] = [0; 2].map(|_| first.as_fd().try_clone_to_owned().expect("a descriptor"));
+        // What the end of a program does: flock(2) ends with the last copy.
+        std::mem::forget(first);
+        let again = Lock::inherit(&root, copy).expect("it is ours");
+        Lock::take(&root).expect_err("and nobody else's");
+        drop(again);
+        let elsewhere = tempfile::tempdir().expect("a temporary directory");
+        assert!(Lock::inherit(&Root::new(elsewhere.path()), other).is_none());
     }
 
     #[test]

@@ -5,13 +5,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use headgate_plan::knob::CPU_WAKE_UP;
 
 /// A limit that holds as long as this lives.
 #[derive(Debug)]
 pub(crate) struct WakeUp {
-    _held: File,
+    held: File,
 }
 
 impl WakeUp {
@@ -20,7 +21,19 @@ impl WakeUp {
         let mut file = OpenOptions::new().write(true).open(path())?;
         // Four bytes are a number; any other length is read as hexadecimal digits (`cpu_latency_qos_write`).
         file.write_all(&micros.to_ne_bytes())?;
-        Ok(Self { _held: file })
+        Ok(Self { held: file })
+    }
+}
+
+impl From<OwnedFd> for WakeUp {
+    fn from(held: OwnedFd) -> Self {
+        Self { held: held.into() }
+    }
+}
+
+impl AsFd for WakeUp {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.held.as_fd()
     }
 }
 

@@ -12,6 +12,7 @@ mod compare;
 mod error;
 mod flows;
 mod handle;
+mod handover;
 mod hardware;
 mod health;
 mod listen;
@@ -50,6 +51,7 @@ use self::change::read_overrides;
 pub use self::error::EngineError;
 pub use self::flows::protocol;
 pub use self::handle::{Busy, Handle};
+pub use self::handover::inherited_lock;
 pub use self::health::{Name, Turn};
 pub use self::listen::{Listen, ListenApi};
 use self::load::{Base, Candidate};
@@ -94,7 +96,7 @@ type Untouched = BTreeMap<(FarmName, BackendName), (headgate_config::model::Back
 pub struct Engine {
     root: Root,
     host: Host,
-    _lock: Lock,
+    lock: Lock,
     store: Store,
     overrides: Overrides,
     untouched: Untouched,
@@ -183,7 +185,7 @@ impl Engine {
         Ok(Self {
             root,
             host,
-            _lock: lock,
+            lock,
             store,
             overrides,
             untouched: Untouched::new(),

@@ -27,7 +27,7 @@ use super::engine::{Handle, Targets};
 use super::fence::{self, Part};
 
 /// What checks need of the rest.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Surroundings {
     /// Takes the turns.
     pub engine: Handle,

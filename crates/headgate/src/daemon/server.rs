@@ -6,6 +6,7 @@
 mod access;
 mod connection;
 mod console;
+mod front;
 mod handlers;
 pub mod listeners;
 mod operations;
@@ -27,14 +28,16 @@ use axum::routing::get;
 use headgate_host::Root;
 use headgate_plan::status::ServiceStatus;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use self::connection::{Connections, answer};
+pub use self::front::Front;
 use self::listeners::{Faults, pause_after};
 use self::operations::OPERATIONS;
 use super::caller::Caller;
 use super::engine::Handle;
 use super::feed::Events;
+use super::handover::{self, Kept};
 use super::metrics::Metrics;
 use super::supervise::Supervisor;
 use super::tokens::Tokens;
@@ -63,6 +66,10 @@ pub struct Api {
     pub tokens: Tokens,
     /// What happens.
     pub events: Events,
+    /// Sockets that outlive the program.
+    pub kept: Kept,
+    /// No more is taken, and event streams end.
+    closing: watch::Receiver<bool>,
     /// Event streams at the same time.
     streams: Arc<Semaphore>,
     /// Where a certificate is, or is made.
@@ -71,11 +78,12 @@ pub struct Api {
 
 impl Api {
     /// Answers from these.
-    pub fn new(root: Root, engine: Handle, services: Services, events: Events) -> Self {
+    pub fn new(root: Root, engine: Handle, services: Services, (events, kept): (Events, Kept)) -> Self {
         let metrics = Metrics::new(engine.clone(), services.clone());
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let tokens = Tokens::open(root.clone());
-        Self { engine, services, faults: Faults::default(), metrics, tokens, events, streams, root }
+        let (faults, closing) = (Faults::default(), watch::Sender::new(false).subscribe());
+        Self { engine, services, faults, metrics, tokens, events, kept, closing, streams, root }
     }
 }
 
@@ -112,42 +120,56 @@ pub struct ListenError {
     source: io::Error,
 }
 
-/// Listens on the socket of this root, in place of one that a dead daemon left. The caller holds the daemon's lock, so no
-/// living one is behind it.
+/// Listens on the socket of this root, if none was left open that does, and in place of one that a dead daemon left. The caller
+/// holds the daemon's lock, so no living one is behind it.
 ///
 /// # Errors
 /// [`ListenError`].
-pub fn listen(root: &Path) -> Result<UnixListener, ListenError> {
+pub fn listen(root: &Path, kept: &Kept) -> Result<(), ListenError> {
     let path = root.join(SOCKET);
     let attempt = || {
+        if kept.get(handover::API).is_some() && path.exists() {
+            return Ok(());
+        }
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         // Between bind and chmod nobody else may connect. Other threads create no files yet.
         let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(&path);
+        let listener = std::os::unix::net::UnixListener::bind(&path);
         nix::sys::stat::umask(before);
         let listener = listener?;
+        listener.set_nonblocking(true)?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o660))?;
-        Ok(listener)
+        kept.keep(handover::API, &listener)
     };
     attempt().map_err(|source| ListenError { path: path.clone(), source })
 }
 
-/// Serves until the task is dropped.
-pub async fn serve(listener: UnixListener, api: Api) {
+/// Serves until the task is dropped, or nothing more is to be taken and what was taken is done.
+async fn serve(listener: UnixListener, api: Api) {
+    let mut closing = api.closing.clone();
     let router = router(api).merge(console::routes()).layer(from_fn(access::refuse_other_sites));
     let mut connections = Connections::new(CONNECTIONS_MAX);
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (router, caller) = (router.clone(), caller(&stream));
-                connections.add(|busy| answer(stream, router, Some(caller), busy));
+        tokio::select! {
+            () = closed(&mut closing) => return connections.finish().await,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let (router, caller) = (router.clone(), caller(&stream));
+                    connections.add(|busy| answer(stream, router, Some(caller), busy));
+                }
+                Err(error) => pause_after(&error).await,
             }
-            Err(error) => pause_after(&error).await,
         }
     }
+}
+
+/// Waits until nothing more is to be taken.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    // When nobody can say so any more, it is so.
+    let _ = closing.wait_for(|closing| *closing).await;
 }
 
 fn caller(stream: &UnixStream) -> Caller {

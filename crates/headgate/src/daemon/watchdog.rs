@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,11 +29,22 @@ impl Watchdog {
         }
     }
 
+    /// Goes on with the one that the program before has left.
+    pub fn inherit(left: OwnedFd) -> Self {
+        Self(left.into())
+    }
+
     /// Any byte will do, but the letter V, which would let it be stopped (Documentation/watchdog/watchdog-api.rst).
     pub fn feed(&mut self) {
         if let Err(error) = self.0.write_all(b"\0") {
             tracing::warn!(%error, "the watchdog cannot be fed");
         }
+    }
+}
+
+impl AsFd for Watchdog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

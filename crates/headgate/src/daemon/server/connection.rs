@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::Request;
@@ -24,6 +24,11 @@ use crate::daemon::caller::Caller;
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// From the connection to the last byte of the answer.
 const WHOLE_DEADLINE: Duration = Duration::from_secs(60);
+/// How long the last requests may take when nothing more is taken, and who has not asked for anything yet.
+const LAST_DEADLINE: Duration = Duration::from_secs(10);
+const LAST_IDLE_DEADLINE: Duration = Duration::from_secs(1);
+/// Between looks whether they are done.
+const LAST_PAUSE: Duration = Duration::from_millis(5);
 /// Names and values of a head, bytes.
 const HEAD_MAX: usize = 16 * 1024;
 /// Lines of a head.
@@ -96,6 +101,18 @@ impl Connections {
         let busy = Busy::default();
         let task = tokio::spawn(task(busy.clone())).abort_handle();
         self.live.push_back(Live { task, busy });
+    }
+
+    /// Waits until all are done, or have had their time.
+    pub(super) async fn finish(self) {
+        let begin = Instant::now();
+        while begin.elapsed() < LAST_DEADLINE {
+            let patient = begin.elapsed() < LAST_IDLE_DEADLINE;
+            if !self.live.iter().any(|live| !live.task.is_finished() && (patient || live.busy.is_served())) {
+                return;
+            }
+            tokio::time::sleep(LAST_PAUSE).await;
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::connection::Busy;
-use super::{Api, BODY_DEADLINE, access, operations, summary};
+use super::{Api, BODY_DEADLINE, access, closed, operations, summary};
 use crate::api::{
     ApiError, Applied, Apply, BODY_MAX, Clients, Confirmed, Connections, Diff, Difference, ErrorCode, FlowQuery,
     Flushed, Forgotten, Generation, Introduction, Keep, NewToken, Planned, Removed, Rollback, Token, TokenWanted,
@@ -80,6 +80,9 @@ fn keep(request: &Request) -> Result<Keep, ApiError> {
     let Query(query) = Query::<Persist>::try_from_uri(request.uri()).map_err(|error| bad_request(error.body_text()))?;
     Ok(if query.persist { Keep::Persist } else { Keep::UntilReboot })
 }
+
+/// When whoever follows the events shall connect again to the program that takes over.
+const COME_BACK: Duration = Duration::from_millis(200);
 
 type Segments = axum::extract::Path<Vec<String>>;
 
@@ -250,14 +253,22 @@ pub(super) async fn events(State(api): State<Api>, Extension(busy): Extension<Bu
     let slot = api.streams.clone().try_acquire_owned();
     let slot = slot.map_err(|_| ApiError::new(ErrorCode::Busy, "too many event streams at once"))?;
     busy.stream();
-    let listener = api.events.listen();
-    let stream = futures_util::stream::unfold((listener, slot), |(mut listener, slot)| async move {
-        let event = match listener.recv().await {
-            Ok(event) => event_of(&event),
-            Err(RecvError::Lagged(missed)) => sse::Event::default().event("missed").data(missed.to_string()),
-            Err(RecvError::Closed) => return None,
+    let (listener, closing) = (api.events.listen(), Some(api.closing.clone()));
+    let stream = futures_util::stream::unfold((listener, closing, slot), |(mut listener, closing, slot)| async move {
+        // It has been told that this is the end.
+        let mut closing = closing?;
+        let event = tokio::select! {
+            () = closed(&mut closing) => {
+                let again = sse::Event::default().event("closing").retry(COME_BACK).data("{}");
+                return Some((Ok(again), (listener, None, slot)));
+            }
+            event = listener.recv() => match event {
+                Ok(event) => event_of(&event),
+                Err(RecvError::Lagged(missed)) => sse::Event::default().event("missed").data(missed.to_string()),
+                Err(RecvError::Closed) => return None,
+            }
         };
-        Some((Ok::<_, Infallible>(event), (listener, slot)))
+        Some((Ok::<_, Infallible>(event), (listener, Some(closing), slot)))
     });
     Ok(stream_of(stream))
 }

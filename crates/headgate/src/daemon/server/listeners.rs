@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 use super::access::authenticate;
 use super::connection::{Connections, answer};
 use super::tls::Tls;
-use super::{Api, metrics_router, token_router};
+use super::{Api, closed, metrics_router, token_router};
 use crate::daemon::engine::{Listen, ListenApi};
+use crate::daemon::handover::{Kept, named};
 use crate::way::Way;
 
 /// An interface that comes late brings its address with it.
@@ -75,9 +76,10 @@ fn follow<T: Clone + PartialEq>(
     }
 }
 
-/// Listens on what is wanted, until the task is dropped.
+/// Listens on what is wanted, until the task is dropped, or nothing more is to be taken and what was taken is done.
 pub async fn run(mut wanted: watch::Receiver<Listen>, api: Api) {
-    let (mut metrics_task, mut api_task) = (None, None);
+    let (mut metrics_task, mut api_task): (Option<Task<SocketAddr>>, Option<Task<ListenApi>>) = (None, None);
+    let mut closing = api.closing.clone();
     loop {
         let Listen { metrics, api: tls } = wanted.borrow_and_update().clone();
         if metrics.is_none() {
@@ -86,11 +88,21 @@ pub async fn run(mut wanted: watch::Receiver<Listen>, api: Api) {
         if tls.is_none() {
             api.faults.set("api", None);
         }
+        let addresses: Vec<SocketAddr> = metrics.into_iter().chain(tls.as_ref().map(|tls| tls.address)).collect();
+        api.kept.retain(&addresses);
         follow(&mut metrics_task, metrics, |address| tokio::spawn(serve_metrics(api.clone(), address)));
         follow(&mut api_task, tls, |listen| tokio::spawn(serve_api(api.clone(), listen)));
-        if wanted.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() {
+                return;
+            },
+            () = closed(&mut closing) => break,
         }
+    }
+    let tasks = [metrics_task.as_mut().map(|task| &mut task.task), api_task.as_mut().map(|task| &mut task.task)];
+    for task in tasks.into_iter().flatten() {
+        // One that panicked has said so.
+        let _ = task.await;
     }
 }
 
@@ -99,12 +111,11 @@ async fn serve_metrics(api: Api, address: SocketAddr) {
     if !address.ip().is_loopback() {
         router = router.layer(from_fn_with_state(api.tokens.clone(), authenticate));
     }
-    let mut connections = Connections::new(METRICS_CONNECTIONS_MAX);
-    let each = |stream: TcpStream| {
+    let each = move |connections: &mut Connections, stream: TcpStream| {
         let router = router.clone();
         connections.add(|busy| answer(stream, router, None, busy));
     };
-    accept("metrics", address, &api.faults, each).await;
+    accept("metrics", address, &api, (Connections::new(METRICS_CONNECTIONS_MAX), each)).await;
 }
 
 /// Where the client is and where it came to; `None` when it is gone already.
@@ -113,17 +124,20 @@ fn way(stream: &TcpStream) -> Option<Way> {
 }
 
 async fn serve_api(api: Api, listen: ListenApi) {
+    let mut closing = api.closing.clone();
     let tls = loop {
         match Tls::open(&api.root, listen.certificate.as_deref(), listen.address.ip()) {
             Ok(tls) => break tls,
             Err(error) => api.faults.set("api", Some(format!("api: {}", crate::explain(&error)))),
         }
-        tokio::time::sleep(BIND_AGAIN).await;
+        tokio::select! {
+            () = tokio::time::sleep(BIND_AGAIN) => {}
+            () = closed(&mut closing) => return,
+        }
     };
     tracing::info!(sha256 = tls.fingerprint, "api: this is its certificate");
     let router = token_router(api.clone());
-    let mut connections = Connections::new(API_CONNECTIONS_MAX);
-    let each = |stream: TcpStream| {
+    let each = |connections: &mut Connections, stream: TcpStream| {
         let (tls, router) = (tls.clone(), router.clone());
         let router = match way(&stream) {
             Some(way) => router.layer(Extension(way)),
@@ -135,26 +149,48 @@ async fn serve_api(api: Api, listen: ListenApi) {
             }
         });
     };
-    accept("api", listen.address, &api.faults, each).await;
+    accept("api", listen.address, &api, (Connections::new(API_CONNECTIONS_MAX), each)).await;
 }
 
-/// Binds, again and again if need be, and takes connections.
-async fn accept(what: &'static str, address: SocketAddr, faults: &Faults, mut each: impl FnMut(TcpStream)) {
+/// Binds, again and again if need be, and takes connections until nothing more is to be taken.
+async fn accept(
+    what: &'static str,
+    address: SocketAddr,
+    api: &Api,
+    (mut connections, each): (Connections, impl Fn(&mut Connections, TcpStream)),
+) {
+    let mut closing = api.closing.clone();
     let listener = loop {
-        match TcpListener::bind(address).await {
+        match bind(address, &api.kept).await {
             Ok(listener) => break listener,
-            Err(error) => faults.set(what, Some(format!("{what}: cannot listen on {address}: {error}"))),
+            Err(error) => api.faults.set(what, Some(format!("{what}: cannot listen on {address}: {error}"))),
         }
-        tokio::time::sleep(BIND_AGAIN).await;
+        tokio::select! {
+            () = tokio::time::sleep(BIND_AGAIN) => {}
+            () = closed(&mut closing) => return,
+        }
     };
-    faults.set(what, None);
+    api.faults.set(what, None);
     tracing::info!(%address, "{what}: listening");
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => each(stream),
-            Err(error) => pause_after(&error).await,
+        tokio::select! {
+            () = closed(&mut closing) => return connections.finish().await,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => each(&mut connections, stream),
+                Err(error) => pause_after(&error).await,
+            }
         }
     }
+}
+
+/// Listens, on the socket of the program before if it has left one; the next program shall find it too.
+async fn bind(address: SocketAddr, kept: &Kept) -> std::io::Result<TcpListener> {
+    if let Some(left) = kept.get(&named(&address)) {
+        return TcpListener::from_std(std::net::TcpListener::from(left));
+    }
+    let listener = TcpListener::bind(address).await?;
+    kept.keep(&named(&address), &listener)?;
+    Ok(listener)
 }
 
 /// No descriptors are left, most likely: connections that end make room.
