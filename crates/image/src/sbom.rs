@@ -145,8 +145,11 @@ pub fn escape(text: &str) -> String {
     text.bytes().map(byte).collect()
 }
 
+/// What licences are called in prose that names no file of theirs, and here.
+const WRITTEN_OUT: [(&str, &str); 2] = [("GNU Lesser General Public", "LGPL"), ("GNU General Public", "GPL")];
+
 /// The short names of a copyright file of the machine-readable format (Debian's copyright-format 1.0). Older files are prose:
-/// those name what they are under by where its text lies.
+/// those name what they are under by where its text lies, or write it out.
 fn copyright_licenses(text: &str) -> Vec<String> {
     let mut names: BTreeSet<String> = text
         .lines()
@@ -159,7 +162,12 @@ fn copyright_licenses(text: &str) -> Vec<String> {
         let word = |rest: &str| {
             rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '.').next().map(str::to_owned)
         };
-        names = mentioned.filter_map(word).map(|name| name.trim_end_matches('.').to_owned()).collect();
+        let words = mentioned.filter_map(word).map(|name| name.trim_end_matches('.').to_owned());
+        names = words.filter(|name| !name.is_empty()).collect();
+    }
+    if names.is_empty() {
+        let written_out = WRITTEN_OUT.iter().filter(|(long, _)| text.contains(long));
+        names = written_out.map(|(_, short)| (*short).to_owned()).collect();
     }
     names.into_iter().collect()
 }
@@ -290,6 +298,9 @@ mod tests {
             ["BSD-3-clause", "GPL-2"]
         );
         assert_eq!(copyright_licenses("see /usr/share/common-licenses/GPL-2.\n"), ["GPL-2"]);
+        let prose =
+            "texts are in /usr/share/common-licenses/ .\nunder the GNU Lesser General Public\nLicense, version 2.1";
+        assert_eq!(copyright_licenses(prose), ["LGPL"]);
         assert_eq!(escape("1:2.0+deb~1"), "1%3A2.0%2Bdeb~1");
     }
 }
