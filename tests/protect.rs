@@ -2,8 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::process::Output;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use headgate_image::netns::Namespace;
 use headgate_tests::binaries;
 use headgate_tests::lab::{Lab, backend, backend6, said};
 use headgate_tests::server::{Connection, Server, ask_udp};
+use socket2::{Domain, Protocol, Socket, Type};
 
 const ADDRESSES: [&str; 2] = ["172.16.1.254", "[2001:db8:1::fe]"];
 const FARMS: &str = r#"
@@ -144,6 +145,58 @@ fn a_scan_finds_what_is_allowed_and_nothing_else() {
     for address in ["172.16.2.1", "[2001:db8:2::1]"] {
         assert!(!ping(&lab.backends, address), "{address}");
         assert_eq!(scan(&lab.backends, address, &[22, 179, 200])["silent"], set([22, 179, 200]), "{address}");
+    }
+}
+
+/// VRRP (RFC 9568): IP protocol 112, to this group, with a TTL of 255.
+const VRRP: i32 = 112;
+const VRRP_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
+
+fn vrrp_socket(space: &Namespace, own: Ipv4Addr) -> Socket {
+    let open = || -> std::io::Result<Socket> {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(VRRP)))?;
+        socket.join_multicast_v4(&VRRP_GROUP, &own)?;
+        socket.set_multicast_if_v4(&own)?;
+        socket.set_multicast_ttl_v4(255)?;
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+        Ok(socket)
+    };
+    space.within(open).unwrap().unwrap()
+}
+
+/// Whether one of some advertisements of the other router arrives.
+fn hears_vrrp(lab: &Lab) -> bool {
+    let other = vrrp_socket(&lab.client, Ipv4Addr::new(172, 16, 1, 10));
+    let own = vrrp_socket(&lab.gate, Ipv4Addr::new(172, 16, 1, 254));
+    let group = SocketAddrV4::new(VRRP_GROUP, 0).into();
+    (0..4).any(|_| {
+        other.send_to(b"\x31\x01\x64\x01\x00\x64\x00\x00\xac\x10\x01\x01", &group).unwrap();
+        (&own).read(&mut [0; 128]).is_ok_and(|length| length == 32)
+    })
+}
+
+#[test]
+fn vrrp_and_the_api_come_in_where_they_are_allowed() {
+    let mut lab = Lab::new("protect-vrrp").unwrap();
+    let api = "[api]\nlisten = \"172.16.1.254:8443\"\n";
+    let text = |allow: &str| protected(allow, "[]", api);
+    lab.configure(&format!("{api}{FARMS}")).unwrap();
+    lab.start().unwrap();
+    assert!(hears_vrrp(&lab), "before");
+    let asked = |lab: &Lab| {
+        let ask = "curl -sk -m 3 -o /dev/null -w %{http_code} https://172.16.1.254:8443/v1/status";
+        lab.client.run(ask).unwrap_or_default()
+    };
+    for (allow, vrrp, code) in [
+        ("[]", false, ""),
+        (r#"["vrrp"]"#, true, ""),
+        (r#"["api"]"#, false, "401"),
+        (r#"["vrrp", "api"]"#, true, "401"),
+    ] {
+        lab.configure(&text(allow)).unwrap();
+        lab.headgate_ok(&["apply"]).unwrap();
+        assert_eq!(hears_vrrp(&lab), vrrp, "{allow}");
+        assert_eq!(asked(&lab).trim(), code, "{allow}: without a token TLS alone gets through");
     }
 }
 
