@@ -4,21 +4,24 @@ mod support;
 
 use std::fmt::Write;
 use std::net::TcpListener;
-use std::time::Duration;
 
 use support::namespace::Namespace;
 
-/// The backend that turns: an address of the box itself.
-const BACKEND: &str = "172.16.2.254:7001";
+/// An address of the box, which the daemon adds.
+const HERE: &str = "172.16.2.254";
+/// The backends that turn: ports of the box itself. One that has fallen before has to pass more probes, so each falls only once.
+const BACKENDS: std::ops::Range<u16> = 7001..7061;
 /// So many farms take some tenths of a second to compare.
 const FARMS: u32 = 400;
 
 fn farms() -> String {
-    let mut text = format!(
+    let mut text = String::from(
         "[defaults.farm.address]\nmanage = \"never\"\n[farms.turning]\nlisten = \"172.16.1.1:81\"\n\
-         backends.b1.address = \"{BACKEND}\"\n\
-         health = {{ type = \"tcp\", interval = \"100ms\", timeout = \"100ms\", fall = 1, rise = 1 }}\n"
+         health = { type = \"tcp\", interval = \"100ms\", timeout = \"100ms\", fall = 1, rise = 1 }\n",
     );
+    for port in BACKENDS {
+        let _ = writeln!(text, "backends.b{port}.address = \"{HERE}:{port}\"");
+    }
     for farm in 0..FARMS {
         let _ = write!(text, "[farms.f{farm}]\nlisten = \"10.0.{}.{}:80\"\n", farm / 250, farm % 250 + 1);
         for backend in 1..=4 {
@@ -40,21 +43,30 @@ fn has_turned_meanwhile(log: &str) -> bool {
 #[test]
 fn a_backend_that_turns_does_not_wait_for_a_comparison() {
     let ns = Namespace::new(&farms());
-    let bind = || ns.within(|| TcpListener::bind(BACKEND)).unwrap();
-    let mut listener = None;
+    ns.run("ip", &["link", "set", "lo", "up"]).exits(0);
+    let mut listeners: Vec<TcpListener> =
+        BACKENDS.map(|port| ns.within(|| TcpListener::bind(("0.0.0.0", port))).unwrap()).collect();
     let daemon = ns.start_after("export HEADGATE_LOG=debug", ns.tree.root());
-    ns.wait_for("turn during a comparison", || {
-        listener = match listener.take() {
-            Some(_) => None,
-            None => Some(bind()),
-        };
-        // Somebody commits to nftables: the daemon looks whether it was to its tables.
+    let log = || ns.tree.read("log");
+    let probed = || {
+        let farm = ns.headgate(&["farm", "show", "turning", "--json"]).exits(0).out;
+        let farm: serde_json::Value = serde_json::from_str(&farm).expect("JSON");
+        let backends = farm["backends"].as_array().expect("a list").clone();
+        backends.iter().all(|backend| backend["health"]["state"] == "up")
+    };
+    ns.wait_for("health of every backend", probed);
+    let mut fallen = 0;
+    while !has_turned_meanwhile(&log()) {
+        drop(listeners.pop().expect("a turn during a comparison, before all have turned"));
+        fallen += 1;
+        // An address that comes and goes, and a commit of somebody else: the daemon compares.
+        for verb in ["add", "delete"] {
+            ns.run("ip", &["address", verb, "10.9.9.9/32", "dev", "lo"]).exits(0);
+        }
         ns.run("nft", &["add table inet foreign; delete table inet foreign"]).exits(0);
-        std::thread::sleep(Duration::from_millis(200));
-        has_turned_meanwhile(&ns.tree.read("log"))
-    });
+        ns.wait_for("turn", || log().matches("in the kernel").count() >= fallen);
+    }
     // Nothing that was found meanwhile was taken for somebody else's change.
-    assert!(!ns.tree.read("log").contains("not as it was left"), "{}", ns.tree.read("log"));
-    drop(listener);
+    assert!(!log().contains("not as it was left"), "{}", log());
     assert_eq!(daemon.terminate(), Some(0));
 }
