@@ -185,8 +185,11 @@ fn with_the_key(ssh: &Ssh<'_>) {
     command.args(["120", "ssh", "-tt", "-F", "none", "-o", "BatchMode=yes", "-i"]).arg(ssh.directory.join("ours"));
     command.args(["-o", &format!("UserKnownHostsFile={}", ssh.directory.join("known").display()), ADMIN]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"sh\rfarm list\rexit\r").unwrap();
+    // Held open until the end, as at a desk: some servers take its end for the end of the terminal.
+    let mut keys = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut keys, b"sh\rfarm list\rexit\r").unwrap();
     let said = String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned();
+    drop(keys);
     assert!(
         said.contains("headgate> ") && said.contains("not available here") && said.contains("172.16.1.1:80"),
         "{said}"

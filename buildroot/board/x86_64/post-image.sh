@@ -53,7 +53,11 @@ component() {
         [ -d "$directory" ] || continue
         printf '[[component]]\nname = "%s"\nversion = "%s"\nlicenses = ["%s"]\n' "$1" "${directory##*/"$1"-}" "$2"
         for archive in "$BR2_DL_DIR/$1"/*.tar.*; do
-            [ -f "$archive" ] && printf 'sha256 = "%s"\n' "$(sha256sum "$archive" | cut -d ' ' -f 1)" && break
+            # There is none where the source is a directory (PACKAGE_OVERRIDE_SRCDIR).
+            if [ -f "$archive" ]; then
+                printf 'sha256 = "%s"\n' "$(sha256sum "$archive" | cut -d ' ' -f 1)"
+                break
+            fi
         done
     done
 }
