@@ -2,7 +2,7 @@
 //! an update from a server.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -28,12 +28,16 @@ fn stick(directory: &Path, name: &str, files: &[(&Path, &str)]) -> PathBuf {
     path
 }
 
-/// What a box that is off has kept of a stick, as debugfs lists it. Its journal is replayed first: the power was cut.
+/// What a box that is off has kept of a stick, as debugfs lists it. The power was cut, so the journal is replayed first, on a copy.
 fn kept(disk: &Disk) -> String {
-    let data = format!("{}?offset={}", disk.image.display(), disk.layout.place(Content::Data).unwrap().offset);
-    let replayed = tool("e2fsck").args(["-fy", &data]).output().unwrap();
+    let place = disk.layout.place(Content::Data).unwrap();
+    let mut image = File::open(&disk.image).unwrap();
+    image.seek(SeekFrom::Start(place.offset)).unwrap();
+    let copy = disk.directory.path().join("data.ext4");
+    std::io::copy(&mut image.take(place.size), &mut File::create(&copy).unwrap()).unwrap();
+    let replayed = tool("e2fsck").arg("-fy").arg(&copy).output().unwrap();
     assert!(matches!(replayed.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&replayed.stdout));
-    let listed = run(tool("debugfs").args(["-R", "ls -p state/media/usb"]).arg(data)).unwrap();
+    let listed = run(tool("debugfs").args(["-R", "ls -p state/media/usb"]).arg(copy)).unwrap();
     String::from_utf8_lossy(&listed).into_owned()
 }
 
