@@ -32,8 +32,7 @@ pub enum LoginError {
 pub fn command_line() -> Result<Vec<OsString>, LoginError> {
     let words = read(std::env::args_os().collect())?;
     match words {
-        Words::Own(words) => Ok(words),
-        Words::Asked(words) => Ok(words),
+        Words::Own(words) | Words::Asked(words) => Ok(words),
         Words::Console if std::io::stdin().is_terminal() => Ok(vec!["headgate".into(), "console".into()]),
         Words::Console => Err(LoginError::NoTerminal),
     }
