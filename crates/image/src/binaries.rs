@@ -21,9 +21,16 @@ pub const PROGRAMS: [(&str, &str); 3] =
 /// The packages of [`PROGRAMS`].
 pub const PACKAGES: [&str; 2] = ["headgate", "headgate-init"];
 
-/// Compiles the programs of some packages of the workspace, static; the directory that holds them. Their own target directory
-/// keeps the flags of an ordinary build from invalidating these, and the reverse.
+/// Compiles the programs of some packages of the workspace, static and in the profile that [`PROFILE`] names; the directory
+/// that holds them.
 pub fn compile(source: &Source, packages: &[&str]) -> Result<PathBuf> {
+    let profile = std::env::var(PROFILE).unwrap_or_else(|_| "release".to_owned());
+    compile_as(&profile, source, packages)
+}
+
+/// Like [`compile`], in a profile of the caller's. Their own target directory keeps the flags of an ordinary build from
+/// invalidating these, and the reverse.
+pub fn compile_as(profile: &str, source: &Source, packages: &[&str]) -> Result<PathBuf> {
     let target = source.join("build/target-static");
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
     let mut flags = "-C target-feature=+crt-static".to_owned();
@@ -32,9 +39,8 @@ pub fn compile(source: &Source, packages: &[&str]) -> Result<PathBuf> {
     if let Ok(home) = home {
         flags.push_str(&format!(" --remap-path-prefix={home}/registry/src=crates"));
     }
-    let profile = std::env::var(PROFILE).unwrap_or_else(|_| "release".to_owned());
     let status = cargo()
-        .args(["build", "--quiet", "--profile", &profile, "--target", TARGET])
+        .args(["build", "--quiet", "--profile", profile, "--target", TARGET])
         .args(packages.iter().flat_map(|package| ["-p", package]))
         .arg("--target-dir")
         .arg(&target)

@@ -49,7 +49,7 @@ pub struct Options {
     /// Print the names of the variants and end
     #[arg(long, conflicts_with_all = ["check", "bless", "profile"])]
     list: bool,
-    /// Fail when a figure is more than 1 % (established) or 2 % (new flow, TCP) over the committed one
+    /// Fail when a figure is over the committed one: by 1 % (established), 2 % (new flow) or 0.25 % (a whole TCP connection)
     #[arg(long)]
     check: bool,
     /// Replace the committed figures by these

@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 /// iteration. The generator of random numbers is off, so that they are the same each time.
 pub(crate) const CPU: &str = "qemu64,+rdtscp,-rdrand,-rdseed";
 
+/// The profile of our programs, whatever the environment wants: the sender's own instructions are counted with the kernel's,
+/// and compiled otherwise they move a connection by up to 360.
+const PROFILE: &str = "release";
 /// Beside those that the image loads at its start.
 const MODULES: &[&str] = &["veth", "nft_flow_offload", "nf_flow_table", "nf_flow_table_inet", "nft_fwd_netdev"];
 /// For peers; the production image's kernel has none of it.
@@ -67,7 +70,7 @@ impl Ramdisk {
         let lists: ModuleLists = source.read_toml("image/modules.toml")?;
         let programs = match ready.programs {
             Some(directory) => directory.to_owned(),
-            None => binaries::compile(source, &["headgate", "headgate-init", "headgate-bench-guest"])?,
+            None => binaries::compile_as(PROFILE, source, &["headgate", "headgate-init", "headgate-bench-guest"])?,
         };
         let kernel = match ready.parts {
             Some(parts) => Kernel::open(source, &parts.join("kernel"))?,
