@@ -13,6 +13,14 @@ help: ## print this list
 deps: ## bring the Debian packages that everything here needs (as root; else prints what to type)
 	@scripts/deps
 
+# The programs behind the verbs, compiled with cargo's own progress: `cargo run -q` would be silent for minutes.
+.PHONY: image-tool bench-tool
+image-tool: deps
+	$(CARGO) build --release -p headgate-image
+
+bench-tool: deps
+	$(CARGO) build --release -p headgate-bench
+
 build: deps ## compile everything
 	$(CARGO) build --workspace --all-targets
 
@@ -70,13 +78,13 @@ deb: deps ## build the Debian package of the service: target/debian/headgate_*.d
 test-deb: deb ## install, upgrade, remove and purge the package in a copy of this machine (as root)
 	@scripts/try-deb
 
-image: deps ## build the appliance image: build/headgate.img
+image: image-tool ## build the appliance image: build/headgate.img
 	$(CARGO) run -q --release -p headgate-image -- build
 
-lock: deps ## pin the newest Debian packages of the image by version and checksum: image/packages.lock
+lock: image-tool ## pin the newest Debian packages of the image by version and checksum: image/packages.lock
 	$(CARGO) run -q --release -p headgate-image -- lock
 
-release: deps ## what is published, in build/headgate-VERSION: disks, update file (KEY=FILE), bill of materials, inputs, checksums
+release: image-tool ## what is published, in build/headgate-VERSION: disks, update file (KEY=FILE), bill of materials, inputs, checksums
 	$(CARGO) run -q --release -p headgate-image -- release $(if $(KEY),--key $(KEY) --update-key $(KEY:.key=.pub))
 
 reproducible: deps ## build the image twice, in other directories, at other times, as other users: the same bytes? 10 minutes
@@ -95,13 +103,13 @@ buildroot-release: buildroot-source buildroot-image ## the production image as i
 check-buildroot: deps ## what of the production image can be checked without building it, minutes; more with BUILDROOT=DIR
 	@scripts/check-buildroot
 
-run: deps ## build the image, boot it in QEMU, send HTTP through it, say what happened (KEEP=1 leaves it up)
+run: image-tool ## build the image, boot it in QEMU, send HTTP through it, say what happened (KEEP=1 leaves it up)
 	$(CARGO) run -q --release -p headgate-image -- demo $(if $(KEEP),--keep)
 
 boot: image ## boot the image in QEMU with its console on this terminal
 	$(CARGO) run -q --release -p headgate-image -- boot
 
-bench: deps ## measure Headgate beside its peers and write docs/benchmarks.md (as root, on a quiet machine)
+bench: bench-tool ## measure Headgate beside its peers and write docs/benchmarks.md (as root, on a quiet machine)
 	$(CARGO) run -q --release -p headgate-bench -- dataplane --write
 	$(CARGO) run -q --release -p headgate-bench -- control --write
 	$(CARGO) run -q --release -p headgate-bench -- consistency --write
@@ -109,20 +117,20 @@ bench: deps ## measure Headgate beside its peers and write docs/benchmarks.md (a
 	$(CARGO) run -q --release -p headgate-bench -- image --write
 	$(CARGO) run -q --release -p headgate-bench -- steer --write
 
-bench-quick: deps ## the same measurements in two minutes, to see that they run; writes nothing
+bench-quick: bench-tool ## the same measurements in two minutes, to see that they run; writes nothing
 	$(CARGO) run -q --release -p headgate-bench -- dataplane --rounds 3 --slice 200
 	$(CARGO) run -q --release -p headgate-bench -- control --sizes 1x10,1000x4 --rounds 2
 	$(CARGO) run -q --release -p headgate-bench -- consistency --clients 10000
 	$(CARGO) run -q --release -p headgate-bench -- paper --seconds 2
 	$(CARGO) run -q --release -p headgate-bench -- steer --pairs 2 --slice 300 --only veth
 
-bench-icount: deps ## count instructions per packet, flow and connection in a guest, and write docs/benchmarks.md
+bench-icount: bench-tool ## count instructions per packet, flow and connection in a guest, and write docs/benchmarks.md
 	$(CARGO) run -q --release -p headgate-bench -- icount --write
 
-check-icount: deps ## fail when a packet or a new flow takes more instructions than tests/bench/icount.toml says
+check-icount: bench-tool ## fail when a packet or a new flow takes more instructions than tests/bench/icount.toml says
 	$(CARGO) run -q --release -p headgate-bench -- icount --check
 
-bless-icount: deps ## rewrite tests/bench/icount.toml from what is counted now; read the difference before you commit it
+bless-icount: bench-tool ## rewrite tests/bench/icount.toml from what is counted now; read the difference before you commit it
 	$(CARGO) run -q --release -p headgate-bench -- icount --bless
 
 bless: ## rewrite the golden files from what the code says now; read the difference before you commit it
