@@ -11,7 +11,15 @@ HEADGATE_LICENSE = GPL-3.0-or-later
 HEADGATE_LICENSE_FILES = LICENSE
 # What was built from the sources is not copied with them.
 HEADGATE_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = \
-	--exclude /target --exclude /build --exclude /.git
+	--filter=':- .gitignore' --exclude /.git
+# legal-info would archive that directory as it stands, with all that was built
+# in it, its own output included: the copy is what is archived.
+HEADGATE_REDISTRIBUTE = NO
+define HEADGATE_ARCHIVE_SOURCES
+	mkdir -p $(HEADGATE_REDIST_SOURCES_DIR)
+	$(TAR) -czf $(HEADGATE_REDIST_SOURCES_DIR)/$(HEADGATE_BASENAME_RAW).tar.gz 		--sort=name --owner=0 --group=0 --numeric-owner 		--exclude=./target --exclude='./.stamp_*' --exclude='./.files-list*' 		-C $(HEADGATE_DIR) .
+endef
+HEADGATE_POST_LEGAL_INFO_HOOKS += HEADGATE_ARCHIVE_SOURCES
 
 HEADGATE_TRIPLE = x86_64-unknown-linux-gnu
 
