@@ -58,13 +58,25 @@ impl Handle {
         T: Send + 'static,
         W: FnOnce(&mut Engine) -> T + Send + 'static,
     {
+        self.begin(work)?.await.map_err(|_| Busy)
+    }
+
+    /// The same, for who has no time to wait: the engine has it when this returns.
+    ///
+    /// # Errors
+    /// [`Busy`]; the answer fails when the engine goes down before it comes.
+    pub fn begin<T, W>(&self, work: W) -> Result<oneshot::Receiver<T>, Busy>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Engine) -> T + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
         let work = Box::new(move |engine: &mut Engine| {
             // Who asked may be gone; what was asked for is done all the same.
             let _ = answer.send(work(engine));
         });
         self.work.try_send(work).map_err(|_| Busy)?;
-        answered.await.map_err(|_| Busy)
+        Ok(answered)
     }
 
     /// Has the kernel compared with what it should be, and repaired; the engine does other work meanwhile. The CPU time that the

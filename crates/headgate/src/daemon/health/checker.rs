@@ -21,7 +21,7 @@ use super::probe::{Makings, Outcome};
 use super::quota::Quota;
 use super::signs;
 use super::subject::{Clock, Subject, asks_the_same};
-use crate::daemon::engine::{Engine, Handle, Name, Targets, Turn};
+use crate::daemon::engine::{Busy, Engine, Handle, Name, Targets, Turn};
 use crate::remembered::{Entry, Remembered};
 
 /// The first probes of backends of which nothing is known are spread over a second, and over a second more for each 10,000.
@@ -61,6 +61,8 @@ pub(super) struct Checker {
     /// Not told to the engine yet. The latest of each backend counts.
     turns: BTreeMap<Name, Turn>,
     delivery: Option<Delivery>,
+    /// Not in the log yet.
+    untold: Vec<Id>,
     cutter: Cutter,
     quota: Quota,
     dice: Dice,
@@ -83,6 +85,7 @@ impl Checker {
             probes: JoinSet::new(),
             turns: BTreeMap::new(),
             delivery: None,
+            untold: Vec::new(),
             quota: Quota::new(std::time::Instant::now()),
             dice: Dice::new(),
         }
@@ -118,6 +121,7 @@ impl Checker {
                 () = until(next) => self.begin_due(),
             }
             self.deliver();
+            self.tell();
             self.keeper.begin(|| entries(&self.subjects));
         }
         signs.abort();
@@ -212,7 +216,7 @@ impl Checker {
         self.board.write(&subject.target.farm, &subject.target.backend, subject.entry());
         if turned {
             self.keeper.touch();
-            tell(&mut self.quota, subject);
+            self.untold.push(done.id);
             let Target { farm, backend, address, .. } = subject.target.clone();
             let turn = Turn { farm, backend, address, condition: subject.record.condition(), decided };
             self.turns.insert(subject.name(), turn);
@@ -253,15 +257,28 @@ impl Checker {
             return;
         }
         let turns: Vec<Turn> = std::mem::take(&mut self.turns).into_values().collect();
-        let engine = self.engine.clone();
+        let told = turns.clone();
+        // At once, not when somebody polls: what is written and logged of it comes behind.
+        let answer = self.engine.begin(move |engine: &mut Engine| engine.turn(&told));
         self.delivery = Some(Box::pin(async move {
-            let told = turns.clone();
-            let lost = engine.call(move |engine: &mut Engine| engine.turn(&told)).await;
+            let lost = match answer {
+                Ok(answer) => answer.await.map_err(|_| Busy),
+                Err(busy) => Err(busy),
+            };
             if lost.is_err() {
                 sleep(BUSY_PAUSE).await;
             }
             lost.map_err(|_| turns)
         }));
+    }
+
+    /// Into the log, who turned.
+    fn tell(&mut self) {
+        for id in std::mem::take(&mut self.untold) {
+            if let Some(subject) = self.subjects.get(&id) {
+                tell(&mut self.quota, subject);
+            }
+        }
     }
 
     async fn delivered(delivery: &mut Option<Delivery>) -> Result<Lost, Vec<Turn>> {
