@@ -7,7 +7,8 @@
 use std::backtrace::Backtrace;
 use std::io;
 use std::panic::PanicHookInfo;
-use std::time::SystemTime;
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime};
 
 use headgate_host::Root;
 use headgate_host::root::RootError;
@@ -19,6 +20,8 @@ const REPORT: &str = "var/lib/headgate/crash.json";
 const TOLD: &str = "var/lib/headgate/crash.told.json";
 /// There while a daemon runs. The directory does not outlive a boot.
 const MARK: &str = "run/headgate/running";
+/// How long a panic waits for its report to be on file: a disk that stands still must not hold up the end.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Of a backtrace, bytes.
 const BACKTRACE_MAX: usize = 16 << 10;
 
@@ -67,13 +70,29 @@ impl Report {
 }
 
 /// From now on a panic of any thread leaves a report. What it did before, words on standard error, it still does.
-pub fn report_panics(root: Root) {
+///
+/// A thread of its own writes it: those behind the fence write no files.
+///
+/// # Errors
+/// The system has no thread left.
+pub fn report_panics(root: Root) -> io::Result<()> {
+    let (panics, reports) = mpsc::channel::<(Vec<u8>, mpsc::Sender<()>)>();
+    std::thread::Builder::new().name("crash".to_owned()).spawn(move || {
+        for (text, _written) in reports {
+            // A disk that is full must not hide the panic itself.
+            let _ = root.write_file(REPORT, &text);
+        }
+    })?;
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // A disk that is full must not hide the panic itself.
-        let _ = serde_json::to_vec_pretty(&Report::new(panic)).map(|text| root.write_file(REPORT, &text));
+        if let Ok(text) = serde_json::to_vec_pretty(&Report::new(panic)) {
+            let (writing, written) = mpsc::channel();
+            // The answer is that it is dropped.
+            let _ = panics.send((text, writing)).map(|()| written.recv_timeout(PATIENCE));
+        }
         before(panic);
     }));
+    Ok(())
 }
 
 /// Takes the report that the daemon before has left: what to say of it.
@@ -139,7 +158,7 @@ mod tests {
     #[test]
     fn a_panic_is_told_once_by_the_next_start() {
         if let Some(root) = std::env::var_os(CHILD) {
-            report_panics(Root::new(root));
+            report_panics(Root::new(root)).unwrap();
             std::thread::Builder::new()
                 .name("engine".to_owned())
                 .spawn(|| panic!("a farm has {} lives", 9))

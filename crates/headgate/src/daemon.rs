@@ -6,6 +6,7 @@
 pub mod caller;
 pub mod clock;
 pub mod engine;
+pub mod errands;
 pub mod events;
 pub mod feed;
 pub mod fence;
@@ -32,13 +33,15 @@ use std::time::Duration;
 use headgate_host::lock::LockError;
 use headgate_host::root::RootError;
 use headgate_host::{Lock, Root};
+use headgate_plan::status::Fence;
 use headgate_update::milestones;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::engine::{Engine, EngineError, Handle, Services, Started, inherited_lock, keep_little, watch_trials};
-use self::fence::Part;
+use self::errands::Errands;
+use self::fence::{Part, Thread};
 use self::handover::{Kept, Successor};
 use self::health::{Health, Surroundings};
 use self::life::Life;
@@ -181,7 +184,7 @@ fn run(root: &Path, records: Records) -> Result<(), DaemonError> {
     keep_little();
     fence::begin();
     let mut engine = open_after(root, &kept)?;
-    crash::report_panics(Root::new(root));
+    crash::report_panics(Root::new(root)).map_err(|error| DaemonError::System("thread", error))?;
     if let Some(note) = crash::told(&Root::new(root)) {
         engine.note(note);
     }
@@ -226,8 +229,7 @@ async fn serve(
 ) -> Result<(), DaemonError> {
     let no = |what| move |error| DaemonError::System(what, error);
     let mut signals = Signals::new().map_err(no("signal handler"))?;
-    let syslog = Delivery::begin(records, engine.system(), engine.syslog());
-    let (system, time) = (engine.system(), engine.clock());
+    let (system, time, log) = (engine.system(), engine.clock(), engine.syslog());
     let (mut services, trials, listen) = (engine.services(), engine.trials(), engine.listen());
     let (logs, events, appliance) = (engine.logs(), engine.events(), engine.is_appliance());
     let (targets, board) = (engine.targets(), engine.board());
@@ -235,14 +237,18 @@ async fn serve(
     dhcp::prepare(&Root::new(root)).map_err(no("place for leases"))?;
     server::listen(root, &life.kept)?;
     let engine = Handle::spawn(engine).map_err(no("thread"))?;
-    fence::enter(Part::Server);
-    let shown = server::Services(Arc::clone(&supervisor));
-    let api = Api::new(Root::new(root), engine.clone(), shown, (events, life.kept.clone()));
-    let mut front = Front::open(api, listen).map_err(no("event queue"))?;
+    fence::enter(Part::Supervisor);
+    let strangers = Thread::begin(Part::Front).map_err(no("thread"))?;
+    note_fence(strangers.fence());
+    let syslog = Delivery::begin(records, system.clone(), log, strangers.queue());
+    let (shown, errands) = (server::Services(Arc::clone(&supervisor)), Errands::here());
+    let outlives = (events, life.kept.clone());
+    let api = Api::new(Root::new(root), engine.clone(), shown, outlives, (errands, strangers.fence()));
+    let mut front = Front::open(api, listen, strangers.queue().clone()).map_err(no("event queue"))?;
     if appliance && is_firmware_good(&started) {
         tokio::spawn(mark_good());
     }
-    tokio::spawn(clock::run(engine.clone(), system, Root::new(root), time));
+    tokio::spawn(clock::run(engine.clone(), system, Root::new(root), time, strangers.queue().clone()));
     tokio::spawn(steering::run(engine.clone()));
     tokio::spawn(events::run(engine.clone(), Root::new(root)));
     if let Some(watchdog) = appliance.then(|| life.watchdog()).flatten() {
@@ -250,9 +256,10 @@ async fn serve(
     }
     tokio::spawn(watch_trials(engine.clone(), trials));
     raise_descriptors();
-    let around = Surroundings { engine: engine.clone(), targets, board, root: Root::new(root) };
+    let around =
+        Surroundings { engine: engine.clone(), targets, board, root: Root::new(root), errands: Errands::here() };
     let mut health = Some(Health::begin(around.clone()).map_err(no("thread"))?);
-    tokio::spawn(journal::run(engine.clone(), logs));
+    strangers.spawn(journal::run(engine.clone(), logs));
     notify::ready(&headline(&started.error));
     services.mark_changed();
     while until_asked(&mut signals, &engine, &mut services, &supervisor).await == Asked::HandOver {
@@ -265,13 +272,28 @@ async fn serve(
     notify::stopping();
     tracing::info!("going down; the data plane stays as it is");
     drop(front);
-    health.into_iter().for_each(Health::end);
+    if let Some(health) = health {
+        health.end().await;
+    }
     let supervisor = supervisor.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(supervisor) = supervisor {
         supervisor.shutdown().await;
     }
     syslog.end().await;
+    strangers.end();
     Ok(())
+}
+
+/// A kernel without is no fault: it is one that was built so.
+fn note_fence(fence: Fence) {
+    let Fence { landlock, seccomp } = fence;
+    if !(landlock && seccomp) {
+        tracing::info!(
+            landlock,
+            seccomp,
+            "the kernel has not all that the fence is made of around what strangers write"
+        );
+    }
 }
 
 /// What the daemon is asked for by a signal, and does not do while it goes on.

@@ -8,7 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use support::namespace::Namespace;
+use nix::sys::signal::Signal;
+use support::namespace::{Daemon, Namespace};
 use support::{WEB, hostile};
 
 /// The elements and rules that a `headgate` command says it changed, all together.
@@ -640,6 +641,16 @@ fn capability(status: &str, set: &str) -> u64 {
     u64::from_str_radix(line.trim(), 16).expect("a number")
 }
 
+/// What the kernel says of each thread, by its name.
+fn threads(daemon: &Daemon<'_>) -> std::collections::BTreeMap<String, String> {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("it lives");
+    let threads = threads.flatten().filter_map(|thread| {
+        let file = |name: &str| std::fs::read_to_string(thread.path().join(name)).ok();
+        Some((file("comm")?.trim().to_owned(), file("status")?))
+    });
+    threads.collect()
+}
+
 #[test]
 fn each_thread_keeps_what_it_needs_and_programs_are_not_hindered() {
     // linux/capability.h.
@@ -657,19 +668,12 @@ fn each_thread_keeps_what_it_needs_and_programs_are_not_hindered() {
         ),
     );
     let daemon = ns.start();
-    let tasks = format!("/proc/{}/task", daemon.pid());
-    let threads = || -> std::collections::BTreeMap<String, String> {
-        let threads = std::fs::read_dir(&tasks).expect("it lives").flatten().filter_map(|thread| {
-            let file = |name: &str| std::fs::read_to_string(thread.path().join(name)).ok();
-            Some((file("comm")?.trim().to_owned(), file("status")?))
-        });
-        threads.collect()
-    };
-    ns.wait_for("threads", || threads().contains_key("health"));
+    ns.wait_for("threads", || threads(&daemon).contains_key("health"));
     ns.wait_for("programs", || ns.tree.path("check").exists() && ns.tree.path("service").exists());
-    let threads = threads();
+    let threads = threads(&daemon);
     for (name, has) in [
         ("headgated", net_admin | net_raw),
+        ("front", net_admin),
         ("health", net_admin | net_raw),
         ("engine", net_admin | net_raw | sys_admin),
     ] {
@@ -688,4 +692,87 @@ fn each_thread_keeps_what_it_needs_and_programs_are_not_hindered() {
         assert_eq!(held & (mac_admin | immutable), 0, "{program}: {held:x}");
     }
     assert_eq!(daemon.terminate(), Some(0));
+}
+
+/// Of a thread, or of what is said of a process: whether no program of it gets more than it has, and how many filters of system calls there
+/// are.
+fn fenced(status: &str) -> (bool, u32) {
+    let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    (value("NoNewPrivs:") == Some(1), value("Seccomp_filters:").expect("a kernel with seccomp"))
+}
+
+fn fence(ns: &Namespace) -> serde_json::Value {
+    let status: serde_json::Value = serde_json::from_str(&ns.headgate(&["status", "--json"]).out).expect("JSON");
+    status["fence"].clone()
+}
+
+/// What a thread behind it cannot do is tried in the unit tests.
+#[test]
+fn who_reads_what_strangers_write_is_behind_a_fence_and_nothing_else_is() {
+    let ns = Namespace::new(WEB);
+    ns.run("ip", &["link", "set", "lo", "up"]).exits(0);
+    let told = |name: &str| format!("cat /proc/self/status > {0}.new; mv {0}.new {0}", ns.tree.path(name).display());
+    ns.tree.write(
+        "etc/headgate/conf.d/20-programs.toml",
+        format!(
+            "[api]\nlisten = \"127.0.0.1:8443\"\n\
+             [farms.web.health]\ntype = \"exec\"\ncommand = [\"/bin/sh\", \"-c\", \"{}\"]\ninterval = \"200ms\"\ntimeout = \"200ms\"\n\
+             [services.program]\ncommand = [\"/bin/sh\", \"-c\", \"{}; exec sleep 1000\"]\n",
+            told("check"),
+            told("service")
+        ),
+    );
+    let daemon = ns.start();
+    for round in ["begun", "handed over"] {
+        let programs = || ["check", "service"].iter().all(|name| ns.tree.path(name).exists());
+        ns.wait_for("threads and programs", || programs() && threads(&daemon).contains_key("health"));
+        for (name, status) in threads(&daemon) {
+            let expected = match name.as_str() {
+                "front" | "health" => (true, 1),
+                "headgated" | "engine" | "look" | "crash" => (false, 0),
+                _ => continue,
+            };
+            assert_eq!(fenced(&status), expected, "{round}: {name}");
+        }
+        for program in ["check", "service"] {
+            assert_eq!(fenced(&ns.tree.read(program)), (false, 0), "{round}: {program}");
+            std::fs::remove_file(ns.tree.path(program)).expect("it is there");
+        }
+        assert_eq!(fence(&ns), serde_json::json!({"landlock": true, "seccomp": true}), "{round}");
+        // Made and kept by who may write, and known to who answers.
+        let token = ns.headgate(&["token", "add", &round.replace(' ', "-"), "--scope", "read"]).exits(0).out;
+        assert!(token.contains("headgate_"), "{token}");
+        assert!(ns.tree.read("var/lib/headgate/tokens.json").contains(&round.replace(' ', "-")));
+        assert!(ns.tree.read("var/lib/headgate/api.pem").contains("PRIVATE KEY"), "{round}");
+        if round == "begun" {
+            let listening = || ns.tree.read("log").matches("api: listening").count();
+            ns.wait_for("the API over TLS", || listening() == 1);
+            daemon.signal(Signal::SIGUSR2);
+            ns.wait_for("the program that takes over", || {
+                listening() == 2 && ns.headgate(&["history"]).code == Some(0)
+            });
+        }
+    }
+    assert!(!ns.tree.read("log").contains("has not all that the fence is made of"));
+    assert_eq!(daemon.terminate(), Some(0));
+}
+
+#[test]
+fn a_kernel_without_the_fence_does_without_and_says_so_once() {
+    for (calls, error, landlock, seccomp) in [
+        ("landlock_create_ruleset", "EOPNOTSUPP", false, true),
+        ("landlock_create_ruleset,seccomp", "ENOSYS", false, false),
+    ] {
+        let ns = Namespace::new(WEB);
+        let inject = format!("-e trace={calls} -e inject={calls}:error={error}");
+        let under = format!("exec strace -D -f -qq -o /dev/null {inject} \"$0\" --root \"$1\" --log-format text");
+        let daemon = ns.start_after(&under, ns.tree.root());
+        assert_eq!(fence(&ns), serde_json::json!({"landlock": landlock, "seccomp": seccomp}));
+        let status = ns.headgate(&["status"]).exits(0).out;
+        assert!(status.starts_with("healthy, generation 1\n"), "{status}");
+        let log = ns.tree.read("log");
+        assert_eq!(log.matches("has not all that the fence is made of").count(), 1, "{log}");
+        assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
+        assert_eq!(daemon.terminate(), Some(0));
+    }
 }

@@ -56,6 +56,19 @@ pub struct Status {
     /// How sending the log elsewhere goes; `None` when it is not asked for.
     #[serde(default)]
     pub syslog: Option<Syslog>,
+    /// What keeps the daemon's threads that read what strangers write from the rest of the machine.
+    #[serde(default)]
+    pub fence: Fence,
+}
+
+/// A fence around threads. Each half is there if the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Fence {
+    /// Files that they have no use for cannot be opened.
+    pub landlock: bool,
+    /// System calls that they have no use for are refused.
+    pub seccomp: bool,
 }
 
 /// How flows are counted for least connections.
@@ -301,6 +314,7 @@ impl Status {
             capacity: Capacity::default(),
             clock: None,
             syslog: None,
+            fence: Fence::default(),
         };
         status.healthy = status.is_healthy();
         status

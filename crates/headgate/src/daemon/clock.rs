@@ -14,6 +14,7 @@ use headgate_config::model::System;
 use headgate_host::{Root, clock};
 use headgate_plan::clock::{Correction, Discipline, Doubt, Sample, agreed};
 use headgate_plan::outside;
+use tokio::runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -82,8 +83,14 @@ fn milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Keeps the clock by whatever servers the configuration names from now on.
-pub async fn run(engine: Handle, mut system: watch::Receiver<System>, root: Root, board: Board) {
+/// Keeps the clock by whatever servers the configuration names from now on. They are asked in the thread of `strangers`.
+pub async fn run(
+    engine: Handle,
+    mut system: watch::Receiver<System>,
+    root: Root,
+    board: Board,
+    strangers: runtime::Handle,
+) {
     loop {
         let servers: BTreeSet<IpAddr> = system.borrow_and_update().ntp_servers.iter().copied().collect();
         *board.seen() = Seen { servers: servers.clone(), ..Seen::default() };
@@ -92,6 +99,7 @@ pub async fn run(engine: Handle, mut system: watch::Receiver<System>, root: Root
             engine: engine.clone(),
             root: root.clone(),
             board: board.clone(),
+            strangers: strangers.clone(),
             discipline: Discipline::new(was_set),
             silent: BTreeMap::new(),
         };
@@ -107,6 +115,7 @@ struct Keeper {
     engine: Handle,
     root: Root,
     board: Board,
+    strangers: runtime::Handle,
     discipline: Discipline,
     /// Those that do not want to be asked until then.
     silent: BTreeMap<IpAddr, Instant>,
@@ -135,7 +144,7 @@ impl Keeper {
         self.silent.retain(|_, until| *until > now);
         let mut asked = JoinSet::new();
         for server in servers.iter().copied().filter(|server| !self.silent.contains_key(server)) {
-            asked.spawn(async move { (server, ask::ask(server).await) });
+            asked.spawn_on(async move { (server, ask::ask(server).await) }, &self.strangers);
         }
         let mut samples = Vec::new();
         while let Some(answered) = asked.join_next().await {

@@ -1,15 +1,21 @@
-//! What of root's power each thread keeps. Capabilities belong to threads: the one that parses what servers answer to probes, and
-//! the one that parses what comes over the API, have no use for most of them, and none that they do not have can be turned
-//! against the machine by whoever finds a fault in a parser.
+//! What of root's power each thread keeps. Capabilities belong to threads: those that parse what servers answer to probes, and
+//! what comes over the API, have no use for most of them, and none that they do not have can be turned against the machine by
+//! whoever finds a fault in a parser. Those threads stand behind a fence ([`Thread`]) as well, which asks nobody who they are.
 //!
 //! Programs that are started (services, health checks, `modprobe`) are root's own and find all of it again, but what
 //! nobody here ever needs: the kernel gives a program of user 0 whatever its bounding set has (capabilities(7)). `no_new_privs`,
-//! seccomp filters and landlock would be theirs too, for good, and a service may be anything.
+//! seccomp filters and landlock would be theirs too, for good, and a service may be anything: so no thread behind the fence starts
+//! one ([`Errands`](super::errands::Errands)).
+
+mod thread;
+mod wall;
 
 use rustix::io;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities,
 };
+
+pub use self::thread::Thread;
 
 /// Taken from the whole process, and from every program that it starts.
 const NOBODY: CapabilitySet = CapabilitySet::MAC_ADMIN
@@ -27,13 +33,25 @@ const NOBODY: CapabilitySet = CapabilitySet::MAC_ADMIN
 pub enum Part {
     /// Writes to the kernel: rules, addresses, routes, knobs, the host's name.
     Engine,
-    /// Answers the API, hears what changes, starts and ends services.
-    Server,
+    /// Hears signals and what changes, starts and ends programs, opens files for those behind the fence. Starts the two that follow.
+    Supervisor,
+    /// Answers the API, asks time servers, hears what rules log, sends the log elsewhere.
+    Front,
     /// Probes backends.
     Probes,
 }
 
 impl Part {
+    /// Of its thread.
+    fn name(self) -> &'static str {
+        match self {
+            Part::Engine => "engine",
+            Part::Supervisor => "headgated",
+            Part::Front => "front",
+            Part::Probes => "health",
+        }
+    }
+
     fn needs(self) -> CapabilitySet {
         // Files of other users: certificates, and what is written below a root that is somebody's.
         let files = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
@@ -54,7 +72,7 @@ impl Part {
                     | CapabilitySet::SYS_TIME
             }
             // SYS_PTRACE: which connection a process came over, and what belongs to a service that changed its user.
-            Part::Server => {
+            Part::Supervisor => {
                 files
                     | CapabilitySet::KILL
                     | CapabilitySet::NET_ADMIN
@@ -62,11 +80,10 @@ impl Part {
                     | CapabilitySet::NET_RAW
                     | CapabilitySet::SYS_PTRACE
             }
-            // NET_RAW: echo requests. NET_ADMIN: marks of probes, and the flows of backends. KILL: programs of checks that changed
-            // their user.
-            Part::Probes => {
-                CapabilitySet::DAC_READ_SEARCH | CapabilitySet::KILL | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW
-            }
+            // NET_ADMIN: what rules log.
+            Part::Front => CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE,
+            // NET_RAW: echo requests. NET_ADMIN: marks of probes, and the flows of backends.
+            Part::Probes => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
         }
     }
 }
@@ -125,7 +142,7 @@ mod tests {
     #[test]
     fn who_parses_cannot_change_the_machine() {
         assert!(nix::unistd::geteuid().is_root(), "this test gives up what root has, and needs it first");
-        for part in [Part::Server, Part::Probes] {
+        for part in [Part::Front, Part::Probes] {
             let nothing: Option<&str> = None;
             let mounted = within(part, || mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing));
             assert_eq!(mounted, Err(Errno::EPERM), "{part:?}");

@@ -16,15 +16,16 @@ mod signs;
 mod subject;
 
 use std::io;
-use std::thread::JoinHandle;
 
 use headgate_host::Root;
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 pub use self::board::Board;
 use self::checker::Checker;
 use super::engine::{Handle, Targets};
-use super::fence::{self, Part};
+use super::errands::Errands;
+use super::fence::{Part, Thread};
 
 /// What checks need of the rest.
 #[derive(Debug, Clone)]
@@ -37,36 +38,36 @@ pub struct Surroundings {
     pub board: Board,
     /// For the files of TLS, and for what is remembered.
     pub root: Root,
+    /// For the programs of `exec`, and for files.
+    pub errands: Errands,
 }
 
 /// The thread that probes.
 #[derive(Debug)]
 pub struct Health {
     stop: oneshot::Sender<()>,
-    thread: JoinHandle<()>,
+    checker: JoinHandle<()>,
+    thread: Thread,
 }
 
 impl Health {
-    /// Begins to probe. Threads inherit the network namespace.
+    /// Begins to probe.
     ///
     /// # Errors
     /// The system has no thread or event queue left.
     pub fn begin(around: Surroundings) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = Thread::begin(Part::Probes)?;
         let (stop, stopped) = oneshot::channel();
-        let work = move || {
-            fence::enter(Part::Probes);
-            runtime.block_on(Checker::new(around).run(stopped));
-        };
-        let thread = std::thread::Builder::new().name("health".to_owned()).spawn(work)?;
-        Ok(Self { stop, thread })
+        let checker = thread.spawn(Checker::new(around).run(stopped));
+        Ok(Self { stop, checker, thread })
     }
 
-    /// Ends all probes, the programs of `exec` among them.
-    pub fn end(self) {
+    /// Ends all probes, the programs of `exec` among them: the caller's thread has to be the one that does errands.
+    pub async fn end(self) {
         drop(self.stop);
-        if self.thread.join().is_err() {
+        if self.checker.await.is_err() {
             tracing::error!("the thread of the health checks has panicked");
         }
+        self.thread.end();
     }
 }

@@ -52,7 +52,9 @@ impl Life {
         }
         front.close().await;
         // It writes what it knows of the backends.
-        health.take().into_iter().for_each(Health::end);
+        if let Some(health) = health.take() {
+            health.end().await;
+        }
         self.end();
         let (successor, kept) = (self.successor.clone(), self.kept.clone());
         let answer = engine.call(move |engine: &mut Engine| engine.hand_over(&successor, &kept)).await;

@@ -26,7 +26,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use headgate_host::Root;
-use headgate_plan::status::ServiceStatus;
+use headgate_plan::status::{Fence, ServiceStatus};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -36,6 +36,7 @@ use self::listeners::{Faults, pause_after};
 use self::operations::OPERATIONS;
 use super::caller::Caller;
 use super::engine::Handle;
+use super::errands::Errands;
 use super::feed::Events;
 use super::handover::{self, Kept};
 use super::metrics::Metrics;
@@ -68,6 +69,10 @@ pub struct Api {
     pub events: Events,
     /// Sockets that outlive the program.
     pub kept: Kept,
+    /// For what the fence is in the way of.
+    errands: Errands,
+    /// What of it stands.
+    fence: Fence,
     /// No more is taken, and event streams end.
     closing: watch::Receiver<bool>,
     /// Event streams at the same time.
@@ -78,12 +83,18 @@ pub struct Api {
 
 impl Api {
     /// Answers from these.
-    pub fn new(root: Root, engine: Handle, services: Services, (events, kept): (Events, Kept)) -> Self {
+    pub fn new(
+        root: Root,
+        engine: Handle,
+        services: Services,
+        (events, kept): (Events, Kept),
+        (errands, fence): (Errands, Fence),
+    ) -> Self {
         let metrics = Metrics::new(engine.clone(), services.clone());
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let tokens = Tokens::open(root.clone());
         let (faults, closing) = (Faults::default(), watch::Sender::new(false).subscribe());
-        Self { engine, services, faults, metrics, tokens, events, kept, closing, streams, root }
+        Self { engine, services, faults, metrics, tokens, events, kept, errands, fence, closing, streams, root }
     }
 }
 
@@ -150,6 +161,7 @@ pub fn listen(root: &Path, kept: &Kept) -> Result<(), ListenError> {
 /// Serves until the task is dropped, or nothing more is to be taken and what was taken is done.
 async fn serve(listener: UnixListener, api: Api) {
     let mut closing = api.closing.clone();
+    let errands = api.errands.clone();
     let router = router(api).merge(console::routes()).layer(from_fn(access::refuse_other_sites));
     let mut connections = Connections::new(CONNECTIONS_MAX);
     loop {
@@ -157,8 +169,13 @@ async fn serve(listener: UnixListener, api: Api) {
             () = closed(&mut closing) => return connections.finish().await,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let (router, caller) = (router.clone(), caller(&stream));
-                    connections.add(|busy| answer(stream, router, Some(caller), busy));
+                    let (router, errands) = (router.clone(), errands.clone());
+                    connections.add(|busy| async move {
+                        // Who asks is written in the files of their process.
+                        if let Some(caller) = caller(&stream, &errands).await {
+                            answer(stream, router, Some(caller), busy).await;
+                        }
+                    });
                 }
                 Err(error) => pause_after(&error).await,
             }
@@ -172,12 +189,10 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
-fn caller(stream: &UnixStream) -> Caller {
-    match stream.peer_cred() {
-        Ok(peer) => Caller::user(peer.uid(), peer.pid()),
-        // It is gone already.
-        Err(_) => Caller::user(u32::MAX, None),
-    }
+/// `None`: it is gone already, or the daemon is.
+async fn caller(stream: &UnixStream, errands: &Errands) -> Option<Caller> {
+    let peer = stream.peer_cred().ok()?;
+    errands.run(async move { Caller::user(peer.uid(), peer.pid()) }).await
 }
 
 /// What anybody may ask for whose scope is large enough.

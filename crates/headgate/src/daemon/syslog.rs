@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use headgate_config::model::{Syslog, System};
 use headgate_plan::outside;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -65,11 +66,11 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Begins to send, to wherever the configuration says from now on.
-    pub fn begin(records: Records, system: watch::Receiver<System>, board: Board) -> Self {
+    /// Begins to send in the thread of `queue`, to wherever the configuration says from now on.
+    pub fn begin(records: Records, system: watch::Receiver<System>, board: Board, queue: &Handle) -> Self {
         let (stop, stopped) = oneshot::channel();
         let carrier = Carrier { records, board: board.clone(), stopped: Some(stopped), unsaid: 0 };
-        Self { stop, task: tokio::spawn(carrier.run(system)), board }
+        Self { stop, task: queue.spawn(carrier.run(system)), board }
     }
 
     /// Sends what waits, if the receiver takes it, and ends.

@@ -22,6 +22,7 @@ use super::quota::Quota;
 use super::signs;
 use super::subject::{Clock, Subject, asks_the_same};
 use crate::daemon::engine::{Busy, Engine, Handle, Name, Targets, Turn};
+use crate::daemon::errands::Errands;
 use crate::remembered::{Entry, Remembered};
 
 /// The first probes of backends of which nothing is known are spread over a second, and over a second more for each 10,000.
@@ -51,6 +52,7 @@ pub(super) struct Checker {
     engine: Handle,
     targets: watch::Receiver<Targets>,
     board: Board,
+    errands: Errands,
     keeper: Keeper,
     makings: Makings,
     subjects: BTreeMap<Id, Subject>,
@@ -70,13 +72,14 @@ pub(super) struct Checker {
 
 impl Checker {
     pub(super) fn new(around: Surroundings) -> Self {
-        let Surroundings { engine, targets, board, root } = around;
+        let Surroundings { engine, targets, board, root, errands } = around;
         Self {
             cutter: Cutter::new(engine.clone()),
             engine,
             targets,
             board,
-            keeper: Keeper::new(root),
+            keeper: Keeper::new(root, errands.clone()),
+            errands,
             makings: Makings::default(),
             subjects: BTreeMap::new(),
             ids: BTreeMap::new(),
@@ -93,7 +96,8 @@ impl Checker {
 
     /// Probes until `stop` is dropped.
     pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>) {
-        let remembered = Remembered::read(self.keeper.root()).backends;
+        let root = self.keeper.root().clone();
+        let remembered = self.errands.block(move || Remembered::read(&root)).await.unwrap_or_default().backends;
         let mut remembered: BTreeMap<Name, Entry> =
             remembered.into_iter().map(|entry| ((entry.farm.clone(), entry.backend.clone()), entry)).collect();
         self.targets.mark_changed();
@@ -105,6 +109,7 @@ impl Checker {
                 _ = &mut stop => break,
                 Ok(()) = self.targets.changed() => {
                     let targets = self.targets.borrow_and_update().clone();
+                    self.prepare(&targets).await;
                     self.adopt(&targets, &mut remembered);
                 }
                 Some(Ok(done)) = self.probes.join_next(), if !self.probes.is_empty() => self.take(done),
@@ -128,12 +133,19 @@ impl Checker {
         self.probes.shutdown().await;
         self.cutter.finish().await;
         self.keeper.finish(entries(&self.subjects)).await;
+        // Programs that are killed are gone before whoever takes over begins.
+        self.errands.done().await;
+    }
+
+    /// Has read what files the targets name.
+    async fn prepare(&mut self, targets: &Targets) {
+        let (root, targets) = (self.keeper.root().clone(), Targets::clone(targets));
+        self.makings = self.errands.block(move || Makings::read(&root, &targets)).await.unwrap_or_default();
     }
 
     /// Makes the targets what is probed: what is known of a backend stays with it as long as its address does.
     fn adopt(&mut self, targets: &[Target], remembered: &mut BTreeMap<Name, Entry>) {
         let now = Instant::now();
-        self.makings = Makings::read(self.keeper.root(), targets);
         let spread = FIRST_SPREAD + FIRST_EACH * u32::try_from(targets.len()).unwrap_or(u32::MAX);
         let mut before = std::mem::take(&mut self.ids);
         for target in targets {
@@ -204,7 +216,7 @@ impl Checker {
             match subject.running {
                 // A timeout as long as the interval: the next one begins behind it.
                 Some(_) => subject.overdue = true,
-                None => begin(&mut self.probes, id, subject),
+                None => begin(&mut self.probes, &self.errands, id, subject),
             }
         }
     }
@@ -222,7 +234,7 @@ impl Checker {
             self.turns.insert(subject.name(), turn);
         }
         if std::mem::take(&mut subject.overdue) {
-            begin(&mut self.probes, done.id, subject);
+            begin(&mut self.probes, &self.errands, done.id, subject);
         } else if subject.record.is_suspected() {
             subject.clock.hasten(Instant::now() + SUSPECT_PAUSE);
             self.due.push(Reverse((subject.clock.due, done.id)));
@@ -293,11 +305,11 @@ fn entries(subjects: &BTreeMap<Id, Subject>) -> Vec<Entry> {
     subjects.values().map(Subject::remember).collect()
 }
 
-fn begin(probes: &mut JoinSet<Done>, id: Id, subject: &mut Subject) {
-    let probe = subject.probe.clone();
+fn begin(probes: &mut JoinSet<Done>, errands: &Errands, id: Id, subject: &mut Subject) {
+    let (probe, errands) = (subject.probe.clone(), errands.clone());
     subject.running = Some(probes.spawn(async move {
         let begun = Instant::now();
-        let outcome = probe.run().await;
+        let outcome = probe.run(errands).await;
         Done { id, outcome, took: begun.elapsed() }
     }));
 }

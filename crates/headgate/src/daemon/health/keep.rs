@@ -2,23 +2,24 @@
 
 use headgate_host::Root;
 use headgate_host::root::RootError;
-use tokio::task::JoinHandle;
 
+use crate::daemon::errands::{Errand, Errands};
 use crate::remembered::{Entry, Remembered};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Keeper {
     root: Root,
-    writing: Option<JoinHandle<Result<(), RootError>>>,
+    errands: Errands,
+    writing: Option<Errand<Result<(), RootError>>>,
     /// What is on file is not what is known.
     stale: bool,
     failed: bool,
 }
 
 impl Keeper {
-    pub(super) fn new(root: Root) -> Self {
-        Self { root, writing: None, stale: false, failed: false }
+    pub(super) fn new(root: Root, errands: Errands) -> Self {
+        Self { root, errands, writing: None, stale: false, failed: false }
     }
 
     pub(super) fn root(&self) -> &Root {
@@ -36,8 +37,12 @@ impl Keeper {
             return;
         }
         self.stale = false;
-        let (root, entries) = (self.root.clone(), entries());
-        self.writing = Some(tokio::task::spawn_blocking(move || Remembered::write(&root, entries)));
+        self.writing = Some(self.write(entries()));
+    }
+
+    fn write(&self, entries: Vec<Entry>) -> Errand<Result<(), RootError>> {
+        let root = self.root.clone();
+        self.errands.block(move || Remembered::write(&root, entries))
     }
 
     /// Waits for what is being written; for ever when nothing is.
@@ -46,11 +51,11 @@ impl Keeper {
         let written = writing.await;
         self.writing = None;
         match written {
-            Ok(Err(error)) if !self.failed => {
+            Some(Err(error)) if !self.failed => {
                 self.failed = true;
                 tracing::warn!(error = %crate::explain(&error), "a restart would not know how the backends are");
             }
-            Ok(Ok(())) => self.failed = false,
+            Some(Ok(())) => self.failed = false,
             _ => {}
         }
     }
@@ -60,7 +65,7 @@ impl Keeper {
         if self.writing.is_some() {
             self.written().await;
         }
-        if let Err(error) = Remembered::write(&self.root, entries) {
+        if let Some(Err(error)) = self.write(entries).await {
             tracing::warn!(error = %crate::explain(&error), "the next start does not know how the backends are");
         }
     }

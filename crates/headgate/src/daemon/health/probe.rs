@@ -27,6 +27,7 @@ use nix::errno::Errno;
 use tokio::time::{Instant, timeout_at};
 
 use self::tls::Tls;
+use crate::daemon::errands::Errands;
 
 /// How a probe ended. Reasons are sentences for people, without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,9 +91,9 @@ struct Question {
 }
 
 impl Probe {
-    /// Asks, once.
-    pub(super) async fn run(self) -> Outcome {
-        match self.0.ask().await {
+    /// Asks, once; a program is an errand.
+    pub(super) async fn run(self, errands: Errands) -> Outcome {
+        match self.0.ask(&errands).await {
             Ok(()) => Outcome::Passed,
             Err(Fault::Theirs(why)) => Outcome::Failed(why),
             Err(Fault::Ours(why)) => Outcome::Untried(why),
@@ -102,7 +103,7 @@ impl Probe {
 
 impl Question {
     /// Each type's future lives on the heap, so that one of a plain type is not as large as the largest.
-    async fn ask(&self) -> Passed {
+    async fn ask(&self, errands: &Errands) -> Passed {
         let health = &self.target.health;
         let attempt = Attempt {
             address: self.target.address,
@@ -129,7 +130,11 @@ impl Question {
                 Box::pin(udp::ask(&attempt, to()?, send.as_deref(), expect_body.as_deref())).await
             }
             HealthCheck::Dns { query } => Box::pin(dns::ask(&attempt, to()?, query)).await,
-            HealthCheck::Exec { command } => Box::pin(exec::ask(&attempt, command, &self.target)).await,
+            HealthCheck::Exec { command } => {
+                let (command, target) = (command.clone(), self.target.clone());
+                let ran = errands.run(async move { exec::ask(&attempt, &command, &target).await });
+                ran.await.unwrap_or_else(|| Err(Fault::Ours("the daemon goes down".to_owned())))
+            }
         }
     }
 }

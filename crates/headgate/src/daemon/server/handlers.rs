@@ -102,6 +102,7 @@ pub(super) async fn status(State(api): State<Api>) -> Answer<Status> {
     let services: Vec<ServiceStatus> = api.services.list().iter().map(summary).collect();
     let mut status = on_engine(&api.engine, move |engine| engine.status(&services)).await?;
     status.warnings.extend(api.faults.list());
+    status.fence = api.fence;
     Ok(status)
 }
 
@@ -282,15 +283,15 @@ fn event_of(event: &Event) -> sse::Event {
     sse::Event::default().event(event.name()).data(json)
 }
 
-/// Runs `work` where a full disk holds up nobody else.
-async fn on_tokens<T, W>(tokens: &Tokens, work: W) -> Answer<T>
+/// Runs `work` where files can be written, and a full disk holds up nobody else.
+async fn on_tokens<T, W>(api: &Api, work: W) -> Answer<T>
 where
     T: Send + 'static,
     W: FnOnce(&Tokens) -> Result<T, TokenError> + Send + 'static,
 {
-    let tokens = tokens.clone();
-    let done = tokio::task::spawn_blocking(move || work(&tokens)).await;
-    let done = done.map_err(|_| ApiError::new(ErrorCode::Busy, "the daemon is going down"))?;
+    let tokens = api.tokens.clone();
+    let done = api.errands.block(move || work(&tokens)).await;
+    let done = done.ok_or_else(|| ApiError::new(ErrorCode::Busy, "the daemon is going down"))?;
     done.map(axum::Json).map_err(|error| {
         let code = match error {
             TokenError::Name => ErrorCode::BadRequest,
@@ -303,18 +304,18 @@ where
 }
 
 pub(super) async fn tokens(State(api): State<Api>) -> Answer<Vec<Token>> {
-    on_tokens(&api.tokens, |tokens| Ok(tokens.list())).await
+    on_tokens(&api, |tokens| Ok(tokens.list())).await
 }
 
 pub(super) async fn token_add(State(api): State<Api>, Extension(by): By, request: Request) -> Answer<NewToken> {
     let wanted: Option<TokenWanted> = body(request).await?;
     let TokenWanted { name, scope } = wanted.ok_or_else(|| bad_request("name and scope of the token are missing"))?;
     tracing::info!(token = name, scope = scope.word(), by = by.name(), "a token is made");
-    on_tokens(&api.tokens, move |tokens| tokens.add(&name, scope)).await
+    on_tokens(&api, move |tokens| tokens.add(&name, scope)).await
 }
 
 pub(super) async fn token_remove(State(api): State<Api>, Extension(by): By, segments: Segments) -> Answer<Removed> {
     let name = segments.first().cloned().unwrap_or_default();
     tracing::info!(token = name, by = by.name(), "a token is removed");
-    on_tokens(&api.tokens, move |tokens| tokens.remove(&name).map(|()| Removed { name })).await
+    on_tokens(&api, move |tokens| tokens.remove(&name).map(|()| Removed { name })).await
 }

@@ -126,9 +126,11 @@ fn way(stream: &TcpStream) -> Option<Way> {
 async fn serve_api(api: Api, listen: ListenApi) {
     let mut closing = api.closing.clone();
     let tls = loop {
-        match Tls::open(&api.root, listen.certificate.as_deref(), listen.address.ip()) {
-            Ok(tls) => break tls,
-            Err(error) => api.faults.set("api", Some(format!("api: {}", crate::explain(&error)))),
+        let (root, certificate, address) = (api.root.clone(), listen.certificate.clone(), listen.address.ip());
+        match api.errands.block(move || Tls::open(&root, certificate.as_deref(), address)).await {
+            None => return,
+            Some(Ok(tls)) => break tls,
+            Some(Err(error)) => api.faults.set("api", Some(format!("api: {}", crate::explain(&error)))),
         }
         tokio::select! {
             () = tokio::time::sleep(BIND_AGAIN) => {}

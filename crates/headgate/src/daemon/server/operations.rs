@@ -278,7 +278,7 @@ fn schemas() -> Value {
     let answers = json!({
         "Status": object(&["healthy", "faults", "farms", "services", "warnings"], json!({
             "healthy": {"type": "boolean"}, "faults": objects(), "farms": objects(), "services": objects(),
-            "warnings": texts(),
+            "warnings": texts(), "fence": {"type": "object"},
         })),
         "Farm": object(&["name", "health", "mode", "backends"], json!({
             "name": text(), "health": text(), "mode": text(), "backends": objects(),
