@@ -10,6 +10,15 @@ const USERS: &str = "/etc/passwd";
 /// `loginuid` of a process that nobody logged in for (include/linux/audit.h, `AUDIT_UID_UNSET`).
 const NOBODY: u32 = u32::MAX;
 
+/// Who is at the other end of the Unix socket, as the kernel says. The permissions of its file have let them in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Their user.
+    pub uid: u32,
+    /// Their process.
+    pub pid: Option<i32>,
+}
+
 /// Who asks for something, as `history` and the log name them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
@@ -20,8 +29,9 @@ pub struct Caller {
 
 impl Caller {
     /// The user at the other end of the socket; with the user who once logged in, where that is another: behind `sudo`
-    /// everybody is root. The kernel vouches for the first; a process can end before it is asked for the second.
-    pub fn user(uid: u32, pid: Option<i32>) -> Self {
+    /// everybody is root. The kernel vouches for the first; a process can end before it is asked for the second. Reads files, so it is
+    /// nothing for a thread behind the fence.
+    pub fn of(Peer { uid, pid }: Peer) -> Self {
         let users = fs::read_to_string(USERS).unwrap_or_default();
         let login = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/loginuid")).ok());
         let login = login.and_then(|text| text.trim().parse().ok()).filter(|&login| login != NOBODY && login != uid);
@@ -29,7 +39,6 @@ impl Caller {
             Some(login) => format!("{} (login {})", name(&users, uid), name(&users, login)),
             None => name(&users, uid),
         };
-        // The permissions of the socket's file have let them in.
         Self { name, scope: Scope::Root, way: pid.and_then(Way::of_process) }
     }
 
@@ -79,7 +88,7 @@ mod tests {
         assert_eq!(name(users, 1000), "ops");
         assert_eq!(name(users, 7), "uid 7");
         assert_eq!(name("", 0), "uid 0");
-        assert!(!Caller::user(0, Some(1)).name().is_empty());
-        assert_eq!(Caller::user(4_000_000, None).name(), "uid 4000000");
+        assert!(!Caller::of(Peer { uid: 0, pid: Some(1) }).name().is_empty());
+        assert_eq!(Caller::of(Peer { uid: 4_000_000, pid: None }).name(), "uid 4000000");
     }
 }

@@ -27,14 +27,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use headgate_host::Root;
 use headgate_plan::status::{Fence, ServiceStatus};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
 
 use self::connection::{Connections, answer};
 pub use self::front::Front;
 use self::listeners::{Faults, pause_after};
 use self::operations::OPERATIONS;
-use super::caller::Caller;
+use super::caller::Peer;
 use super::engine::Handle;
 use super::errands::Errands;
 use super::feed::Events;
@@ -161,7 +161,6 @@ pub fn listen(root: &Path, kept: &Kept) -> Result<(), ListenError> {
 /// Serves until the task is dropped, or nothing more is to be taken and what was taken is done.
 async fn serve(listener: UnixListener, api: Api) {
     let mut closing = api.closing.clone();
-    let errands = api.errands.clone();
     let router = router(api).merge(console::routes()).layer(from_fn(access::refuse_other_sites));
     let mut connections = Connections::new(CONNECTIONS_MAX);
     loop {
@@ -169,13 +168,11 @@ async fn serve(listener: UnixListener, api: Api) {
             () = closed(&mut closing) => return connections.finish().await,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let (router, errands) = (router.clone(), errands.clone());
-                    connections.add(|busy| async move {
-                        // Who asks is written in the files of their process.
-                        if let Some(caller) = caller(&stream, &errands).await {
-                            answer(stream, router, Some(caller), busy).await;
-                        }
-                    });
+                    // Without, it is gone already.
+                    if let Ok(peer) = stream.peer_cred() {
+                        let peer = Peer { uid: peer.uid(), pid: peer.pid() };
+                        connections.add(|busy| answer(stream, router.clone(), Some(peer), busy));
+                    }
                 }
                 Err(error) => pause_after(&error).await,
             }
@@ -187,12 +184,6 @@ async fn serve(listener: UnixListener, api: Api) {
 async fn closed(closing: &mut watch::Receiver<bool>) {
     // When nobody can say so any more, it is so.
     let _ = closing.wait_for(|closing| *closing).await;
-}
-
-/// `None`: it is gone already, or the daemon is.
-async fn caller(stream: &UnixStream, errands: &Errands) -> Option<Caller> {
-    let peer = stream.peer_cred().ok()?;
-    errands.run(async move { Caller::user(peer.uid(), peer.pid()) }).await
 }
 
 /// What anybody may ask for whose scope is large enough.

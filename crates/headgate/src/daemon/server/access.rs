@@ -2,14 +2,16 @@
 
 use std::net::Ipv4Addr;
 
-use axum::extract::{Extension, Request, State};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::Api;
 use super::connection::Busy;
 use crate::api::{ApiError, ErrorCode, Scope, Values};
-use crate::daemon::caller::Caller;
+use crate::daemon::caller::{Caller, Peer};
 use crate::daemon::tokens::Tokens;
 use crate::way::Way;
 
@@ -54,14 +56,36 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
+/// Who asks, for the handlers that put it on record.
+pub(super) struct By(pub(super) Caller);
+
+impl FromRequestParts<Api> for By {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        if let Some(caller) = parts.extensions.get::<Caller>() {
+            return Ok(Self(caller.clone()));
+        }
+        let peer = *parts.extensions.get::<Peer>().ok_or_else(nobody)?;
+        // Their name, and how they came here, are in files of the system and of their process.
+        let caller = api.errands.run(async move { Caller::of(peer) }).await;
+        caller.map(Self).ok_or_else(|| ApiError::new(ErrorCode::Busy, "the daemon is going down"))
+    }
+}
+
+fn nobody() -> ApiError {
+    ApiError::new(ErrorCode::Unauthorized, "it is not known who asks")
+}
+
 /// Refuses an operation to who has a smaller scope.
-pub(super) async fn authorize(
-    State(scope): State<Scope>,
-    Extension(caller): Extension<Caller>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match require(&caller, scope) {
+pub(super) async fn authorize(State(scope): State<Scope>, request: Request, next: Next) -> Response {
+    let extensions = request.extensions();
+    let may = match (extensions.get::<Caller>(), extensions.get::<Peer>()) {
+        (Some(caller), _) => require(caller, scope),
+        (None, Some(_)) => Ok(()),
+        (None, None) => Err(nobody()),
+    };
+    match may {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }

@@ -18,7 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 
-use crate::daemon::caller::Caller;
+use crate::daemon::caller::Peer;
 
 /// From the connection to the last byte of the request's head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -125,16 +125,16 @@ impl Drop for Connections {
 }
 
 /// Answers the one request of a connection.
-pub(super) async fn answer<S>(stream: S, router: Router, caller: Option<Caller>, busy: Busy)
+pub(super) async fn answer<S>(stream: S, router: Router, peer: Option<Peer>, busy: Busy)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let router = TowerToHyperService::new(router);
     let known = busy.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        if let Some(caller) = &caller {
+        if let Some(peer) = peer {
             known.serve();
-            request.extensions_mut().insert(caller.clone());
+            request.extensions_mut().insert(peer);
         }
         request.extensions_mut().insert(known.clone());
         router.call(request)

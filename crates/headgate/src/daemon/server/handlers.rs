@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::access::By;
 use super::connection::Busy;
 use super::{Api, BODY_DEADLINE, access, closed, operations, summary};
 use crate::api::{
@@ -25,7 +26,6 @@ use crate::api::{
     Flushed, Forgotten, Generation, Introduction, Keep, NewToken, Planned, Removed, Rollback, Token, TokenWanted,
     Values,
 };
-use crate::daemon::caller::Caller;
 use crate::daemon::engine::{Edit, Engine, EngineError, Handle, WINDOW_MAX};
 use crate::daemon::feed::Event;
 use crate::daemon::metrics::{CONTENT_TYPE, Metrics};
@@ -126,14 +126,7 @@ pub(super) async fn farm_get(State(api): State<Api>, segments: Segments) -> Answ
     on_engine(&api.engine, move |engine| engine.farm(&target.farm)).await
 }
 
-type By = Extension<Caller>;
-
-pub(super) async fn add(
-    State(api): State<Api>,
-    Extension(by): By,
-    segments: Segments,
-    request: Request,
-) -> Answer<Applied> {
+pub(super) async fn add(State(api): State<Api>, By(by): By, segments: Segments, request: Request) -> Answer<Applied> {
     let (target, keep) = (target(&segments)?, keep(&request)?);
     let values: Values = body(request).await?;
     access::require(&by, access::scope_of(&values, true))?;
@@ -141,12 +134,7 @@ pub(super) async fn add(
     on_engine(&api.engine, move |engine| engine.change(&target, &edit, keep, &by)).await
 }
 
-pub(super) async fn set(
-    State(api): State<Api>,
-    Extension(by): By,
-    segments: Segments,
-    request: Request,
-) -> Answer<Applied> {
+pub(super) async fn set(State(api): State<Api>, By(by): By, segments: Segments, request: Request) -> Answer<Applied> {
     let (target, keep) = (target(&segments)?, keep(&request)?);
     let values: Values = body(request).await?;
     access::require(&by, access::scope_of(&values, keep == Keep::Persist))?;
@@ -156,7 +144,7 @@ pub(super) async fn set(
 
 pub(super) async fn remove(
     State(api): State<Api>,
-    Extension(by): By,
+    By(by): By,
     segments: Segments,
     request: Request,
 ) -> Answer<Applied> {
@@ -164,7 +152,7 @@ pub(super) async fn remove(
     on_engine(&api.engine, move |engine| engine.change(&target, &Edit::Remove, keep, &by)).await
 }
 
-pub(super) async fn apply(State(api): State<Api>, Extension(by): By, request: Request) -> Answer<Applied> {
+pub(super) async fn apply(State(api): State<Api>, By(by): By, request: Request) -> Answer<Applied> {
     let Apply { confirm_seconds } = body(request).await?;
     let Some(seconds) = confirm_seconds else { return on_engine(&api.engine, move |engine| engine.apply(&by)).await };
     if !(1..=WINDOW_MAX.as_secs()).contains(&seconds) {
@@ -173,7 +161,7 @@ pub(super) async fn apply(State(api): State<Api>, Extension(by): By, request: Re
     on_engine(&api.engine, move |engine| engine.apply_on_trial(&by, Duration::from_secs(seconds))).await
 }
 
-pub(super) async fn confirm(State(api): State<Api>, Extension(by): By) -> Answer<Confirmed> {
+pub(super) async fn confirm(State(api): State<Api>, By(by): By) -> Answer<Confirmed> {
     on_engine(&api.engine, move |engine| engine.confirm(&by)).await
 }
 
@@ -181,7 +169,7 @@ pub(super) async fn plan(State(api): State<Api>) -> Answer<Planned> {
     on_engine(&api.engine, |engine| engine.plan()).await
 }
 
-pub(super) async fn rollback(State(api): State<Api>, Extension(by): By, request: Request) -> Answer<Applied> {
+pub(super) async fn rollback(State(api): State<Api>, By(by): By, request: Request) -> Answer<Applied> {
     let Rollback { to } = body(request).await?;
     on_engine(&api.engine, move |engine| engine.rollback(to, &by)).await
 }
@@ -206,7 +194,7 @@ pub(super) async fn load(State(api): State<Api>) -> Answer<Load> {
     read.map(axum::Json).map_err(|_| ApiError::new(ErrorCode::Busy, "the daemon is going down"))
 }
 
-pub(super) async fn introduce(State(api): State<Api>, Extension(by): By) -> axum::Json<Introduction> {
+pub(super) async fn introduce(State(api): State<Api>, By(by): By) -> axum::Json<Introduction> {
     let host = api.root.read_machine("proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let version = env!("CARGO_PKG_VERSION").to_owned();
     axum::Json(Introduction { name: by.name().to_owned(), scope: by.scope(), host, version })
@@ -307,14 +295,14 @@ pub(super) async fn tokens(State(api): State<Api>) -> Answer<Vec<Token>> {
     on_tokens(&api, |tokens| Ok(tokens.list())).await
 }
 
-pub(super) async fn token_add(State(api): State<Api>, Extension(by): By, request: Request) -> Answer<NewToken> {
+pub(super) async fn token_add(State(api): State<Api>, By(by): By, request: Request) -> Answer<NewToken> {
     let wanted: Option<TokenWanted> = body(request).await?;
     let TokenWanted { name, scope } = wanted.ok_or_else(|| bad_request("name and scope of the token are missing"))?;
     tracing::info!(token = name, scope = scope.word(), by = by.name(), "a token is made");
     on_tokens(&api, move |tokens| tokens.add(&name, scope)).await
 }
 
-pub(super) async fn token_remove(State(api): State<Api>, Extension(by): By, segments: Segments) -> Answer<Removed> {
+pub(super) async fn token_remove(State(api): State<Api>, By(by): By, segments: Segments) -> Answer<Removed> {
     let name = segments.first().cloned().unwrap_or_default();
     tracing::info!(token = name, by = by.name(), "a token is removed");
     on_tokens(&api, move |tokens| tokens.remove(&name).map(|()| Removed { name })).await
