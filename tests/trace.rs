@@ -127,6 +127,22 @@ fn a_refusal_names_its_limit() {
 }
 
 #[test]
+fn a_farm_that_has_nobody_is_told() {
+    let (lab, _servers) = lab("trace-e", "");
+    for (state, expected) in [
+        ("state = \"down\"", "rejected: the farm is down (state)"),
+        ("backends.b.weight = 0", "rejected: no backend can serve (on-empty)"),
+        ("backends.b.weight = 0\non-empty = \"drop\"", "dropped: no backend can serve (on-empty)"),
+    ] {
+        lab.once(&farm(state)).unwrap();
+        let following = Following::begin(&lab, &["--count", "1", "--seconds", "10"]);
+        assert!(knock(&lab, V4).is_none());
+        let told = following.end();
+        assert!(told[0].ends_with(&format!("farm web → {expected}")), "{told:?}");
+    }
+}
+
+#[test]
 fn local_is_told_up_to_the_door_of_the_box() {
     let lab = Lab::new("trace-b").unwrap();
     let doors = ["172.16.1.254:22", "[2001:db8:1::fe]:22"];

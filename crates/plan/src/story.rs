@@ -311,7 +311,6 @@ impl Teller<'_> {
 
     /// Why a chain of ours does not want a packet.
     fn why(&self, chain: &str) -> String {
-        let farm = self.scene.farm;
         match names::owner_of_chain(chain) {
             Some(names::Owner { part: names::Part::Refuse, reason: Some(reason), .. }) => match reason {
                 "ban" => "the client is banned for a while (limits.ban)".to_owned(),
@@ -322,11 +321,23 @@ impl Teller<'_> {
                 reason => format!("over limit {reason}"),
             },
             Some(names::Owner { part: names::Part::Total, .. }) => "over limit new-connections-total".to_owned(),
-            Some(owner) if owner.farm != farm.name => format!("farm {} does not take it", owner.farm),
-            Some(_) if farm.state == FarmState::Down => "the farm is down (state)".to_owned(),
-            Some(_) => "no backend can serve (on-empty)".to_owned(),
+            Some(owner) => self.unserved(owner.farm.as_str()),
             None if *chain == *names::ADMIT => "every backend has its max-connections".to_owned(),
+            // Behind all that translates.
+            None if [names::PREROUTING, names::OUTPUT].contains(&chain) => {
+                self.unserved(self.farm.as_deref().unwrap_or_default())
+            }
             None => format!("chain {chain}"),
+        }
+    }
+
+    /// Why a farm gives a packet to nobody.
+    fn unserved(&self, name: &str) -> String {
+        let farm = self.scene.farm;
+        match farm.state {
+            _ if name != farm.name.as_str() => format!("farm {name} does not take it"),
+            FarmState::Down => "the farm is down (state)".to_owned(),
+            _ => "no backend can serve (on-empty)".to_owned(),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use headgate_config::model::LimitAction;
 use headgate_nft::{Bytes, Chain, Field, Nat, NatKind, Rule, Statement, Target, Value, Verdict};
 
 use super::cap;
@@ -11,7 +12,7 @@ use super::contents::Contents;
 use super::terms::{
     SCTP, TCP, UDP, address_bytes, address_fields, by_mark, equal, ethertype, is, mark_bytes, nfproto, rule,
 };
-use super::{chosen, inspect, local, offload, queue, stateless, synproxy};
+use super::{chosen, inspect, local, offload, queue, refuse, stateless, synproxy};
 use crate::maps::{Door, Map, Place, Reach};
 use crate::names::{self, IpVersion};
 use crate::tunnel::Device;
@@ -188,6 +189,8 @@ fn assign(contents: &Contents) -> Vec<Rule> {
             rules.push(rule([to(Map::Hosts(version), false)]));
         }
     }
+    // A translation ends the hook: what comes here was given no backend, since its farm has none to give.
+    rules.extend(refuse::answer(LimitAction::Reject));
     rules
 }
 

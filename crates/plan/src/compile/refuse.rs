@@ -22,6 +22,11 @@ pub(super) fn empty(contents: &mut Contents, farm: &Farm, post: Post<'_>) -> Vec
     told.into_iter().chain(answer(action)).collect()
 }
 
+/// Whether a farm's new flows meet the same when they come to the end of the nat hooks without a backend.
+pub(super) fn is_left_to_hooks(contents: &mut Contents, farm: &Farm, post: Post<'_>) -> bool {
+    farm.on_empty == OnEmpty::Reject && tell(contents, farm, post, (Reason::Empty, LimitAction::Reject)).is_none()
+}
+
 /// Counts, tells and refuses. Both families count in one object.
 pub(super) fn counted(
     contents: &mut Contents,

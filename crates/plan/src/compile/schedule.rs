@@ -120,6 +120,12 @@ pub(super) fn slot(
     }
 }
 
+/// What picks a slot that yields nobody, in place of those of [`slot`].
+pub(super) fn nobody(farm: &Farm, version: IpVersion, ids: &Ids) -> Option<Value> {
+    let offset = names::slot(ids.farm(&farm.name)?, version, 0);
+    Some(Value::Numgen(Numgen { random: false, modulus: 1, offset }))
+}
+
 /// Whether a flow's packets all find the same slot by themselves.
 pub(super) fn is_hashed(farm: &Farm) -> bool {
     matches!(farm.scheduler, Scheduler::Hash { .. } | Scheduler::Maglev { .. })

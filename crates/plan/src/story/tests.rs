@@ -97,6 +97,20 @@ fn who_refuses_says_why() {
 }
 
 #[test]
+fn who_comes_to_the_end_of_the_hooks_was_given_to_nobody() {
+    let rejects = [(9, statements(vec![Statement::Reject(Reject::TcpReset)]))];
+    let refused = event("headgate", names::PREROUTING, rule(9, Ruling::Drop), None);
+    for (chain, expected) in [
+        ("farm4-web", "rejected: no backend can serve (on-empty)"),
+        ("farm4-other", "rejected: farm other does not take it"),
+    ] {
+        let story = told(&[arrived(), dispatched(chain), refused.clone()], &rejects);
+        assert_eq!(story.steps.last().unwrap(), expected);
+        assert_eq!(story.end, End::Refused);
+    }
+}
+
+#[test]
 fn others_and_nobody_are_named() {
     let dropped = |step| event("firewall", "input", step, None);
     let story = told(&[arrived(), dropped(rule(4, Ruling::Drop))], &[]);
