@@ -90,7 +90,7 @@ release: image-tool ## what is published, in build/headgate-VERSION: disks, upda
 reproducible: deps ## build the image twice, in other directories, at other times, as other users: the same bytes? 10 minutes
 	@scripts/reproducible
 
-buildroot-image: deps ## the production image by Buildroot, hours the first time: BUILDROOT=DIR, O=DIR, KEY=FILE (docs/buildroot.md)
+buildroot-image: deps ## the production image by Buildroot, hours the first time: BUILDROOT=DIR, O=DIR, KEY=FILE, SITE=FILE (docs/buildroot.md)
 	@scripts/buildroot image
 
 buildroot-source: ## download all that the production image is built from, into Buildroot's dl/: archive that with a release
