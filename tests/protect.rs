@@ -292,3 +292,69 @@ fn nobody_locks_themselves_out_unasked() {
     lab.headgate_ok(&["apply"]).unwrap();
     assert_eq!(scan(&lab.client, "172.16.1.254", &[22])["silent"], set([22]));
 }
+
+/// What the API answers over TLS to who comes from the client: its status, and what it says.
+fn by_tls(lab: &Lab, token: &str, method: &str, path: &str, body: &str) -> (String, String) {
+    let mut command = lab.client.command("curl");
+    command.args([
+        "-sk",
+        "--connect-timeout",
+        "1",
+        "-m",
+        "20",
+        "-w",
+        "\n%{http_code}",
+        "-H",
+        &format!("authorization: Bearer {token}"),
+    ]);
+    command.args(["-X", method, "-d", body, &format!("https://172.16.1.254:8443{path}")]);
+    let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let (body, status) = said.rsplit_once('\n').unwrap();
+    (status.to_owned(), body.to_owned())
+}
+
+#[test]
+fn nobody_closes_the_api_behind_themselves_unasked() {
+    let mut lab = Lab::new("protect-api").unwrap();
+    // Both families: a client of IPv4 is one all the same.
+    let api = "[api]\nlisten = \"[::]:8443\"\n";
+    let guarded = |allow: &str| protected(allow, "[]", api);
+    lab.configure(&format!("{api}{FARMS}")).unwrap();
+    lab.start().unwrap();
+    let token = lab.headgate_ok(&["token", "add", "away", "--scope", "root"]).unwrap().trim().to_owned();
+    let ask = |lab: &Lab, method: &str, path: &str, body: &str| by_tls(lab, &token, method, path, body);
+    for (closed, why) in [
+        (
+            guarded(r#"["ping", "ssh"]"#),
+            "system.protect would not let 172.16.1.10 come back to port 8443 by service: allow of service does not",
+        ),
+        (FARMS.to_owned(), "api.listen would not take 172.16.1.10 at 172.16.1.254:8443 any more"),
+        (
+            format!("[api]\nlisten = \"127.0.0.1:8443\"\n{FARMS}"),
+            "api.listen would not take 172.16.1.10 at 172.16.1.254:8443 any more",
+        ),
+    ] {
+        lab.configure(&closed).unwrap();
+        let (status, planned) = ask(&lab, "GET", "/v1/plan", "");
+        assert!(status == "200" && planned.contains(why), "{status}: {planned}");
+        let (status, refused) = ask(&lab, "POST", "/v1/apply", "");
+        assert!(status == "409" && refused.contains(why) && refused.contains("--confirm"), "{status}: {refused}");
+        // Nothing was changed; who sits elsewhere is told nothing.
+        let here = lab.headgate(&["plan"]).unwrap();
+        assert!(!said(&here).contains(why), "{}", said(&here));
+        assert_eq!(ask(&lab, "GET", "/v1/history", "").0, "200");
+        // On trial it may be tried, and returns by itself: nobody can confirm it from there.
+        let (status, tried) = ask(&lab, "POST", "/v1/apply", "{\"confirm-seconds\": 2}");
+        assert!(status == "200" || status == "000", "{status}: {tried}");
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while ask(&lab, "GET", "/v1/history", "").0 != "200" {
+            assert!(std::time::Instant::now() < deadline, "it does not return");
+        }
+    }
+    lab.configure(&guarded(r#"["ping", "api"]"#)).unwrap();
+    let (status, planned) = ask(&lab, "GET", "/v1/plan", "");
+    assert!(status == "200" && !planned.contains("would not"), "{status}: {planned}");
+    let (status, applied) = ask(&lab, "POST", "/v1/apply", "");
+    assert_eq!(status, "200", "{applied}");
+    assert_eq!(ask(&lab, "GET", "/v1/history", "").0, "200");
+}

@@ -239,3 +239,88 @@ fn what_a_server_says_is_written_down_and_never_carried_out() {
     assert!(!tree.path("run/headgate/leases/eth0").exists());
     call("no-such-event", "eth0", "").exits(0);
 }
+
+/// What passes at the other end of the cable, by counter: renewals to the server, and broadcasts.
+const SEEN: &str = "\
+table ip seen {
+    counter unicast { }
+    counter broadcast { }
+    chain seen {
+        type filter hook prerouting priority 0
+        udp dport 67 ip daddr 172.16.2.1 counter name unicast
+        udp dport 67 ip daddr 255.255.255.255 counter name broadcast
+    }
+}
+";
+
+/// Nothing is sent to the server alone: whoever tries is told so.
+const NONE: &str = "\
+table ip none {
+    chain out {
+        type filter hook output priority 0
+        udp dport 67 ip daddr 172.16.2.1 drop
+    }
+}
+";
+
+fn passed(ns: &Namespace, counter: &str) -> u64 {
+    let mut list = Command::new("nft");
+    list.args(["list", "counter", "ip", "seen", counter]);
+    let listed = ns.at_far(|| Ran::of(&mut list)).exits(0).out;
+    let mut words = listed.split_whitespace().skip_while(|word| *word != "packets");
+    words.nth(1).and_then(|number| number.parse().ok()).expect("a number")
+}
+
+/// A client asks the server first, and everybody when that is in vain or too late. The answer to the first comes by a socket of the
+/// kernel, through the filter of the box.
+#[test]
+fn a_box_that_protects_itself_renews_its_lease_by_unicast_and_by_broadcast() {
+    let ns = namespace();
+    ns.tree.write(
+        "etc/headgate/headgate.toml",
+        format!("[system]\nprotect = true\n{CLIENTS}allow = []\n{LEASED}allow = []\n"),
+    );
+    ns.tree.write("seen.nft", SEEN);
+    let mut load = Command::new("nft");
+    load.arg("-f").arg(ns.tree.path("seen.nft"));
+    ns.at_far(|| Ran::of(&mut load)).exits(0);
+    let daemon = ns.start();
+    let _server = Server::new(&ns, "172.16.2.101", GOOD);
+    ns.wait_for("lease", || ns.addresses().contains("172.16.2.101/24"));
+    let backend = backend(&ns);
+    let is_source = || seen(&ns, &backend) == Some("172.16.2.101".parse().expect("an address"));
+    ns.wait_for("source of the farm", is_source);
+    let shut = || {
+        let own = "172.16.2.101:22".parse().expect("an address");
+        let came = ns.at_far(|| TcpStream::connect_timeout(&own, Duration::from_millis(300)));
+        assert_eq!(came.expect_err("nobody listens").kind(), std::io::ErrorKind::TimedOut, "the box says nothing");
+    };
+    shut();
+    let when = || {
+        let lease: serde_json::Value =
+            serde_json::from_str(&ns.tree.read("run/headgate/leases/be")).expect("a lease on file");
+        lease["received"].as_u64().expect("a time")
+    };
+
+    // By unicast: the lease is long, and the client is told to.
+    let (first, unicast) = (when(), passed(&ns, "unicast"));
+    std::thread::sleep(Duration::from_secs(1));
+    ask(&ns);
+    ns.wait_for("renewal by unicast", || passed(&ns, "unicast") > unicast && when() > first);
+    assert!(is_source());
+
+    // By broadcast: the server cannot be sent to (networking/udhcp/dhcpc.c goes on to that at once).
+    ns.tree.write("none.nft", NONE);
+    ns.run("nft", &["-f", &ns.tree.path("none.nft").display().to_string()]).exits(0);
+    let (second, unicast, broadcast) = (when(), passed(&ns, "unicast"), passed(&ns, "broadcast"));
+    std::thread::sleep(Duration::from_secs(1));
+    ask(&ns);
+    ns.wait_for("renewal by broadcast", || passed(&ns, "broadcast") > broadcast && when() > second);
+    assert_eq!(passed(&ns, "unicast"), unicast);
+    assert!(is_source());
+    shut();
+    assert!(ns.addresses().contains("172.16.2.101/24"), "{}", ns.addresses());
+    let log = ns.tree.read("log");
+    assert_eq!(log.matches("lease of 172.16.2.101 obtained").count(), 3, "{log}");
+    assert_eq!(daemon.terminate(), Some(0));
+}

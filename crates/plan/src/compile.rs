@@ -175,6 +175,12 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
     })
 }
 
+/// Why the API would not be there any more for a client that came to it at this address and port of the box; `None`: it
+/// would, or the client did not come to the API.
+pub fn stops_listening(before: &Config, after: &Config, way: (IpAddr, SocketAddr)) -> Option<String> {
+    protect::stops_listening(before, after, way)
+}
+
 impl Desired {
     /// Why `system.protect` would not let a TCP client in again that came to this address and port of the box; `None`: it
     /// would, or nobody knows.

@@ -26,6 +26,7 @@ mod since;
 mod steer;
 mod trial;
 mod view;
+mod way;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -284,11 +285,6 @@ impl Engine {
     /// Why what ran before runs on.
     pub fn apply(&mut self, by: &Caller) -> Result<Applied, EngineError> {
         self.files(Cause { reason: Reason::Apply, by: Some(by) })
-    }
-
-    /// Whether this machine runs our image.
-    pub fn is_appliance(&mut self) -> bool {
-        self.host.facts().is_ok_and(|facts| facts.appliance)
     }
 
     fn files(&mut self, cause: Cause<'_>) -> Result<Applied, EngineError> {

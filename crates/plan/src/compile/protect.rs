@@ -331,6 +331,22 @@ pub(super) fn shuts_out(
     Some(format!("system.protect would not let {client} come back to port {} by {link}: {place}", server.port()))
 }
 
+/// See [`super::stops_listening`].
+pub(super) fn stops_listening(
+    before: &Config,
+    after: &Config,
+    (client, server): (IpAddr, SocketAddr),
+) -> Option<String> {
+    let takes = |config: &Config| {
+        let listen = config.api.as_ref().and_then(|api| api.listen);
+        listen.is_some_and(|listen| {
+            listen.port() == server.port() && (listen.ip() == server.ip() || listen.ip().is_unspecified())
+        })
+    };
+    (takes(before) && !takes(after) && !client.is_loopback())
+        .then(|| format!("api.listen would not take {client} at {server} any more"))
+}
+
 /// A `local` farm has this listener.
 fn serves(farm: &Farm, server: SocketAddr) -> bool {
     let is = |listen: &Listen| {

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use headgate_plan::compile::Desired;
 use nix::time::ClockId;
 use tokio::sync::watch;
 
@@ -16,7 +15,6 @@ use crate::daemon::caller::Caller;
 use crate::daemon::feed::Event;
 use crate::daemon::operator::Overrides;
 use crate::daemon::store::{Origin, Trial, hash};
-use crate::reconcile::Until;
 
 /// Changes with every boot.
 const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
@@ -89,21 +87,6 @@ impl Engine {
         }
         self.tell_trial();
         applied
-    }
-
-    /// Not the branch that one sits on: who asks must be able to come back, unless the configuration returns by itself.
-    pub(super) fn require_way_back(&mut self, candidate: &Candidate, by: Option<&Caller>) -> Result<(), EngineError> {
-        let Some(way) = by.and_then(Caller::way) else { return Ok(()) };
-        if !candidate.config.system.protect.unwrap_or_else(|| self.is_appliance()) {
-            return Ok(());
-        }
-        let looked = self.go(candidate, Until::Planned)?;
-        let shut = |config, desired: &Desired| desired.shuts_out(config, &looked.facts, (way.client, way.server));
-        let was_shut = self.running.as_ref().and_then(|running| shut(&running.config, &running.desired)).is_some();
-        match shut(&candidate.config, &looked.desired).filter(|_| !was_shut) {
-            Some(why) => Err(EngineError::ShutsOut(why)),
-            None => Ok(()),
-        }
     }
 
     /// The generation that a trial can return to.

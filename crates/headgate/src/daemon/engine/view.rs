@@ -7,6 +7,7 @@ use headgate_plan::step::Detail;
 use super::load::profiles;
 use super::{Engine, EngineError, Reason};
 use crate::api::{Generation, Planned};
+use crate::daemon::caller::Caller;
 use crate::reconcile::{Knobs, Reconciled, Until, Wanted, planned, reconcile};
 use headgate_config::types::FarmName;
 
@@ -95,14 +96,15 @@ impl Engine {
         Ok(farm)
     }
 
-    /// What `apply` would do.
+    /// What `apply` would do, and what it would mean to who asks.
     ///
     /// # Errors
     /// Why `apply` would be refused.
-    pub fn plan(&mut self) -> Result<Planned, EngineError> {
+    pub fn plan(&mut self, by: &Caller) -> Result<Planned, EngineError> {
         let candidate = self.load_files(Reason::Apply)?;
         let reconciled = self.go(&candidate, Until::Planned)?;
-        let warnings = candidate.warnings.iter().chain(&reconciled.desired.warnings).cloned().collect();
+        let closes = by.way().and_then(|way| self.closes(&candidate, &reconciled, way));
+        let warnings = candidate.warnings.iter().chain(&reconciled.desired.warnings).cloned().chain(closes).collect();
         Ok(Planned { steps: planned(&reconciled.plan, Detail::Summary), warnings })
     }
 

@@ -165,8 +165,8 @@ pub(super) async fn confirm(State(api): State<Api>, By(by): By) -> Answer<Confir
     on_engine(&api.engine, move |engine| engine.confirm(&by)).await
 }
 
-pub(super) async fn plan(State(api): State<Api>) -> Answer<Planned> {
-    on_engine(&api.engine, |engine| engine.plan()).await
+pub(super) async fn plan(State(api): State<Api>, By(by): By) -> Answer<Planned> {
+    on_engine(&api.engine, move |engine| engine.plan(&by)).await
 }
 
 pub(super) async fn rollback(State(api): State<Api>, By(by): By, request: Request) -> Answer<Applied> {

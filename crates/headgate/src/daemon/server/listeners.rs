@@ -118,9 +118,11 @@ async fn serve_metrics(api: Api, address: SocketAddr) {
     accept("metrics", address, &api, (Connections::new(METRICS_CONNECTIONS_MAX), each)).await;
 }
 
-/// Where the client is and where it came to; `None` when it is gone already.
+/// Where the client is and where it came to; `None` when it is gone already. A socket of `[::]` has both families.
 fn way(stream: &TcpStream) -> Option<Way> {
-    Some(Way { client: stream.peer_addr().ok()?.ip(), server: stream.local_addr().ok()? })
+    let server = stream.local_addr().ok()?;
+    let server = SocketAddr::new(server.ip().to_canonical(), server.port());
+    Some(Way { client: stream.peer_addr().ok()?.ip().to_canonical(), server })
 }
 
 async fn serve_api(api: Api, listen: ListenApi) {

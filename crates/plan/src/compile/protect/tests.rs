@@ -202,3 +202,29 @@ fn who_would_not_come_back_is_told() {
     unnamed.network.interfaces.clear();
     assert!(way(&unnamed, "172.16.1.10").unwrap().ends_with("no [network.interfaces] names eth0"));
 }
+
+#[test]
+fn who_came_to_an_api_that_moves_is_told() {
+    let at = |listen: Option<&str>| {
+        let mut config = guarded(None);
+        config.api =
+            listen.map(|listen| Api { origin: origin(), listen: Some(listen.parse().unwrap()), certificate: None });
+        config
+    };
+    let server = "172.16.1.254:8443".parse().unwrap();
+    let told = |before: Option<&str>, after: Option<&str>, client: &str| {
+        stops_listening(&at(before), &at(after), (address(client), server))
+    };
+    let (own, any) = (Some("172.16.1.254:8443"), Some("0.0.0.0:8443"));
+    let why = "api.listen would not take 172.16.1.10 at 172.16.1.254:8443 any more";
+    for after in [None, Some("172.16.1.254:8444"), Some("172.16.2.1:8443"), Some("127.0.0.1:8443")] {
+        for before in [own, any] {
+            assert_eq!(told(before, after, "172.16.1.10").as_deref(), Some(why), "{after:?}");
+            assert_eq!(told(before, after, "127.0.0.1"), None, "through a tunnel they come to the box in another way");
+        }
+        assert_eq!(told(None, after, "172.16.1.10"), None, "they came to something else");
+    }
+    for (before, after) in [(own, own), (own, any), (any, own), (any, any)] {
+        assert_eq!(told(before, after, "172.16.1.10"), None, "{before:?} {after:?}");
+    }
+}
