@@ -13,10 +13,10 @@ pub mod fence;
 pub mod handover;
 pub mod health;
 pub mod journal;
-pub mod life;
 pub mod metrics;
 pub mod notify;
 pub mod operator;
+pub mod process;
 pub mod server;
 pub mod steering;
 pub mod store;
@@ -44,7 +44,7 @@ use self::errands::Errands;
 use self::fence::{Part, Thread};
 use self::handover::{Kept, Successor};
 use self::health::{Health, Surroundings};
-use self::life::Life;
+use self::process::Process;
 use self::server::{Api, Front, ListenError};
 use self::supervise::{Network, SuperviseError, Supervisor};
 use self::syslog::Delivery;
@@ -188,7 +188,7 @@ fn run(root: &Path, records: Records) -> Result<(), DaemonError> {
     if let Some(note) = crash::told(&Root::new(root)) {
         engine.note(note);
     }
-    let life = Life::begin(&Root::new(root), kept, successor);
+    let process = Process::begin(&Root::new(root), kept, successor);
     let boot = root.join(milestones::FILE.trim_start_matches('/'));
     milestones::note(&boot, "headgated begins");
     let started = engine.start();
@@ -197,8 +197,8 @@ fn run(root: &Path, records: Records) -> Result<(), DaemonError> {
     let state = Root::new(root).file("run/headgate")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.map_err(|error| DaemonError::System("event queue", error))?;
-    let served = served.block_on(serve((engine, started), records, (root, state), &life));
-    life.end();
+    let served = served.block_on(serve((engine, started), records, (root, state), &process));
+    process.end();
     served
 }
 
@@ -225,7 +225,7 @@ async fn serve(
     (mut engine, started): (Engine, Started),
     records: Records,
     (root, state): (&Path, PathBuf),
-    life: &Life,
+    process: &Process,
 ) -> Result<(), DaemonError> {
     let no = |what| move |error| DaemonError::System(what, error);
     let mut signals = Signals::new().map_err(no("signal handler"))?;
@@ -235,14 +235,14 @@ async fn serve(
     let (targets, board) = (engine.targets(), engine.board());
     let supervisor = Arc::new(Mutex::new(Some(Supervisor::new(&state)?)));
     dhcp::prepare(&Root::new(root)).map_err(no("place for leases"))?;
-    server::listen(root, &life.kept)?;
+    server::listen(root, &process.kept)?;
     let engine = Handle::spawn(engine).map_err(no("thread"))?;
     fence::enter(Part::Supervisor);
     let strangers = Thread::begin(Part::Front).map_err(no("thread"))?;
     note_fence(strangers.fence());
     let syslog = Delivery::begin(records, system.clone(), log, strangers.queue());
     let (shown, errands) = (server::Services(Arc::clone(&supervisor)), Errands::here());
-    let outlives = (events, life.kept.clone());
+    let outlives = (events, process.kept.clone());
     let api = Api::new(Root::new(root), engine.clone(), shown, outlives, (errands, strangers.fence()));
     let mut front = Front::open(api, listen, strangers.queue().clone()).map_err(no("event queue"))?;
     if appliance && is_firmware_good(&started) {
@@ -251,7 +251,7 @@ async fn serve(
     tokio::spawn(clock::run(engine.clone(), system, Root::new(root), time, strangers.queue().clone()));
     tokio::spawn(steering::run(engine.clone()));
     tokio::spawn(events::run(engine.clone(), Root::new(root)));
-    if let Some(watchdog) = appliance.then(|| life.watchdog()).flatten() {
+    if let Some(watchdog) = appliance.then(|| process.watchdog()).flatten() {
         tokio::spawn(feed(watchdog, engine.clone()));
     }
     tokio::spawn(watch_trials(engine.clone(), trials));
@@ -264,7 +264,7 @@ async fn serve(
     services.mark_changed();
     while until_asked(&mut signals, &engine, &mut services, &supervisor).await == Asked::HandOver {
         notify::reloading();
-        let went_on = life.hand_over(&engine, &mut front, &mut health, &around).await;
+        let went_on = process.hand_over(&engine, &mut front, &mut health, &around).await;
         let error = went_on.map_err(no("thread or event queue"))?;
         tracing::error!(error = %crate::explain(&error), "no other program takes over; this one goes on");
         notify::ready(&format!("no other program takes over: {error}"));

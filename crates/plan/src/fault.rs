@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capacity;
 use crate::knob;
-use crate::outside::{Clock, Syslog};
-use crate::status::{BackendStatus, FarmHealth, FarmStatus, Standing, Status};
+use crate::status::{BackendStatus, Clock, FarmHealth, FarmStatus, Standing, Status, Syslog};
 
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -33,7 +33,6 @@ pub mod logged;
 pub mod maps;
 pub mod names;
 pub mod origins;
-pub mod outside;
 pub mod repair;
 pub mod setup;
 pub mod state;

@@ -1,5 +1,7 @@
 //! Status: what `headgate status` and `farm list` show, worst first.
 
+mod system;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,12 +11,12 @@ use headgate_config::model::{Farm, FarmState, Mode};
 use headgate_config::types::{BackendName, FarmName};
 use serde::{Deserialize, Serialize};
 
+pub use self::system::{Clock, Fence, Syslog, TimeServer};
 use crate::capacity::{Capacity, PortUse};
 use crate::compile::Desired;
 pub use crate::compile::Standing;
 use crate::fault::Fault;
 use crate::names;
-use crate::outside::{Clock, Syslog};
 use crate::state::State;
 use crate::step::{Detail, Outcome, Plan, Step, StepView};
 
@@ -59,16 +61,6 @@ pub struct Status {
     /// What keeps the daemon's threads that read what strangers write from the rest of the machine.
     #[serde(default)]
     pub fence: Fence,
-}
-
-/// A fence around threads. Each half is there if the kernel has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Fence {
-    /// Files that they have no use for cannot be opened.
-    pub landlock: bool,
-    /// System calls that they have no use for are refused.
-    pub seccomp: bool,
 }
 
 /// How flows are counted for least connections.

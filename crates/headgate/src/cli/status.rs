@@ -3,8 +3,7 @@
 use headgate_plan::capacity::{Capacity, Finding, Severity};
 use headgate_plan::fault::{CONFIGURATION, DRIFT, Fault, OUTSIDE};
 use headgate_plan::knob;
-use headgate_plan::outside::{Clock, Syslog};
-use headgate_plan::status::{FarmHealth, Standing, Status};
+use headgate_plan::status::{Clock, FarmHealth, Standing, Status, Syslog};
 
 use super::args::Output;
 use super::paint::{Paint, Tone};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use headgate_config::model::System;
 use headgate_host::{Root, clock};
 use headgate_plan::clock::{Correction, Discipline, Doubt, Sample, agreed};
-use headgate_plan::outside;
+use headgate_plan::status;
 use tokio::runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -57,19 +57,19 @@ impl Board {
     }
 
     /// In the words of the status; `None` when nobody wants the clock to be kept.
-    pub fn told(&self) -> Option<outside::Clock> {
+    pub fn told(&self) -> Option<status::Clock> {
         let seen = self.seen();
         if seen.servers.is_empty() {
             return None;
         }
         let fresh = seen.best.filter(|(_, at)| at.elapsed() < STALE);
         let since = seen.since.filter(|_| fresh.is_some());
-        let server = |address: &IpAddr| outside::TimeServer {
+        let server = |address: &IpAddr| status::TimeServer {
             address: *address,
             said: seen.said.get(address).and_then(|said| said.as_ref().ok()).copied(),
             error: seen.said.get(address).and_then(|said| said.as_ref().err()).cloned(),
         };
-        Some(outside::Clock {
+        Some(status::Clock {
             synchronised_ms: since.map(milliseconds),
             best: fresh.map(|(sample, _)| sample),
             heard_ms: seen.best.map(|(_, at)| milliseconds(at)),

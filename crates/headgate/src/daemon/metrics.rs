@@ -4,8 +4,8 @@
 //! connection tracking. What runs is not compiled or compared for it. It is put together beside the engine.
 
 mod capacity;
-mod outside;
 mod page;
+mod system;
 mod text;
 
 use std::sync::Arc;
@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use headgate_plan::capacity::{PortUse, Usage};
-use headgate_plan::outside::{Clock, Syslog};
-use headgate_plan::status::FarmStatus;
+use headgate_plan::status::{Clock, FarmStatus, Syslog};
 use tokio::sync::Mutex;
 
 use super::engine::{Busy, Engine, EngineError, Handle};

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use headgate_config::model::{Syslog, System};
-use headgate_plan::outside;
+use headgate_plan::status;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -44,10 +44,10 @@ impl Board {
     }
 
     /// In the words of the status; `None` when the log stays here.
-    pub fn told(&self) -> Option<outside::Syslog> {
+    pub fn told(&self) -> Option<status::Syslog> {
         let seen = self.seen();
         let since = |(_, since): &(String, Instant)| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Some(outside::Syslog {
+        Some(status::Syslog {
             to: seen.to?.to_string(),
             error: seen.away.as_ref().map(|(error, _)| error.clone()),
             since_ms: seen.away.as_ref().map(since),

@@ -4,7 +4,7 @@ use headgate_plan::compile::Standing;
 use headgate_plan::status::{BackendStatus, FarmHealth, FarmStatus};
 
 use super::capacity;
-use super::outside;
+use super::system;
 use super::text::{Family, Kind, join};
 use super::{BOUNDS, Readings};
 use crate::service::{ServiceState, ServiceStatus};
@@ -15,8 +15,8 @@ pub(super) fn page(readings: &Readings, services: &[ServiceStatus]) -> String {
     families.extend(configuration(readings));
     families.extend(farms(&readings.farms));
     families.extend(machine(readings));
-    families.extend(readings.clock.iter().flat_map(outside::clock));
-    families.extend(readings.syslog.iter().flat_map(outside::syslog));
+    families.extend(readings.clock.iter().flat_map(system::clock));
+    families.extend(readings.syslog.iter().flat_map(system::syslog));
     families.extend(processes(services));
     families.extend(process(readings));
     join(&families)

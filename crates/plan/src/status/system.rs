@@ -1,4 +1,4 @@
-//! What the box itself has to do with others: who takes its log, and who tells it the time.
+//! How the box itself is: what keeps its clock, who takes its log, and what stands around the daemon.
 
 use std::net::IpAddr;
 
@@ -48,4 +48,14 @@ pub struct Syslog {
     pub sent: u64,
     /// Lines that were lost, as far as anybody knows.
     pub lost: u64,
+}
+
+/// A fence around threads. Each half is there if the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Fence {
+    /// Files that they have no use for cannot be opened.
+    pub landlock: bool,
+    /// System calls that they have no use for are refused.
+    pub seccomp: bool,
 }

@@ -1,4 +1,4 @@
-//! What begins with the process, and what of it goes on in the next program.
+//! The daemon as a process: the mark that it runs, and what of it goes on when another program takes over.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::crash::Running;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Life {
+pub struct Process {
     /// The mark of a daemon that has not ended.
     pub running: Option<Running>,
     /// What outlives the program.
@@ -22,7 +22,7 @@ pub struct Life {
     pub successor: Successor,
 }
 
-impl Life {
+impl Process {
     /// Sets the mark; a full /run must not keep the daemon from starting.
     pub fn begin(root: &Root, kept: Kept, successor: Successor) -> Self {
         let running = Running::begin(root).inspect_err(|error| tracing::warn!(%error, "a crash will not be noticed"));

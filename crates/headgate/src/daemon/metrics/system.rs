@@ -1,6 +1,6 @@
-//! What the box itself has to do with others, as figures.
+//! The clock and the log of the box, as figures.
 
-use headgate_plan::outside::{Clock, Syslog};
+use headgate_plan::status::{Clock, Syslog};
 
 use super::page::{counter, gauge};
 use super::text::{Family, Kind};
