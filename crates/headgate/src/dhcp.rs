@@ -1,8 +1,8 @@
 //! Clients of DHCP: which process asks, and what is done with its answer.
 //!
 //! BusyBox's udhcpc speaks the protocol, supervised as a service for each interface. At every turn it calls [`HOOK`], which is
-//! this very program under another name, with what the server said in its environment. The hook puts the words on file and does
-//! nothing with them; the daemon sees the file, and what it makes of it is decided with all the rest of the network.
+//! this very program under another name, with what the server said in its environment. The hook puts the words on file, behind a fence
+//! that lets it do nothing else ([`fence`]), and does nothing with them; the daemon sees the file, and what it makes of it is decided with all the rest of the network.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -20,6 +20,8 @@ use headgate_host::root::RootError;
 use headgate_host::{Root, lease};
 use headgate_plan::lease::Offer;
 use nix::unistd::getppid;
+
+use crate::daemon::fence;
 
 /// The name under which the client calls us, below the state directory.
 pub const HOOK: &str = "headgate-dhcp";
@@ -98,6 +100,9 @@ pub fn hook(program: &OsStr, event: Option<&str>) -> Result<(), HookError> {
     let link = word("interface");
     let is_name = !link.is_empty() && !link.starts_with('.') && !link.contains('/');
     let event = event.filter(|_| is_name).ok_or(HookError::Usage)?;
+    if let Ok(leases) = root.file(lease::DIRECTORY) {
+        fence::confine(&leases);
+    }
     let client = getppid().as_raw();
     match event {
         "bound" | "renew" => {

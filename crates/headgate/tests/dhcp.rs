@@ -240,6 +240,31 @@ fn what_a_server_says_is_written_down_and_never_carried_out() {
     call("no-such-event", "eth0", "").exits(0);
 }
 
+/// What it could not do is tried in a unit test.
+#[test]
+fn the_hook_stands_behind_a_fence_when_it_reads_what_the_server_said() {
+    let tree = Tree::new();
+    tree.write("run/headgate/leases/.made", "");
+    let hook = tree.path("run/headgate/headgate-dhcp");
+    symlink(HEADGATED, &hook).expect("a name");
+    for error in ["", ":error=ENOSYS"] {
+        let calls = "landlock_restrict_self,seccomp,landlock_create_ruleset,openat";
+        let mut run = Command::new("strace");
+        run.args(["-qq", "-o"]).arg(tree.path("calls")).args(["-e", &format!("trace={calls}")]);
+        if !error.is_empty() {
+            run.args(["-e", &format!("inject=landlock_create_ruleset,seccomp{error}")]);
+        }
+        run.arg(&hook).arg("bound").env_clear().env("interface", "eth0").env("ip", "10.0.0.2");
+        Ran::of(&mut run).exits(0);
+        let calls = tree.read("calls");
+        let at = |word: &str| calls.lines().position(|line| line.starts_with(word) && line.ends_with(" = 0"));
+        let stored = calls.lines().position(|line| line.contains(".eth0.")).expect("it writes a file");
+        let fenced = at("landlock_restrict_self").max(at("seccomp(SECCOMP_SET_MODE_FILTER"));
+        assert_eq!(fenced.is_some_and(|fenced| fenced < stored), error.is_empty(), "{calls}");
+        std::fs::remove_file(tree.path("run/headgate/leases/eth0")).expect("it is there");
+    }
+}
+
 /// What passes at the other end of the cable, by counter: renewals to the server, and broadcasts.
 const SEEN: &str = "\
 table ip seen {

@@ -10,6 +10,8 @@
 mod thread;
 mod wall;
 
+use std::path::Path;
+
 use rustix::io;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities,
@@ -105,6 +107,13 @@ pub fn enter(part: Part) {
     if let Err(error) = limit(part.needs()) {
         tracing::warn!(%error, ?part, "capabilities that it does not need are kept");
     }
+}
+
+/// Sets the fence up around the calling thread, which writes files below `directory` and has nothing else to do: a program that is started
+/// for one thing that a stranger said. A kernel without does without.
+pub fn confine(directory: &Path) {
+    let _ = limit(CapabilitySet::DAC_OVERRIDE);
+    wall::set_up(Some(directory));
 }
 
 /// A container may have less to begin with.

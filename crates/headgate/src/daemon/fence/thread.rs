@@ -34,7 +34,7 @@ impl Thread {
         let work = move || {
             enter(part);
             // Who asked waits for it.
-            let _ = says.send(wall::set_up());
+            let _ = says.send(wall::set_up(None));
             // An error is the only answer there is: the other end was dropped.
             let _ = runtime.block_on(stopped);
         };

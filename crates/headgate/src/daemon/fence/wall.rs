@@ -7,6 +7,7 @@
 //! keeps a bitmap, and runs no filter for them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use headgate_plan::status::Fence;
 use landlock::{
@@ -90,9 +91,10 @@ const OTHER_ABI: &[sock_filter] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OTHER_ABI: &[sock_filter] = &[];
 
-/// Sets it up around the calling thread, and all that it starts. What of it stands: a kernel may know less.
-pub(super) fn set_up() -> Fence {
-    let landlock = files().unwrap_or_else(|error| {
+/// Sets it up around the calling thread, and all that it starts; files below `writable` it may write. What of it stands: a kernel may
+/// know less.
+pub(super) fn set_up(writable: Option<&Path>) -> Fence {
+    let landlock = files(writable).unwrap_or_else(|error| {
         tracing::warn!(%error, "no fence of files");
         false
     });
@@ -104,12 +106,14 @@ pub(super) fn set_up() -> Fence {
 }
 
 /// Whether the kernel knows any of it. `no_new_privs` is set by the way.
-fn files() -> Result<bool, RulesetError> {
+fn files(writable: Option<&Path>) -> Result<bool, RulesetError> {
+    let (read, write) = (AccessFs::ReadFile | AccessFs::ReadDir, AccessFs::WriteFile | AccessFs::Truncate);
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(KNOWN))?
         .scope(Scope::from_all(KNOWN))?
         .create()?
-        .add_rules(path_beneath_rules(READABLE, AccessFs::ReadFile | AccessFs::ReadDir))?
+        .add_rules(path_beneath_rules(READABLE, read))?
+        .add_rules(path_beneath_rules(writable, read | write | AccessFs::MakeReg | AccessFs::RemoveFile))?
         .restrict_self()?;
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
@@ -129,6 +133,8 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::path::Path;
     use std::process::{Child, Command};
+
+    use headgate_host::Root;
 
     use super::*;
     use crate::daemon::fence::{Part, Thread};
@@ -225,7 +231,7 @@ mod tests {
     #[test]
     fn capabilities_are_no_way_around() {
         let refused = || {
-            set_up();
+            set_up(None);
             // It still has all of them.
             REFUSED
                 .iter()
@@ -233,6 +239,31 @@ mod tests {
                 .count()
         };
         assert_eq!(std::thread::scope(|scope| scope.spawn(refused).join().unwrap()), REFUSED.len());
+    }
+
+    #[test]
+    fn who_is_confined_writes_in_its_directory_and_nowhere_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let (own, other) = (directory.path().join("leases"), directory.path().join("other"));
+        fs::create_dir(&own).unwrap();
+        fs::create_dir(&other).unwrap();
+        let root = Root::new(directory.path());
+        let work = || {
+            crate::daemon::fence::confine(&own);
+            let written = [b"one", b"two"].map(|text| root.write_file("leases/eth0", text).is_ok());
+            let read = root.read_file("leases/eth0").ok();
+            let elsewhere = File::create(other.join("eth0")).map_err(|error| error.raw_os_error());
+            let moved = fs::rename(own.join("eth0"), other.join("eth0")).map_err(|error| error.raw_os_error());
+            let linked =
+                std::os::unix::fs::symlink("/etc/shadow", own.join("eth1")).map_err(|error| error.raw_os_error());
+            let ran = Command::new("/bin/true").spawn().map_err(|error| error.raw_os_error());
+            let removed = fs::remove_file(own.join("eth0")).is_ok();
+            (written, read, (elsewhere.err(), moved.err(), linked.err(), ran.err()), removed)
+        };
+        let (written, read, refused, removed) = std::thread::scope(|scope| scope.spawn(work).join().unwrap());
+        assert_eq!((written, read.as_deref(), removed), ([true, true], Some("two"), true));
+        let [file, program] = [libc::EACCES, libc::EPERM].map(|errno| Some(Some(errno)));
+        assert_eq!(refused, (file, file, file, program));
     }
 
     #[cfg(target_arch = "x86_64")]
