@@ -57,7 +57,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     let begin = Instant::now();
     while !is_so() {
         assert!(begin.elapsed() < PATIENCE, "{what}: not so\n{}", headgate(&["hw", "show"]).1);
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(100));
     }
     println!("{what}: {:.2} s", begin.elapsed().as_secs_f64());
 }

@@ -77,7 +77,8 @@ fn carry_out(words: &[String], hardware: &[String]) {
     let work = tempfile::tempdir().unwrap();
     let (kernel, initramfs) = machine::pack(&source, work.path(), &[&OPTIONS.map(str::to_owned), words].concat());
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", "tcg,thread=single", "-m", "1536", "-nodefaults", "-no-user-config", "-no-reboot"]);
+    // A processor of the guest has one of the machine to itself.
+    qemu.args(["-accel", "tcg,thread=multi", "-m", "1536", "-nodefaults", "-no-user-config", "-no-reboot"]);
     qemu.args(hardware);
     qemu.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-append", "console=ttyS0 quiet panic=-1"]);
     qemu.arg("-kernel").arg(&kernel).arg("-initrd").arg(&initramfs).stdin(Stdio::null()).stdout(Stdio::piped());

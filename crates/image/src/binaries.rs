@@ -33,18 +33,19 @@ pub fn compile(source: &Source, packages: &[&str]) -> Result<PathBuf> {
 pub fn compile_as(profile: &str, source: &Source, packages: &[&str]) -> Result<PathBuf> {
     let target = source.join("build/target-static");
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
-    let mut flags = "-C target-feature=+crt-static".to_owned();
+    let mut flags = vec!["-C".to_owned(), "target-feature=+crt-static".to_owned()];
     // Panic messages carry paths: those of the building machine would make every machine's image a different one.
-    flags.push_str(&format!(" --remap-path-prefix={}=headgate", source.root().display()));
+    flags.push(format!("--remap-path-prefix={}=headgate", source.root().display()));
     if let Ok(home) = home {
-        flags.push_str(&format!(" --remap-path-prefix={home}/registry/src=crates"));
+        flags.push(format!("--remap-path-prefix={home}/registry/src=crates"));
     }
     let status = cargo()
         .args(["build", "--quiet", "--profile", profile, "--target", TARGET])
         .args(packages.iter().flat_map(|package| ["-p", package]))
         .arg("--target-dir")
         .arg(&target)
-        .env("RUSTFLAGS", flags)
+        // Not RUSTFLAGS, which is cut at spaces: a directory may have one in its name.
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .current_dir(source.root())
         .stdin(Stdio::null())
         .status()
