@@ -187,7 +187,9 @@ fn a_change_needs_the_scope_a_tick_and_a_yes() {
         browser.press("Enter");
         browser.wait_for(&format!("document.getElementById('ask').open === {open}"));
     }
-    stage.ns.wait_for("weight", || stage.backend("b2")["weight"] == json!(7));
+    // The only one that serves: its share is in the configuration, and no other in the kernel.
+    browser.wait_for_text("b2 of web: nothing to do");
+    assert_eq!(stage.backend("b2")["weight"], json!(7));
     let history = stage.ns.headgate(&["history", "--json"]).exits(0).out;
     assert!(!history.contains("70000"), "{history}");
     // A box that does not answer is not shown as if it did.
