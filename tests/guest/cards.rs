@@ -52,9 +52,13 @@ fn headgate(arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Until what the daemon does of its own is over: looks keep a distance from each other.
-fn calm() {
+/// Runs a line when what the daemon does of its own is over (looks keep a distance from each other), and says how long the driver took:
+/// to mend it, it needs as much again.
+fn by_hand(line: &str) {
     std::thread::sleep(Duration::from_secs(3));
+    let begin = Instant::now();
+    shell(line);
+    println!("   {line}: {:.2} s", begin.elapsed().as_secs_f64());
 }
 
 /// Waits, and says for how long.
@@ -104,24 +108,18 @@ fn what_is_turned_by_hand_is_mended() {
     let hash = || contains(&format!("ethtool -n {eth} rx-flow-hash udp4"), "L4 bytes 0 & 1");
     assert!(hash());
     println!("-- told by the kernel");
-    calm();
-    shell(&format!("ethtool -L {eth} combined 4"));
+    by_hand(&format!("ethtool -L {eth} combined 4"));
     until("ethtool -L", || two() && is_placed());
-    calm();
-    shell(&format!("ethtool -G {eth} rx 512"));
+    by_hand(&format!("ethtool -G {eth} rx 512"));
     until("ethtool -G", rings);
-    calm();
-    shell(&format!("ethtool -C {eth} rx-usecs 100"));
+    by_hand(&format!("ethtool -C {eth} rx-usecs 100"));
     // igb has it by the ioctl: a space follows, where a driver with all of netlink has a tab.
     until("ethtool -C", || words(&format!("ethtool -c {eth}")).contains("rx-usecs: 3 "));
-    calm();
-    shell(&format!("ethtool -A {eth} autoneg off rx on tx on"));
+    by_hand(&format!("ethtool -A {eth} autoneg off rx on tx on"));
     until("ethtool -A", || words(&format!("ethtool -a {eth}")).contains("RX: off TX: off"));
-    calm();
-    shell(&format!("ethtool -K {eth} gro off"));
+    by_hand(&format!("ethtool -K {eth} gro off"));
     until("ethtool -K", || contains(&format!("ethtool -k {eth}"), "generic-receive-offload: on"));
-    calm();
-    shell(&format!("ip link set {eth} down && ip link set {eth} up"));
+    by_hand(&format!("ip link set {eth} down && ip link set {eth} up"));
     until("a link that went down and up", is_placed);
     println!("-- compared");
     let irq = shell(&format!("grep {eth}- /proc/interrupts | head -1 | cut -d: -f1 | tr -d ' '"));
@@ -166,8 +164,7 @@ fn what_a_driver_begins_anew_is_tuned_again() {
     shell(&format!("echo {SLOT} > /sys/bus/pci/drivers/igb/unbind"));
     until("the NIC is gone", || !Path::new(&format!("/sys/bus/pci/devices/{SLOT}/net")).exists());
     until("it is said", || headgate(&["status"]).1.contains("no interface has pci"));
-    calm();
-    shell(&format!("echo {SLOT} > /sys/bus/pci/drivers/igb/bind"));
+    by_hand(&format!("echo {SLOT} > /sys/bus/pci/drivers/igb/bind"));
     let eth = card();
     until("a driver that was bound anew", || {
         contains(&format!("ethtool -g {eth} | sed 1,/Current/d"), "RX:\t\t2048")
