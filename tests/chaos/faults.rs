@@ -208,9 +208,10 @@ fn disk_fills(chaos: &mut Chaos) -> Cost {
 fn memory_is_short(chaos: &mut Chaos) -> Cost {
     let process = chaos.lab.process().unwrap();
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB"));
+    // Not the address space: the allocator has reserved much more of that than it uses.
+    let size = status.lines().find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix(" kB"));
     let limit = size.unwrap().parse::<u64>().unwrap() * 1024 + (4 << 20);
-    let (pid, limit) = (process.to_string(), format!("--as={limit}"));
+    let (pid, limit) = (process.to_string(), format!("--data={limit}"));
     chaos.lab.gate.run(&format!("prlimit --pid {pid} {limit}")).unwrap();
     let many = (0..4000).map(|number| {
         format!(
