@@ -75,8 +75,9 @@ fuzz: ## look for bytes that break a parser, SECONDS=600 for each target (needs 
 deb: deps ## build the Debian package of the service: target/debian/headgate_*.deb (needs cargo-deb)
 	@scripts/deb
 
-test-deb: deb ## install, upgrade, remove and purge the package in a copy of this machine (as root)
+test-deb: deb ## install, upgrade, remove and purge the package in a copy of this machine, and run its service under systemd (as root)
 	@scripts/try-deb
+	@scripts/try-systemd
 
 image: image-tool ## build the appliance image: build/headgate.img
 	$(CARGO) run -q --release -p headgate-image -- build

@@ -1,8 +1,7 @@
 //! Who gets in, and what the box has to do with others: ssh with a key and with nothing else, the time, the log elsewhere.
 
 use std::net::{TcpStream, UdpSocket};
-use std::path::PathBuf;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
@@ -11,6 +10,7 @@ use headgate_image::netns::Namespace;
 use headgate_image::qemu::{Firmware, Machine, Options, Writes};
 use headgate_image::stop::Stop;
 use headgate_image::tool::{run, tool};
+use headgate_tests::ssh::Ssh;
 
 use super::{BOOT, COMMAND, image, turn};
 
@@ -19,52 +19,6 @@ const ADMIN: &str = "admin@172.16.1.1";
 const TIME: &str = "172.16.2.11";
 /// The client's machine takes the log.
 const LOG: &str = "172.16.1.2:514";
-
-/// OpenSSH's client, in the namespace of clients.
-struct Ssh<'a> {
-    client: &'a Namespace,
-    directory: PathBuf,
-}
-
-impl Ssh<'_> {
-    /// A key pair, and the public half.
-    fn key(&self, name: &str) -> String {
-        let path = self.directory.join(name);
-        run(tool("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f"]).arg(&path)).unwrap();
-        std::fs::read_to_string(path.with_extension("pub")).unwrap().trim().to_owned()
-    }
-
-    /// `ssh -i KEY OPTIONS admin@BOX COMMAND`; nothing of the machine's own configuration counts.
-    fn run(&self, key: &str, words: &[&str]) -> Output {
-        let mut command = self.client.command("timeout");
-        command.args(["120", "ssh", "-F", "none", "-i"]).arg(self.directory.join(key));
-        for option in
-            ["IdentitiesOnly=yes", "IdentityAgent=none", "ConnectTimeout=60", "StrictHostKeyChecking=accept-new"]
-        {
-            command.args(["-o", option]);
-        }
-        command.args(["-o", &format!("UserKnownHostsFile={}", self.directory.join("known").display())]);
-        if !words.contains(&"-o") {
-            command.args(["-o", "BatchMode=yes"]);
-        }
-        command.args(words).output().unwrap()
-    }
-
-    #[track_caller]
-    fn does(&self, words: &[&str]) -> String {
-        let Output { status, stdout, stderr } = self.run("ours", words);
-        assert!(status.success(), "{words:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
-        String::from_utf8(stdout).unwrap()
-    }
-
-    #[track_caller]
-    fn is_refused(&self, key: &str, words: &[&str], told: &str) {
-        let Output { status, stdout, stderr } = self.run(key, words);
-        let stderr = String::from_utf8_lossy(&stderr).into_owned();
-        assert!(!status.success() && stderr.contains(told), "{words:?}: {status}\n{stderr}");
-        assert!(!String::from_utf8_lossy(&stdout).contains("uid="), "{words:?} ran a program");
-    }
-}
 
 /// A toy that speaks just enough of NTP (RFC 5905, 7.3): this machine's time, to whoever asks.
 fn tell_the_time(socket: &UdpSocket) {
@@ -111,7 +65,7 @@ fn a_key_lets_in_and_nothing_else_does() {
     let copy = directory.path().join("headgate.img");
     run(tool("cp").args(["--sparse=always"]).arg(&image).arg(&copy)).unwrap();
     let (networks, links) = Networks::create().unwrap();
-    let ssh = Ssh { client: &networks.client, directory: directory.path().to_owned() };
+    let ssh = Ssh::new(&networks.client, directory.path());
     let (key, _) = (ssh.key("ours"), ssh.key("theirs"));
     let clock = networks.backend.within(|| UdpSocket::bind((TIME, 123))).unwrap().unwrap();
     std::thread::spawn(move || tell_the_time(&clock));
@@ -181,9 +135,7 @@ fn with_the_key(ssh: &Ssh<'_>) {
     assert!(ssh.does(&[ADMIN, "farm show web"]).contains("draining"));
     ssh.does(&[ADMIN, "backend up web b1"]);
     // With a terminal and without a command it is the console.
-    let mut command = ssh.client.command("timeout");
-    command.args(["120", "ssh", "-tt", "-F", "none", "-o", "BatchMode=yes", "-i"]).arg(ssh.directory.join("ours"));
-    command.args(["-o", &format!("UserKnownHostsFile={}", ssh.directory.join("known").display()), ADMIN]);
+    let mut command = ssh.command("ours", &["-tt", "-o", "BatchMode=yes", ADMIN]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     // Held open until the end, as at a desk: some servers take its end for the end of the terminal.
     let mut keys = child.stdin.take().unwrap();

@@ -11,6 +11,7 @@ mod completions;
 mod config;
 mod confirm;
 mod connections;
+mod consent;
 pub mod console;
 pub mod diff;
 mod error;
@@ -24,6 +25,7 @@ mod man;
 mod paint;
 mod persistence;
 mod plan;
+mod reboot;
 mod rollback;
 mod status;
 mod table;
@@ -105,6 +107,7 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
         Command::Update(command) => update::run(&command),
         Command::Install(options) => install::run(&options),
         Command::FactoryReset(options) => factory_reset::run(&options),
+        Command::Reboot(options) => reboot::run(&options),
         Command::BootTimes(output) => boot_times::run(output),
         Command::Token(command) => token::run(&client, command),
         Command::Console(options) => {

@@ -162,6 +162,12 @@ pub enum Command {
     /// Configuration, history, tokens, logs and leases are gone then; firmware and slots stay as they are. A stick with the label
     /// HEADGATE that has a file headgate/factory-reset when the box starts does the same. Needs root, and no daemon.
     FactoryReset(super::factory_reset::FactoryReset),
+    /// Start the box anew: the appliance only
+    ///
+    /// What is on trial (`headgate apply --confirm`) returns by this, and an update that was installed is tried. Needs root, and no
+    /// daemon.
+    #[command(after_help = "Examples:\n  ssh admin@lb1 reboot --yes")]
+    Reboot(super::reboot::Reboot),
     /// Show where the time of the last start went: the appliance only
     BootTimes(Output),
     /// Make, list and remove the tokens that the API over TLS takes

@@ -41,6 +41,9 @@ pub enum CliError {
     /// The other disk does not hold the system.
     #[error(transparent)]
     Install(#[from] super::InstallError),
+    /// The box goes on running.
+    #[error("PID 1 was not told to start the box anew")]
+    Reboot(#[source] io::Error),
     /// An argument is not what it should be.
     #[error("{0}")]
     Usage(String),
@@ -89,6 +92,7 @@ impl CliError {
             | CliError::Toml(_)
             | CliError::Read(..)
             | CliError::Write(..)
+            | CliError::Reboot(_)
             | CliError::Terminal(_) => Exit::KernelRefused,
         }
     }
