@@ -357,4 +357,16 @@ fn nobody_closes_the_api_behind_themselves_unasked() {
     let (status, applied) = ask(&lab, "POST", "/v1/apply", "");
     assert_eq!(status, "200", "{applied}");
     assert_eq!(ask(&lab, "GET", "/v1/history", "").0, "200");
+    // A drop-in is no other way, nor is to take one away.
+    let shut = "[network.interfaces.service]\nallow = [\"ping\"]\n";
+    let (status, refused) = ask(&lab, "PUT", "/v1/drop-ins/60-shut", shut);
+    assert!(status == "409" && refused.contains("would not let") && refused.contains("--confirm"), "{status}: {refused}");
+    let (status, none) = ask(&lab, "GET", "/v1/drop-ins/60-shut", "");
+    assert_eq!(status, "404", "{none}");
+    let open = shut.replace("\"ping\"", "\"ping\", \"api\"");
+    assert_eq!(ask(&lab, "PUT", "/v1/drop-ins/60-open", &open).0, "200");
+    lab.configure(&guarded(r#"["ping"]"#)).unwrap();
+    let (status, refused) = ask(&lab, "DELETE", "/v1/drop-ins/60-open", "");
+    assert!(status == "409" && refused.contains("would not let"), "{status}: {refused}");
+    assert_eq!(ask(&lab, "GET", "/v1/drop-ins/60-open", "").1, open);
 }

@@ -28,7 +28,7 @@ pub use profile::load_profiles;
 pub use source::{Fate, FileUse, Layer};
 
 use diagnostic::Collector;
-use source::{Lists, Override, Sources};
+use source::{Lists, Sources};
 
 /// A configuration without errors.
 #[derive(Debug)]
@@ -51,16 +51,23 @@ pub fn load(root: &Path) -> Result<Loaded, Diagnostics> {
     load_with(root, &[])
 }
 
-/// As [`load`], with the text of some files taken from memory: a change is checked before it is written. The paths are full
-/// (`root` included) and need not exist; where they lie decides their place in the order.
+/// A file as it is not, or not yet, on the disk: its full path (`root` included), and its text; `None`: it is not there.
+pub type Draft = (PathBuf, Option<String>);
+
+/// As [`load`], with some files as `drafts` say: a change is checked before it is written. They need not exist; where they lie
+/// decides their place in the order.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_with(root: &Path, overrides: &[(PathBuf, String)]) -> Result<Loaded, Diagnostics> {
-    let overrides: Vec<Override<'_>> = overrides.iter().map(|(path, text)| (path.as_path(), text.as_str())).collect();
+pub fn load_with(root: &Path, drafts: &[Draft]) -> Result<Loaded, Diagnostics> {
     let mut problems = Collector::default();
-    let sources = source::read_root(root, &overrides, &mut problems);
+    let sources = source::read_root(root, drafts, &mut problems);
     finish(sources, problems)
+}
+
+/// The files under `root` with their fate, in the order of merging, whatever is in them.
+pub fn find(root: &Path) -> Vec<FileUse> {
+    source::read_root(root, &[], &mut Collector::default()).uses
 }
 
 /// Loads just these files in this order; a directory stands for its `*.toml` by name. The lists that policies name are below

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Draft;
 use crate::diagnostic::{Collector, Excerpt, Place, Report};
 use crate::model::Origin;
 use crate::tree::Span;
@@ -80,9 +81,6 @@ pub struct FileUse {
     /// What became of it.
     pub fate: Fate,
 }
-
-/// The text of a file that is not, or not yet, what is on the disk.
-pub(crate) type Override<'a> = (&'a Path, &'a str);
 
 /// The texts of a run, in the order of merging.
 #[derive(Debug, Default)]
@@ -205,11 +203,10 @@ struct Found {
     mask: bool,
 }
 
-/// Finds and reads the configuration under `root`. `overrides` are full paths (`root` included) whose text is taken from memory,
-/// whether or not they exist.
-pub(crate) fn read_root(root: &Path, overrides: &[Override<'_>], problems: &mut Collector) -> Sources {
+/// Finds and reads the configuration under `root`, with some files as `drafts` say.
+pub(crate) fn read_root(root: &Path, drafts: &[Draft], problems: &mut Collector) -> Sources {
     let lists = Lists::Below(root.join(DIRECTORY));
-    let mut reader = Reader { overrides, sources: Sources { lists, ..Sources::default() }, problems };
+    let mut reader = Reader { drafts, sources: Sources { lists, ..Sources::default() }, problems };
     if !root.is_dir() {
         let root = Arc::new(root.to_owned());
         reader.problems.push(Report::file(&root, "the root is not a directory").help("--root takes a directory"));
@@ -246,7 +243,7 @@ pub(crate) fn read_root(root: &Path, overrides: &[Override<'_>], problems: &mut 
 /// Reads the files of `paths` in this order; a directory stands for its `*.toml` by name. Lists are below `lists`.
 pub(crate) fn read_files(paths: &[PathBuf], lists: &Path, problems: &mut Collector) -> Sources {
     let sources = Sources { lists: Lists::Below(lists.to_owned()), ..Sources::default() };
-    let mut reader = Reader { overrides: &[], sources, problems };
+    let mut reader = Reader { drafts: &[], sources, problems };
     for path in paths {
         if path.is_dir() {
             for found in reader.list(Layer::Given, path) {
@@ -288,7 +285,7 @@ pub(crate) fn read_one(path: &Path, problems: &mut Collector) -> Option<String> 
 }
 
 struct Reader<'a> {
-    overrides: &'a [Override<'a>],
+    drafts: &'a [Draft],
     sources: Sources,
     problems: &'a mut Collector,
 }
@@ -296,8 +293,9 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn list(&mut self, layer: Layer, directory: &Path) -> Vec<Found> {
         let mut paths = list(directory, self.problems);
-        let missing = self.overrides.iter().map(|(path, _)| *path).filter(|path| path.parent() == Some(directory));
-        paths.extend(missing.filter(|path| is_ours(path)).map(Path::to_owned));
+        paths.retain(|path| !self.is_gone(path));
+        let written = self.drafts.iter().filter(|(_, text)| text.is_some()).map(|(path, _)| path);
+        paths.extend(written.filter(|path| path.parent() == Some(directory) && is_ours(path)).cloned());
         paths.sort();
         paths.dedup();
         paths
@@ -307,12 +305,16 @@ impl Reader<'_> {
     }
 
     fn text(&self, path: &Path) -> Option<&str> {
-        self.overrides.iter().find(|(other, _)| *other == path).map(|(_, text)| *text)
+        self.drafts.iter().find(|(other, _)| *other == path)?.1.as_deref()
+    }
+
+    fn is_gone(&self, path: &Path) -> bool {
+        self.drafts.iter().any(|(other, text)| *other == path && text.is_none())
     }
 
     /// A file that need not exist.
     fn single(&mut self, layer: Layer, path: PathBuf) {
-        if self.text(&path).is_some() || fs::symlink_metadata(&path).is_ok() {
+        if self.text(&path).is_some() || (fs::symlink_metadata(&path).is_ok() && !self.is_gone(&path)) {
             let mask = self.text(&path).is_none() && is_mask(&path);
             self.take(Found { path, layer, mask }, None);
         }

@@ -8,7 +8,11 @@
 //! | `PATCH /v1/farms/F` | [`Values`] | [`Applied`] |
 //! | `DELETE /v1/farms/F` | | [`Applied`] |
 //! | the same below `/v1/farms/F/backends/B` | | |
-//! | `POST /v1/apply` | | [`Applied`] |
+//! | `GET /v1/drop-ins` | | list of `headgate_config::FileUse` |
+//! | `GET /v1/drop-ins/NAME` | | TOML |
+//! | `PUT /v1/drop-ins/NAME` | TOML | [`Applied`] |
+//! | `DELETE /v1/drop-ins/NAME` | | [`Applied`] |
+//! | `POST /v1/apply` | [`Apply`] | [`Applied`] |
 //! | `GET /v1/plan` | | [`Planned`] |
 //! | `POST /v1/rollback` | [`Rollback`] | [`Applied`] |
 //! | `GET /v1/history` | | list of [`Generation`] |

@@ -8,7 +8,7 @@ mod backend_setup;
 mod boot_times;
 mod check;
 mod completions;
-mod config;
+pub mod config;
 mod confirm;
 mod connections;
 mod consent;
@@ -88,7 +88,7 @@ pub fn run(cli: Cli) -> Result<Answer, CliError> {
     let client = Client::new(root);
     match cli.command {
         Command::Check(check) => check::run(root, &check),
-        Command::Config(command) => config::run(root, &command),
+        Command::Config(command) => config::run(root, &client, &command),
         Command::Plan(plan) => plan::run(root, &plan),
         Command::Explain(explain) => explain::run(root, &explain),
         Command::Trace(trace) => trace::run(root, &trace),

@@ -105,12 +105,22 @@ impl Client {
             Err(source) => return Err(ClientError::Foreign { method, target: target.to_owned(), source }),
         };
         let (status, answer) = self.exchange(method.clone(), target, body)?;
-        let foreign = |source| ClientError::Foreign { method, target: target.to_owned(), source };
-        if status.is_success() {
-            return serde_json::from_slice(&answer).map_err(foreign);
+        read(status, &answer, method, target)
+    }
+
+    /// `GET` of something that is not JSON.
+    pub fn text(&self, target: &str) -> Result<String, ClientError> {
+        let (status, answer) = self.exchange(Method::GET, target, Vec::new())?;
+        if !status.is_success() {
+            return Err(refusal(&answer, Method::GET, target));
         }
-        let ErrorBody { error } = serde_json::from_slice(&answer).map_err(foreign)?;
-        Err(error.into())
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// `PUT` of something that is not JSON.
+    pub fn put<T: DeserializeOwned>(&self, target: &str, text: Vec<u8>) -> Result<T, ClientError> {
+        let (status, answer) = self.exchange(Method::PUT, target, text)?;
+        read(status, &answer, Method::PUT, target)
     }
 
     fn exchange(&self, method: Method, target: &str, body: Vec<u8>) -> Result<(StatusCode, Bytes), ClientError> {
@@ -148,6 +158,25 @@ impl Client {
         let answer = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(broken)?.to_bytes();
         driver.abort();
         Ok((status, answer))
+    }
+}
+
+fn read<T: DeserializeOwned>(
+    status: StatusCode,
+    answer: &[u8],
+    method: Method,
+    target: &str,
+) -> Result<T, ClientError> {
+    if !status.is_success() {
+        return Err(refusal(answer, method, target));
+    }
+    serde_json::from_slice(answer).map_err(|source| ClientError::Foreign { method, target: target.to_owned(), source })
+}
+
+fn refusal(answer: &[u8], method: Method, target: &str) -> ClientError {
+    match serde_json::from_slice(answer) {
+        Ok(ErrorBody { error }) => error.into(),
+        Err(source) => ClientError::Foreign { method, target: target.to_owned(), source },
     }
 }
 

@@ -18,6 +18,7 @@ pub mod crash;
 pub mod daemon;
 pub mod dhcp;
 pub mod difference;
+pub mod drop_in;
 pub mod exit;
 pub mod files;
 pub mod logging;

@@ -118,6 +118,24 @@ impl Root {
         read_bytes(self.file(path)?, STATE_FILE_MAX_BYTES)
     }
 
+    /// Reads a file of configuration or state that is one itself: what is a symbolic link, or no regular file, is refused.
+    ///
+    /// # Errors
+    /// Any [`RootError`]; a link is `ELOOP` (open(2), `O_NOFOLLOW`).
+    pub fn read_own_file(&self, path: impl AsRef<Path>) -> Result<String, RootError> {
+        let path = self.file(path)?;
+        let attempt = || {
+            let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+            let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(&path)?;
+            match file.metadata()?.is_file() {
+                true => Ok(file),
+                false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+            }
+        };
+        let file = attempt().map_err(|source| RootError::Io { verb: "read", path: path.clone(), source })?;
+        text(path.clone(), read_open(file, path, STATE_FILE_MAX_BYTES)?)
+    }
+
     /// Reads a file of the machine, as it is.
     ///
     /// # Errors
@@ -191,6 +209,19 @@ impl Root {
             RootError::Io { verb: "write", path: path.clone(), source }
         })
     }
+
+    /// Removes a file of configuration or state for good: `fsync` of the directory. A link goes, not what it leads to.
+    ///
+    /// # Errors
+    /// Any [`RootError`]; also that there is none.
+    pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<(), RootError> {
+        let path = self.file(path)?;
+        let attempt = || {
+            fs::remove_file(&path)?;
+            path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+        };
+        attempt().map_err(|source| RootError::Io { verb: "remove", path: path.clone(), source })
+    }
 }
 
 fn below(prefix: &Path, path: &Path) -> Result<PathBuf, RootError> {
@@ -207,14 +238,25 @@ fn below(prefix: &Path, path: &Path) -> Result<PathBuf, RootError> {
 
 fn read(path: PathBuf, max_bytes: u64) -> Result<String, RootError> {
     let bytes = read_bytes(path.clone(), max_bytes)?;
+    text(path, bytes)
+}
+
+fn text(path: PathBuf, bytes: Vec<u8>) -> Result<String, RootError> {
     let not_text = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     String::from_utf8(bytes).map_err(|error| RootError::Io { verb: "read", path, source: not_text(error) })
 }
 
 fn read_bytes(path: PathBuf, max_bytes: u64) -> Result<Vec<u8>, RootError> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path);
+    match file {
+        Ok(file) => read_open(file, path, max_bytes),
+        Err(source) => Err(RootError::Io { verb: "read", path, source }),
+    }
+}
+
+fn read_open(file: File, path: PathBuf, max_bytes: u64) -> Result<Vec<u8>, RootError> {
     let attempt = || {
         let mut bytes = Vec::new();
-        let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path)?;
         // One byte more than allowed tells "exactly full" from "too large"; sizes of /proc files are always 0.
         file.take(max_bytes + 1).read_to_end(&mut bytes)?;
         Ok(bytes)

@@ -1,7 +1,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::{Diagnostics, load, load_files, load_with};
+use crate::{Diagnostics, find, load, load_files, load_with};
 
 const FARM: &str = "[farms.web]\nlisten = \"172.16.1.1:80\"\n[farms.web.backends.b1]\naddress = \"172.16.2.11:8080\"\n";
 
@@ -157,7 +157,7 @@ fn a_file_in_place_of_a_directory_is_told() {
 fn a_change_is_judged_before_it_is_written() {
     let tree = Tree::new().file("etc/headgate/headgate.toml", FARM);
     let runtime = tree.path("run/headgate/runtime.toml");
-    let with = |text: &str| load_with(tree.0.path(), &[(runtime.clone(), text.to_owned())]);
+    let with = |text: &str| load_with(tree.0.path(), &[(runtime.clone(), Some(text.to_owned()))]);
     let drained = with("[farms.web.backends.b1]\nstate = \"drain\"\n").unwrap();
     let backend = drained.config.farms.values().next().unwrap().backends.values().next().unwrap();
     assert_eq!(backend.state, crate::model::BackendState::Drain);
@@ -167,8 +167,32 @@ fn a_change_is_judged_before_it_is_written() {
     // The text in memory stands for what is on the disk, in the place of that file, also where there is no directory yet.
     let operator = tree.0.path().join("etc/headgate/conf.d/90-operator.toml");
     let text = "[farms.web.backends.b2]\naddress = \"172.16.2.12:80\"\n".to_owned();
-    let added = load_with(tree.0.path(), &[(operator, text)]).unwrap();
+    let added = load_with(tree.0.path(), &[(operator, Some(text))]).unwrap();
     assert_eq!(added.config.farms.values().next().unwrap().backends.len(), 2);
+}
+
+#[test]
+fn a_file_that_will_be_gone_gives_its_name_back() {
+    let name = |name: &str| format!("[system]\nhostname = \"{name}\"\n");
+    let tree = Tree::new()
+        .file("run/headgate/media/usb/10-a.toml", &name("usb"))
+        .file("etc/headgate/conf.d/10-a.toml", &name("etc"))
+        .file("etc/headgate/headgate.toml", &name("main"));
+    let without = |path: &str| {
+        let loaded = load_with(tree.0.path(), &[(tree.path(path), None)]).unwrap();
+        (loaded.config.system.hostname.unwrap(), loaded.files.len())
+    };
+    assert_eq!(load(tree.0.path()).unwrap().config.system.hostname.unwrap(), "etc");
+    assert_eq!(without("etc/headgate/conf.d/10-a.toml"), ("usb".to_owned(), 2));
+    assert_eq!(without("etc/headgate/headgate.toml"), ("etc".to_owned(), 2));
+    assert_eq!(without("etc/headgate/conf.d/20-none.toml"), ("etc".to_owned(), 3));
+    let found: Vec<_> = find(tree.0.path()).into_iter().map(|file| (file.layer, file.fate)).collect();
+    let etc = tree.path("etc/headgate/conf.d/10-a.toml");
+    assert_eq!(
+        found,
+        [(Layer::Main, Fate::Used), (Layer::Usb, Fate::Replaced(etc)), (Layer::Etc, Fate::Used)],
+        "in the order of merging"
+    );
 }
 
 #[test]

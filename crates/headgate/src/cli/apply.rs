@@ -10,9 +10,13 @@ use crate::client::{Client, ClientError};
 use crate::steps::{Listing, printable, told};
 
 pub(super) fn run(client: &Client, apply: &args::Apply) -> Result<Answer, CliError> {
-    // A part of a second would be no time at all.
-    let confirm_seconds = apply.confirm.map(|window| window.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
+    let confirm_seconds = seconds(apply);
     change(client, Method::POST, "/v1/apply", &Apply { confirm_seconds }, apply.steps)
+}
+
+/// For how long it is on trial. A part of a second would be no time at all.
+fn seconds(apply: &args::Apply) -> Option<u64> {
+    apply.confirm.map(|window| window.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
 }
 
 /// Asks for a change, and says what it did.
@@ -23,7 +27,12 @@ pub(super) fn change(
     body: &impl Serialize,
     steps: Steps,
 ) -> Result<Answer, CliError> {
-    match client.call(method, target, body) {
+    told_of(client.call(method, target, body), steps)
+}
+
+/// What a change did, or why it was refused.
+pub(super) fn told_of(done: Result<Applied, ClientError>, steps: Steps) -> Result<Answer, CliError> {
+    match done {
         Ok(applied) => answer(applied, steps),
         Err(ClientError::Api(error)) => Err(CliError::Refused(error, steps.listing())),
         Err(error) => Err(error.into()),
@@ -36,6 +45,11 @@ fn answer(applied: Applied, steps: Steps) -> Result<Answer, CliError> {
         answer.notes = applied.warnings.iter().map(|warning| format!("warning: {}", printable(warning))).collect();
     }
     Ok(answer)
+}
+
+/// The path of a change that is on trial if it is asked for.
+pub(super) fn on_trial(path: &str, apply: &args::Apply) -> String {
+    seconds(apply).map_or_else(|| path.to_owned(), |seconds| format!("{path}?confirm-seconds={seconds}"))
 }
 
 /// The path of a change with where it is kept.

@@ -14,7 +14,7 @@ use crate::steps::Listing;
 
 /// Operate a Headgate load balancer
 ///
-/// Headgate turns TOML files into kernel objects. `check`, `config`, `plan`, `explain`, `trace` and `hw` read files and the kernel
+/// Headgate turns TOML files into kernel objects. `check`, `config show`, `plan`, `explain`, `trace` and `hw` read files and the kernel
 /// by themselves; everything else talks to the daemon headgated. Nothing is ever half applied: a change is one
 /// transaction, and what ran before runs on when it is refused.
 #[derive(Debug, Parser)]
@@ -58,9 +58,9 @@ pub enum Command {
     /// right.
     #[command(after_help = "Examples:\n  headgate check\n  headgate check new.toml\n  headgate check /mnt/usb/conf.d")]
     Check(Check),
-    /// Show the configuration as it is merged from all files
+    /// Show the configuration as it is merged from all files; put, read and remove drop-ins
     #[command(subcommand)]
-    Config(ConfigCommand),
+    Config(super::config::ConfigCommand),
     /// Show what apply would change; exit status 10 when there are changes
     ///
     /// Reads the files and the kernel; needs root, and no daemon.
@@ -217,7 +217,7 @@ impl Steps {
     }
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Copy, Args)]
 pub struct Apply {
     /// Return to the configuration before after this time, 1s to 24h, unless it is confirmed
     #[arg(long, value_name = "TIME", value_parser = window)]
@@ -239,18 +239,6 @@ pub struct Check {
     pub paths: Vec<PathBuf>,
     #[command(flatten)]
     pub output: Output,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
-    /// Print the merged configuration as TOML, and which files it is made of
-    Show {
-        /// Behind each value, the file and line that set it
-        #[arg(long)]
-        origins: bool,
-        #[command(flatten)]
-        output: Output,
-    },
 }
 
 #[derive(Debug, Args)]

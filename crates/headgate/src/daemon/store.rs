@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::api;
+use crate::drop_in;
 
 /// How many generations are kept.
 const KEPT: usize = 20;
@@ -272,7 +273,8 @@ impl Store {
 
     /// Takes away what a daemon that was killed while writing left beside the files.
     fn sweep(&self) {
-        let directories = [DIRECTORY, STATE].map(|directory| self.root.file(directory).map(fs::read_dir));
+        let directories =
+            [DIRECTORY, STATE, drop_in::DIRECTORY].map(|directory| self.root.file(directory).map(fs::read_dir));
         for entry in directories.into_iter().flatten().flatten().flatten().flatten() {
             let name = entry.file_name();
             if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".new")) {

@@ -7,6 +7,7 @@ pub mod browser;
 pub mod hostile;
 pub mod namespace;
 pub mod openmetrics;
+pub mod requests;
 
 use std::fs;
 use std::path::{Path, PathBuf};

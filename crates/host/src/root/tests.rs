@@ -36,6 +36,28 @@ fn a_state_file_is_replaced_whole_and_private() {
 }
 
 #[test]
+fn what_is_no_file_itself_is_not_read_and_only_the_link_goes() {
+    let (_directory, root) = empty();
+    root.write_file("etc/a", b"one").unwrap();
+    root.write_file("other", b"other").unwrap();
+    symlink(root.file("other").unwrap(), root.file("etc/link").unwrap()).unwrap();
+    fs::create_dir(root.file("etc/directory").unwrap()).unwrap();
+    nix::unistd::mkfifo(&root.file("etc/pipe").unwrap(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(root.read_own_file("etc/a").unwrap(), "one");
+    assert_eq!(root.read_own_file("etc/link").unwrap_err().errno(), Some(nix::libc::ELOOP));
+    for path in ["etc/directory", "etc/pipe"] {
+        let error = root.read_own_file(path).unwrap_err();
+        assert!(!error.is_missing() && error.errno().is_none(), "{path}: {error:?}");
+    }
+    root.remove_file("etc/link").unwrap();
+    assert_eq!(root.read_file("other").unwrap(), "other");
+    root.remove_file("etc/a").unwrap();
+    assert!(root.read_own_file("etc/a").unwrap_err().is_missing());
+    assert!(root.remove_file("etc/a").unwrap_err().is_missing());
+    assert!(matches!(root.remove_file("../x"), Err(RootError::Outside(_))));
+}
+
+#[test]
 fn a_full_disk_leaves_the_old_file() {
     let (_directory, root) = empty();
     root.write_file("run/a", b"old").unwrap();

@@ -79,6 +79,13 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: JSON,
         text: "where the time of the last start went",
     },
+    Command {
+        words: &["config", "list"],
+        names: (0, 0),
+        names_shown: "",
+        flags: JSON,
+        text: "the files of the configuration",
+    },
 ];
 
 /// What a line asks for.
@@ -199,6 +206,7 @@ mod tests {
             ("connections web b1", run(&["connections", "web", "b1"])),
             ("boot-times --json", run(&["boot-times", "--json"])),
             ("config show --origins", run(&["config", "show", "--origins"])),
+            ("14", run(&["config", "list"])),
             ("check", run(&["check"])),
             ("12", run(&["--version"])),
         ];
@@ -250,7 +258,10 @@ mod tests {
             "completions bash",
             "man /tmp",
             "0",
-            "14",
+            "15",
+            "config put x",
+            "config get x",
+            "config remove x",
             "99999999999999999999",
             "-1",
             "3",

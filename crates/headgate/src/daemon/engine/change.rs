@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use headgate_config::Draft;
 use headgate_config::model::{Backend, BackendState, Farm};
 use headgate_config::types::BackendName;
 use headgate_host::Root;
@@ -12,12 +13,12 @@ use headgate_plan::step::{Outcome, Step};
 use serde_json::Value;
 
 use super::load::Base;
+use super::rewrite::{Change, Rewrite};
 use super::{Cause, Engine, EngineError, Reason};
 use crate::api::{Applied, Keep, Values};
 use crate::daemon::caller::Caller;
 use crate::daemon::feed::Event;
 use crate::daemon::operator::{Overrides, PERSISTENT, RUNTIME, Target, state_word};
-use crate::daemon::store::SourceText;
 use crate::reconcile::{cut_lost, lines};
 
 /// What is to become of a farm or a backend.
@@ -85,7 +86,14 @@ impl Engine {
             return Ok(applied);
         }
         let (candidate, runtime, persistent) = self.rewrite(target, edit, keep)?;
-        self.write_and_run(candidate, runtime, persistent, by)
+        let rewrites = persistent.iter().chain([&runtime]).map(Rewrite::from).collect();
+        let before = std::mem::replace(&mut self.overrides, runtime);
+        let cause = Cause { reason: Reason::Operator, by: Some(by) };
+        let applied = self.write_and_run(Change { candidate, rewrites }, cause);
+        if applied.is_err() {
+            self.overrides = before;
+        }
+        applied
     }
 
     fn tell_steered(&self, target: &Target, name: &BackendName, by: &Caller) {
@@ -200,7 +208,7 @@ impl Engine {
             }
             (Keep::UntilReboot, _) => draft(&mut runtime, target, edit)?,
         }
-        let mut candidate = self.load_changed(&self.texts(&runtime, persistent.as_ref())?);
+        let mut candidate = self.load_changed(&self.drafts(&runtime, persistent.as_ref())?);
         let found = |candidate: &super::Candidate| found(candidate, target);
         let insists = match (edit, &candidate) {
             // Another file has it too.
@@ -214,45 +222,16 @@ impl Engine {
         if insists {
             let enabled = Values::from_iter([("enabled".to_owned(), Value::Bool(!matches!(edit, Edit::Remove)))]);
             persistent.as_mut().unwrap_or(&mut runtime).set(target, &enabled)?;
-            candidate = self.load_changed(&self.texts(&runtime, persistent.as_ref())?);
+            candidate = self.load_changed(&self.drafts(&runtime, persistent.as_ref())?);
         }
         let candidate = candidate?;
         self.require_no_other_trial(&candidate)?;
         Ok((candidate, runtime, persistent))
     }
 
-    /// Written, and applied; when it cannot be applied, the file is as before.
-    fn write_and_run(
-        &mut self,
-        candidate: super::Candidate,
-        runtime: Overrides,
-        persistent: Option<Overrides>,
-        by: &Caller,
-    ) -> Result<Applied, EngineError> {
-        let old_persistent = self.persistent()?;
-        let old_runtime = std::mem::replace(&mut self.overrides, runtime);
-        let write = |engine: &Self| match &persistent {
-            Some(document) => {
-                engine.root.write_file(PERSISTENT, document.text().as_bytes())?;
-                engine.write_runtime()
-            }
-            None => engine.write_runtime(),
-        };
-        let cause = Cause { reason: Reason::Operator, by: Some(by) };
-        let applied = write(self).and_then(|()| self.run(candidate, cause));
-        if applied.is_err() {
-            self.overrides = old_runtime;
-            if persistent.is_some() && old_persistent.text() != self.persistent()?.text() {
-                self.root.write_file(PERSISTENT, old_persistent.text().as_bytes())?;
-            }
-            self.write_runtime()?;
-        }
-        applied
-    }
-
-    fn texts(&self, runtime: &Overrides, persistent: Option<&Overrides>) -> Result<Vec<SourceText>, EngineError> {
+    fn drafts(&self, runtime: &Overrides, persistent: Option<&Overrides>) -> Result<Vec<Draft>, EngineError> {
         let documents = persistent.into_iter().chain([runtime]);
-        documents.map(|document| Ok((self.root.file(document.file())?, document.text()))).collect()
+        documents.map(|document| Ok((self.root.file(document.file())?, Some(document.text())))).collect()
     }
 }
 

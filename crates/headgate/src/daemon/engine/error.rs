@@ -9,6 +9,7 @@ use headgate_plan::compile::Unsupported;
 use crate::api::{ApiError, ErrorCode, StepLine};
 use crate::daemon::operator::{OperatorError, Target};
 use crate::daemon::store::StoreError;
+use crate::drop_in::DropInName;
 use crate::files::place;
 use crate::reconcile::ReconcileError;
 use crate::steps::{Listing, told};
@@ -55,6 +56,19 @@ pub enum EngineError {
     NoReturn,
     #[error("{0}; `headgate apply --confirm 60s` tries it, and returns unless you can still confirm")]
     ShutsOut(String),
+    #[error(
+        "{0} is headgated's own, of what is changed with --persist: `headgate farm` and `headgate backend` change it"
+    )]
+    Own(DropInName),
+    #[error("{name} is {}: it is left as it is", if *is_link { "a link, which is not followed" } else { "no file" })]
+    NoFile { name: DropInName, is_link: bool },
+    #[error(
+        "generation {number} runs, not the files, and {file} would come back as well: change that one first, `headgate apply` \
+         loads all, and --confirm 60s tries it"
+    )]
+    ComesBack { number: u64, file: String },
+    #[error("this needs the scope root, for it changes {what}; {by} has less")]
+    Reach { what: &'static str, by: String },
     #[error("what runs is not kept as a generation; `headgate status` says why")]
     NotKept,
 }
@@ -100,7 +114,11 @@ impl EngineError {
             EngineError::Store(_) | EngineError::File(_) => ErrorCode::StorageFailed,
             EngineError::Operator(OperatorError::Value { .. }) => ErrorCode::BadRequest,
             EngineError::Operator(_) => ErrorCode::ConfigInvalid,
-            EngineError::Exists(_)
+            EngineError::Reach { .. } => ErrorCode::Forbidden,
+            EngineError::Own(_)
+            | EngineError::NoFile { .. }
+            | EngineError::ComesBack { .. }
+            | EngineError::Exists(_)
             | EngineError::Returned(_)
             | EngineError::NotAgain
             | EngineError::NothingRuns

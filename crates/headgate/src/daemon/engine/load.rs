@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use headgate_config::model::{Config, Profile};
-use headgate_config::{Loaded, load_profiles, load_texts, load_with};
+use headgate_config::{Draft, Loaded, load_profiles, load_texts, load_with};
 use headgate_host::Root;
 use headgate_plan::compile::Unsupported;
 
@@ -65,6 +65,11 @@ impl Engine {
 
     /// The files on disk with what was changed at run time.
     pub(super) fn load_files(&mut self, reason: Reason) -> Result<Candidate, EngineError> {
+        self.load_drafts(reason, &[])
+    }
+
+    /// The same where some of the files are as `drafts` say.
+    pub(super) fn load_drafts(&mut self, reason: Reason, drafts: &[Draft]) -> Result<Candidate, EngineError> {
         // Somebody may have edited it; when it is not even TOML, the load below says where.
         if let Ok(overrides) = read_overrides(&self.root, RUNTIME) {
             self.overrides = overrides;
@@ -72,13 +77,14 @@ impl Engine {
         let mut warnings = Vec::new();
         let mut untouched = Untouched::new();
         if !self.overrides.is_empty() {
-            let runtime = (self.root.file(RUNTIME)?, String::new());
+            let mut plain = drafts.to_vec();
+            plain.push((self.root.file(RUNTIME)?, None));
             // When the files alone are not valid, the load below says so with all the rest.
-            if let Ok(plain) = load_with(&self.files_root()?, &[runtime]) {
+            if let Ok(plain) = load_with(&self.files_root()?, &plain) {
                 (untouched, warnings) = self.settle_overrides(&plain.config)?;
             }
         }
-        let loaded = load_with(&self.files_root()?, &[]).map_err(EngineError::Config)?;
+        let loaded = load_with(&self.files_root()?, drafts).map_err(EngineError::Config)?;
         let candidate = self.candidate(loaded, Base::Files, Some((untouched, warnings)))?;
         if reason != Reason::Apply && self.store.returned().is_some_and(|returned| returned == hash(&candidate.files)) {
             return Err(EngineError::NotAgain);
@@ -102,13 +108,13 @@ impl Engine {
     }
 
     /// What runs now, with other texts of some files, `runtime.toml` among them.
-    pub(super) fn load_changed(&mut self, changed: &[SourceText]) -> Result<Candidate, EngineError> {
+    pub(super) fn load_changed(&mut self, changed: &[Draft]) -> Result<Candidate, EngineError> {
         let base = self.running.as_ref().ok_or(EngineError::NothingRuns)?.base;
         let loaded = match base {
             Base::Files => load_with(&self.files_root()?, changed),
             Base::Generation(number) => {
                 let mut texts = self.store.find(Some(number))?.files;
-                texts.extend(changed.iter().cloned());
+                texts.extend(changed.iter().filter_map(|(path, text)| Some((path.clone(), text.clone()?))));
                 load_texts(&texts)
             }
         };
@@ -118,7 +124,7 @@ impl Engine {
     /// What is on disk now; `None` when it is not even valid.
     pub(super) fn files_on_disk(&self) -> Option<Vec<SourceText>> {
         let runtime = self.root.file(RUNTIME).ok()?;
-        let loaded = load_with(&self.files_root().ok()?, &[(runtime, String::new())]).ok()?;
+        let loaded = load_with(&self.files_root().ok()?, &[(runtime, None)]).ok()?;
         self.sources(&loaded).ok()
     }
 
@@ -183,7 +189,7 @@ impl Engine {
         EngineError::Unsupported(list.into_iter().map(origin).collect())
     }
 
-    fn files_root(&self) -> Result<PathBuf, EngineError> {
+    pub(super) fn files_root(&self) -> Result<PathBuf, EngineError> {
         Ok(self.root.file("")?)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::time::ClockId;
 use tokio::sync::watch;
 
-use super::load::Candidate;
+use super::rewrite::Change;
 use super::{Cause, Engine, EngineError, Handle, RUNTIME, Reason};
 use crate::api::{self, Applied, Confirmed};
 use crate::daemon::caller::Caller;
@@ -39,27 +39,28 @@ impl Engine {
         // What it overtakes of this comes back with the configuration before.
         let runtime = self.root.read_file(RUNTIME).unwrap_or_default();
         let cause = Cause { reason: Reason::Apply, by: Some(by) };
-        let tried = self.load(cause).and_then(|candidate| {
-            let known = self.store.is_running(&hash(&candidate.files)).is_some();
-            if known && self.store.trial().is_none() && self.store.returned().is_none() {
-                let mut applied = self.run(candidate, cause)?;
-                applied.warnings.push("the files are what runs: there is nothing to confirm".to_owned());
-                return Ok(applied);
-            }
-            self.try_out(candidate, cause, window, runtime)
-        });
+        let tried = self.load(cause).and_then(|candidate| self.try_out(candidate.into(), cause, window, runtime));
         tried.inspect_err(|error| {
             self.blame_files(error);
         })
     }
 
-    fn try_out(
+    /// Writes and applies something until `window` is over or somebody confirms it. The files stay as they are then: like those
+    /// that somebody edited, they are not loaded again until they change or `apply` asks for them.
+    pub(super) fn try_out(
         &mut self,
-        candidate: Candidate,
+        change: Change,
         cause: Cause<'_>,
         window: Duration,
         runtime: String,
     ) -> Result<Applied, EngineError> {
+        let hash = hash(&change.candidate.files);
+        let known = self.store.is_running(&hash).is_some();
+        if known && self.store.trial().is_none() && self.store.returned().is_none() {
+            let mut applied = self.write_and_run(change, cause)?;
+            applied.warnings.push("the files are what runs: there is nothing to confirm".to_owned());
+            return Ok(applied);
+        }
         let before = self.store.trial().cloned();
         let (back, runtime) = match &before {
             Some(trial) => (trial.back, trial.runtime.clone()),
@@ -68,13 +69,13 @@ impl Engine {
         let until = since_boot() + window.min(WINDOW_MAX);
         let trial = Trial {
             back,
-            hash: hash(&candidate.files),
+            hash,
             boot: self.boot()?,
             until_ms: u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
             runtime,
         };
         self.store.begin_trial(trial)?;
-        let applied = self.run(candidate, cause);
+        let applied = self.write_and_run(change, cause);
         if applied.is_err() {
             let restored = match before {
                 Some(before) => self.store.begin_trial(before),
@@ -152,6 +153,12 @@ impl Engine {
     /// A trial that was over before this daemon began: what ran before it is what is loaded now.
     pub(super) fn lapse_at_start(&mut self) {
         let Some(trial) = self.store.trial().cloned() else { return };
+        if self.never_began(&trial) {
+            if let Err(error) = self.store.end_trial() {
+                self.notes.push(format!("the end of a trial cannot be kept: {}", crate::explain(&error)));
+            }
+            return;
+        }
         if self.left(&trial).is_some() {
             return;
         }
@@ -162,6 +169,12 @@ impl Engine {
         if let Err(error) = self.store.lapse() {
             self.notes.push(format!("the end of a trial cannot be kept: {}", crate::explain(&error)));
         }
+    }
+
+    /// The daemon ended between the note of the trial and the file that it is about: there is nothing to return from.
+    fn never_began(&self, trial: &Trial) -> bool {
+        let on_disk = self.hash_on_disk().and_then(|on_disk| self.store.is_running(&on_disk));
+        self.store.running() == Some(trial.back) && on_disk == Some(trial.back)
     }
 
     /// Changes at run time that the trial overtook. Those of an earlier boot are gone with it.

@@ -10,6 +10,7 @@ use axum::http::header;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
+use headgate_config::FileUse;
 use headgate_config::types::{BackendName, FarmName};
 use headgate_plan::hardware::HardwareReport;
 use headgate_plan::load::Load;
@@ -26,11 +27,12 @@ use crate::api::{
     Flushed, Forgotten, Generation, Introduction, Keep, NewToken, Planned, Removed, Rollback, Token, TokenWanted,
     Values,
 };
-use crate::daemon::engine::{Edit, Engine, EngineError, Handle, WINDOW_MAX};
+use crate::daemon::engine::{DropIn, Edit, Engine, EngineError, Handle, WINDOW_MAX};
 use crate::daemon::feed::Event;
 use crate::daemon::metrics::{CONTENT_TYPE, Metrics};
 use crate::daemon::operator::Target;
 use crate::daemon::tokens::{TokenError, Tokens};
+use crate::drop_in::{DropInName, NotADropIn};
 
 /// Between two signs of life of an event stream in which nothing happens.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -52,12 +54,16 @@ fn bad_request(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::BadRequest, message)
 }
 
+async fn bytes(request: Request) -> Result<Bytes, ApiError> {
+    let read = within(BODY_DEADLINE, axum::body::to_bytes(request.into_body(), BODY_MAX)).await?;
+    read.map_err(|_| {
+        ApiError::new(ErrorCode::TooLarge, format!("the body is larger than {BODY_MAX} bytes, or was cut short"))
+    })
+}
+
 /// The body as JSON; an empty body is the default.
 async fn body<T: DeserializeOwned + Default>(request: Request) -> Result<T, ApiError> {
-    let read = within(BODY_DEADLINE, axum::body::to_bytes(request.into_body(), BODY_MAX)).await?;
-    let bytes: Bytes = read.map_err(|_| {
-        ApiError::new(ErrorCode::TooLarge, format!("the body is larger than {BODY_MAX} bytes, or was cut short"))
-    })?;
+    let bytes = bytes(request).await?;
     if bytes.is_empty() {
         return Ok(T::default());
     }
@@ -153,12 +159,68 @@ pub(super) async fn remove(
 }
 
 pub(super) async fn apply(State(api): State<Api>, By(by): By, request: Request) -> Answer<Applied> {
-    let Apply { confirm_seconds } = body(request).await?;
-    let Some(seconds) = confirm_seconds else { return on_engine(&api.engine, move |engine| engine.apply(&by)).await };
-    if !(1..=WINDOW_MAX.as_secs()).contains(&seconds) {
-        return Err(bad_request(format!("confirm-seconds must be 1 to {}", WINDOW_MAX.as_secs())));
+    let Some(window) = window(body(request).await?)? else {
+        return on_engine(&api.engine, move |engine| engine.apply(&by)).await;
+    };
+    on_engine(&api.engine, move |engine| engine.apply_on_trial(&by, window)).await
+}
+
+/// For how long something is on trial; `None`: it is not.
+fn window(Apply { confirm_seconds }: Apply) -> Result<Option<Duration>, ApiError> {
+    match confirm_seconds {
+        Some(seconds) if !(1..=WINDOW_MAX.as_secs()).contains(&seconds) => {
+            Err(bad_request(format!("confirm-seconds must be 1 to {}", WINDOW_MAX.as_secs())))
+        }
+        seconds => Ok(seconds.map(Duration::from_secs)),
     }
-    on_engine(&api.engine, move |engine| engine.apply_on_trial(&by, Duration::from_secs(seconds))).await
+}
+
+fn window_of(request: &Request) -> Result<Option<Duration>, ApiError> {
+    let query = Query::<Apply>::try_from_uri(request.uri()).map_err(|error| bad_request(error.body_text()))?;
+    window(query.0)
+}
+
+fn drop_in_name(segments: &[String]) -> Result<DropInName, ApiError> {
+    segments
+        .first()
+        .map(String::as_str)
+        .unwrap_or_default()
+        .parse()
+        .map_err(|error: NotADropIn| bad_request(error.to_string()))
+}
+
+pub(super) async fn drop_ins(State(api): State<Api>) -> Answer<Vec<FileUse>> {
+    on_engine(&api.engine, |engine| engine.drop_ins()).await
+}
+
+pub(super) async fn drop_in(State(api): State<Api>, segments: Segments) -> Result<Response, ApiError> {
+    let name = drop_in_name(&segments)?;
+    let axum::Json(text) = on_engine(&api.engine, move |engine| engine.drop_in(&name)).await?;
+    Ok(([(header::CONTENT_TYPE, operations::TOML)], text).into_response())
+}
+
+pub(super) async fn drop_in_put(
+    State(api): State<Api>,
+    By(by): By,
+    segments: Segments,
+    request: Request,
+) -> Answer<Applied> {
+    let (name, window) = (drop_in_name(&segments)?, window_of(&request)?);
+    let text = String::from_utf8(bytes(request).await?.into());
+    let text = text.map_err(|_| bad_request("a file of the configuration is UTF-8 text"))?;
+    let drop_in = DropIn { name, text: Some(text) };
+    on_engine(&api.engine, move |engine| engine.change_drop_in(&drop_in, window, &by)).await
+}
+
+pub(super) async fn drop_in_remove(
+    State(api): State<Api>,
+    By(by): By,
+    segments: Segments,
+    request: Request,
+) -> Answer<Applied> {
+    let (name, window) = (drop_in_name(&segments)?, window_of(&request)?);
+    let drop_in = DropIn { name, text: None };
+    on_engine(&api.engine, move |engine| engine.change_drop_in(&drop_in, window, &by)).await
 }
 
 pub(super) async fn confirm(State(api): State<Api>, By(by): By) -> Answer<Confirmed> {

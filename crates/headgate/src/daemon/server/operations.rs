@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Api, handlers};
 use crate::api::{BODY_MAX, Scope};
+use crate::daemon::engine::WINDOW_MAX;
 
 /// Something that can be asked for.
 pub(super) struct Operation {
@@ -15,8 +16,7 @@ pub(super) struct Operation {
     pub(super) scope: Scope,
     summary: &'static str,
     query: &'static [Parameter],
-    /// The schema of the body; `None`: there is none.
-    body: Option<&'static str>,
+    body: Body,
     answer: Answer,
     pub(super) route: fn() -> MethodRouter<Api>,
 }
@@ -33,6 +33,16 @@ struct Parameter {
 enum Need {
     Required,
     Optional,
+}
+
+/// What is sent along.
+#[derive(Clone, Copy)]
+enum Body {
+    None,
+    /// JSON of this schema.
+    Json(&'static str),
+    /// A file of the configuration.
+    Toml,
 }
 
 /// What comes back with 200.
@@ -53,6 +63,7 @@ const FLOWS: &[Parameter] = &[
     Parameter { name: "backend", need: Need::Optional, schema: || json!({"type": "string"}) },
     Parameter { name: "limit", need: Need::Optional, schema: || json!({"type": "integer", "minimum": 0}) },
 ];
+const CONFIRM: &[Parameter] = &[Parameter { name: "confirm-seconds", need: Need::Optional, schema: window }];
 const SIDES: &[Parameter] = &[
     Parameter { name: "from", need: Need::Required, schema: side },
     Parameter { name: "to", need: Need::Required, schema: side },
@@ -62,9 +73,18 @@ fn side() -> Value {
     json!({"type": "string", "pattern": "^(running|files|[0-9]{1,19})$"})
 }
 
+/// For so long something is on trial, seconds.
+fn window() -> Value {
+    json!({"type": "integer", "minimum": 1, "maximum": WINDOW_MAX.as_secs()})
+}
+
+/// The type of a file of the configuration.
+pub(super) const TOML: &str = "application/toml";
+
 const FARM: &str = "/v1/farms/{farm}";
 const BACKEND: &str = "/v1/farms/{farm}/backends/{backend}";
 const CLIENTS: &str = "/v1/farms/{farm}/clients";
+const DROP_IN: &str = "/v1/drop-ins/{drop-in}";
 
 const fn read(
     path: &'static str,
@@ -72,7 +92,7 @@ const fn read(
     answer: Answer,
     route: fn() -> MethodRouter<Api>,
 ) -> Operation {
-    Operation { method: "get", path, scope: Scope::Read, summary, query: &[], body: None, answer, route }
+    Operation { method: "get", path, scope: Scope::Read, summary, query: &[], body: Body::None, answer, route }
 }
 
 const fn change(
@@ -82,7 +102,7 @@ const fn change(
     route: fn() -> MethodRouter<Api>,
 ) -> Operation {
     let answer = Answer::One("Applied");
-    Operation { method, path, scope: Scope::Configure, summary, query: &[], body: None, answer, route }
+    Operation { method, path, scope: Scope::Configure, summary, query: &[], body: Body::None, answer, route }
 }
 
 /// All of them.
@@ -92,11 +112,15 @@ pub(super) static OPERATIONS: &[Operation] = &[
     }),
     read("/v1/farms", "The farms of the status", Answer::List("Farm"), || get(handlers::farms)),
     read(FARM, "One farm", Answer::One("Farm"), || get(handlers::farm_get)),
-    Operation { query: PERSIST, body: Some("Values"), ..change("put", FARM, "Makes a farm", || put(handlers::add)) },
+    Operation {
+        query: PERSIST,
+        body: Body::Json("Values"),
+        ..change("put", FARM, "Makes a farm", || put(handlers::add))
+    },
     Operation {
         scope: Scope::Operate,
         query: PERSIST,
-        body: Some("Values"),
+        body: Body::Json("Values"),
         ..change("patch", FARM, "Sets keys of a farm; all but state needs the scope configure", || patch(handlers::set))
     },
     Operation { query: PERSIST, ..change("delete", FARM, "Removes a farm", || delete(handlers::remove)) },
@@ -108,28 +132,50 @@ pub(super) static OPERATIONS: &[Operation] = &[
     },
     Operation {
         query: PERSIST,
-        body: Some("Values"),
+        body: Body::Json("Values"),
         ..change("put", BACKEND, "Makes a backend", || put(handlers::add))
     },
     Operation {
         scope: Scope::Operate,
         query: PERSIST,
-        body: Some("Values"),
+        body: Body::Json("Values"),
         ..change("patch", BACKEND, "Sets keys of a backend; all but state and weight needs the scope configure", || {
             patch(handlers::set)
         })
     },
     Operation { query: PERSIST, ..change("delete", BACKEND, "Removes a backend", || delete(handlers::remove)) },
     Operation {
-        body: Some("Apply"),
+        body: Body::Json("Apply"),
         ..change("post", "/v1/apply", "Loads the files and makes the kernel follow them", || post(handlers::apply))
+    },
+    read("/v1/drop-ins", "The files of the configuration and what became of each", Answer::List("File"), || {
+        get(handlers::drop_ins)
+    }),
+    Operation {
+        // It shows values of all tables, services among them.
+        scope: Scope::Configure,
+        ..read(DROP_IN, "The text of a drop-in in /etc/headgate/conf.d", Answer::Text(TOML), || get(handlers::drop_in))
+    },
+    Operation {
+        query: CONFIRM,
+        body: Body::Toml,
+        ..change(
+            "put",
+            DROP_IN,
+            "Puts a drop-in in its place and loads the files; programs, sysctls and keys for ssh need the scope root",
+            || put(handlers::drop_in_put),
+        )
+    },
+    Operation {
+        query: CONFIRM,
+        ..change("delete", DROP_IN, "Removes a drop-in and loads the files", || delete(handlers::drop_in_remove))
     },
     Operation {
         answer: Answer::One("Confirmed"),
         ..change("post", "/v1/confirm", "Keeps what is on trial", || post(handlers::confirm))
     },
     Operation {
-        body: Some("Rollback"),
+        body: Body::Json("Rollback"),
         ..change("post", "/v1/rollback", "Goes back to an earlier generation", || post(handlers::rollback))
     },
     read("/v1/plan", "What apply would do", Answer::One("Planned"), || get(handlers::plan)),
@@ -175,7 +221,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
     },
     Operation {
         scope: Scope::Root,
-        body: Some("TokenWanted"),
+        body: Body::Json("TokenWanted"),
         answer: Answer::One("NewToken"),
         ..change("post", "/v1/tokens", "Makes a token; it is shown this once", || post(handlers::token_add))
     },
@@ -242,10 +288,12 @@ impl Operation {
                 "default": error,
             },
         });
-        if let Some(schema) = self.body {
-            let content = json!({"application/json": {"schema": reference(schema)}});
-            described["requestBody"] = json!({"content": content, "x-bytes-max": BODY_MAX});
-        }
+        let content = match self.body {
+            Body::None => return described,
+            Body::Json(schema) => json!({"application/json": {"schema": reference(schema)}}),
+            Body::Toml => json!({TOML: {"schema": {"type": "string"}}}),
+        };
+        described["requestBody"] = json!({"content": content, "x-bytes-max": BODY_MAX});
         described
     }
 }
@@ -268,7 +316,7 @@ fn schemas() -> Value {
     };
     let requests = json!({
         "Values": {"type": "object", "description": "Keys and values as in the configuration"},
-        "Apply": closed(object(&[], json!({"confirm-seconds": {"type": "integer", "minimum": 1, "maximum": 86400}}))),
+        "Apply": closed(object(&[], json!({"confirm-seconds": window()}))),
         "Rollback": closed(object(&[], json!({"to": number()}))),
         "TokenWanted": closed(object(&["name", "scope"], json!({
             "name": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,63}$"},
@@ -280,6 +328,7 @@ fn schemas() -> Value {
             "healthy": {"type": "boolean"}, "faults": objects(), "farms": objects(), "services": objects(),
             "warnings": texts(), "fence": {"type": "object"},
         })),
+        "File": object(&["path", "layer", "fate"], json!({"path": text(), "layer": text()})),
         "Farm": object(&["name", "health", "mode", "backends"], json!({
             "name": text(), "health": text(), "mode": text(), "backends": objects(),
         })),
@@ -341,7 +390,12 @@ mod tests {
     fn the_page_for_people_has_every_operation() {
         let page = include_str!("../../../../../docs/api.md");
         for operation in OPERATIONS {
-            let path = operation.path.replace("{farm}", "F").replace("{backend}", "B").replace("{token}", "NAME");
+            let path = operation
+                .path
+                .replace("{farm}", "F")
+                .replace("{backend}", "B")
+                .replace("{token}", "NAME")
+                .replace("{drop-in}", "NAME");
             let told = format!("`{} {path}", operation.method.to_uppercase());
             assert!(page.contains(&told), "docs/api.md has no {told}");
         }

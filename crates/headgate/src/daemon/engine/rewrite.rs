@@ -1,0 +1,77 @@
+//! Files that change together with what runs: they are written first, and are as before when it cannot be applied.
+
+use super::load::Candidate;
+use super::{Cause, Engine, EngineError};
+use crate::api::Applied;
+use crate::daemon::operator::Overrides;
+
+/// What a file is to hold.
+#[derive(Debug)]
+pub(super) struct Rewrite {
+    /// The file, below the root.
+    file: String,
+    /// `None`: it goes.
+    bytes: Option<Vec<u8>>,
+}
+
+impl Rewrite {
+    pub(super) fn new(file: impl Into<String>, text: Option<&str>) -> Self {
+        Self { file: file.into(), bytes: text.map(|text| text.as_bytes().to_owned()) }
+    }
+}
+
+impl From<&Overrides> for Rewrite {
+    fn from(overrides: &Overrides) -> Self {
+        Self::new(overrides.file(), Some(&overrides.text()))
+    }
+}
+
+/// A configuration that does not run yet, and the files that do not say so yet.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) candidate: Candidate,
+    pub(super) rewrites: Vec<Rewrite>,
+}
+
+impl From<Candidate> for Change {
+    fn from(candidate: Candidate) -> Self {
+        Self { candidate, rewrites: Vec::new() }
+    }
+}
+
+impl Engine {
+    /// Written, and applied; when it cannot be applied, the files are as before.
+    pub(super) fn write_and_run(&mut self, change: Change, cause: Cause<'_>) -> Result<Applied, EngineError> {
+        let Change { candidate, rewrites } = change;
+        let before = rewrites.iter().map(|rewrite| self.as_it_is(&rewrite.file));
+        let before = before.collect::<Result<Vec<Rewrite>, EngineError>>()?;
+        let written = rewrites.iter().try_for_each(|rewrite| self.put_down(rewrite));
+        let applied = written.and_then(|()| self.run(candidate, cause));
+        if let Err(error) = &applied {
+            before.iter().rev().try_for_each(|old| self.put_down(old)).inspect_err(|_| {
+                tracing::error!(error = %crate::explain(error), "refused, and the files cannot be put back");
+            })?;
+        }
+        applied
+    }
+
+    fn as_it_is(&self, file: &str) -> Result<Rewrite, EngineError> {
+        let bytes = match self.root.read_file_bytes(file) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.is_missing() => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Rewrite { file: file.to_owned(), bytes })
+    }
+
+    fn put_down(&self, rewrite: &Rewrite) -> Result<(), EngineError> {
+        let Rewrite { file, bytes } = rewrite;
+        if self.as_it_is(file)?.bytes == *bytes {
+            return Ok(());
+        }
+        Ok(match bytes {
+            Some(bytes) => self.root.write_file(file, bytes)?,
+            None => self.root.remove_file(file)?,
+        })
+    }
+}
