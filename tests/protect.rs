@@ -360,7 +360,10 @@ fn nobody_closes_the_api_behind_themselves_unasked() {
     // A drop-in is no other way, nor is to take one away.
     let shut = "[network.interfaces.service]\nallow = [\"ping\"]\n";
     let (status, refused) = ask(&lab, "PUT", "/v1/drop-ins/60-shut", shut);
-    assert!(status == "409" && refused.contains("would not let") && refused.contains("--confirm"), "{status}: {refused}");
+    assert!(
+        status == "409" && refused.contains("would not let") && refused.contains("--confirm"),
+        "{status}: {refused}"
+    );
     let (status, none) = ask(&lab, "GET", "/v1/drop-ins/60-shut", "");
     assert_eq!(status, "404", "{none}");
     let open = shut.replace("\"ping\"", "\"ping\", \"api\"");

@@ -175,9 +175,9 @@ fn a_change_is_judged_before_it_is_written() {
 fn a_file_that_will_be_gone_gives_its_name_back() {
     let name = |name: &str| format!("[system]\nhostname = \"{name}\"\n");
     let tree = Tree::new()
-        .file("run/headgate/media/usb/10-a.toml", &name("usb"))
-        .file("etc/headgate/conf.d/10-a.toml", &name("etc"))
-        .file("etc/headgate/headgate.toml", &name("main"));
+        .file("run/headgate/media/usb/10-a.toml", name("usb"))
+        .file("etc/headgate/conf.d/10-a.toml", name("etc"))
+        .file("etc/headgate/headgate.toml", name("main"));
     let without = |path: &str| {
         let loaded = load_with(tree.0.path(), &[(tree.path(path), None)]).unwrap();
         (loaded.config.system.hostname.unwrap(), loaded.files.len())

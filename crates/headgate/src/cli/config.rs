@@ -80,7 +80,10 @@ pub(super) fn run(root: &Path, client: &Client, command: &ConfigCommand) -> Resu
             let files: Vec<FileUse> = client.get("/v1/drop-ins")?;
             Answer::of(*output, &files, |files| if files.is_empty() { "no files\n".to_owned() } else { list(files) })
         }
-        ConfigCommand::Get { name } => Ok(Answer::good(client.text(&target(name)?)?)),
+        ConfigCommand::Get { name } => {
+            let text = client.text(&target(name)?)?;
+            Ok(Answer::good(if io::stdout().is_terminal() { harmless(&text) } else { text }))
+        }
         ConfigCommand::Put { name, file, apply } => {
             let target = target(name)?;
             let text = read(name, file.as_deref())?;
@@ -91,6 +94,12 @@ pub(super) fn run(root: &Path, client: &Client, command: &ConfigCommand) -> Resu
             apply::change(client, Method::DELETE, &target, &(), apply.steps)
         }
     }
+}
+
+/// What somebody wrote into a file does not steer the terminal that it is shown on; into a file it goes as it is.
+fn harmless(text: &str) -> String {
+    let line = |line: &str| line.split('\t').map(printable).collect::<Vec<_>>().join("\t") + "\n";
+    text.lines().map(line).collect()
 }
 
 fn target(name: &str) -> Result<String, CliError> {
@@ -183,5 +192,15 @@ fn line(file: &FileUse) -> String {
         Fate::Replaced(by) => format!("# {path}, replaced by {}\n", printable(&by.display().to_string())),
         Fate::Masked(by) => format!("# {path}, masked by {}\n", printable(&by.display().to_string())),
         Fate::Unreadable => format!("# {path}, unreadable\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_on_a_terminal_is_only_a_text() {
+        assert_eq!(harmless("a = 1\t# x\r\n\u{1b}[2Jb\n\n"), "a = 1\t# x\n\u{fffd}[2Jb\n\n");
     }
 }

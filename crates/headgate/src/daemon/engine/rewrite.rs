@@ -69,9 +69,10 @@ impl Engine {
         if self.as_it_is(file)?.bytes == *bytes {
             return Ok(());
         }
-        Ok(match bytes {
+        match bytes {
             Some(bytes) => self.root.write_file(file, bytes)?,
             None => self.root.remove_file(file)?,
-        })
+        }
+        Ok(())
     }
 }
