@@ -291,6 +291,20 @@ fn nobody_locks_themselves_out_unasked() {
     lab.configure(&protected("[]", "[]", "")).unwrap();
     lab.headgate_ok(&["apply"]).unwrap();
     assert_eq!(scan(&lab.client, "172.16.1.254", &[22])["silent"], set([22]));
+    // Nor does anybody go back to what would.
+    lab.configure(&protected(r#"["ping", "ssh"]"#, "[]", "")).unwrap();
+    lab.headgate_ok(&["apply"]).unwrap();
+    let refused = by_ssh(&lab, &["rollback"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(said(&refused).contains("would not let") && said(&refused).contains("--confirm"), "{}", said(&refused));
+    assert_eq!(scan(&lab.client, "172.16.1.254", &[22])["open"], set([22]), "nothing was changed");
+    let tried = by_ssh(&lab, &["rollback", "--confirm", "60s"]);
+    assert!(tried.status.success() && said(&tried).contains("on trial"), "{}", said(&tried));
+    assert_eq!(scan(&lab.client, "172.16.1.254", &[22])["silent"], set([22]));
+    // What returns by itself may be had sooner.
+    let back = by_ssh(&lab, &["rollback"]);
+    assert!(back.status.success(), "{}", said(&back));
+    assert_eq!(scan(&lab.client, "172.16.1.254", &[22])["open"], set([22]));
 }
 
 /// What the API answers over TLS to who comes from the client: its status, and what it says.
@@ -372,4 +386,12 @@ fn nobody_closes_the_api_behind_themselves_unasked() {
     let (status, refused) = ask(&lab, "DELETE", "/v1/drop-ins/60-open", "");
     assert!(status == "409" && refused.contains("would not let"), "{status}: {refused}");
     assert_eq!(ask(&lab, "GET", "/v1/drop-ins/60-open", "").1, open);
+    lab.headgate_ok(&["config", "remove", "60-open"]).unwrap();
+    lab.configure(&guarded(r#"["ping", "api"]"#)).unwrap();
+    lab.headgate_ok(&["apply"]).unwrap();
+    let (status, refused) = ask(&lab, "POST", "/v1/rollback", "");
+    assert!(
+        status == "409" && refused.contains("would not let") && refused.contains("--confirm"),
+        "{status}: {refused}"
+    );
 }

@@ -305,7 +305,7 @@ async function carryOut(farm, backend, values) {
   try {
     const path = `/v1/farms/${encodeURIComponent(farm)}/backends/${encodeURIComponent(backend)}`;
     const applied = await ask(path, "PATCH", values);
-    const done = applied.steps.length ? "done, until the next boot" : "nothing to do: it is so already";
+    const done = applied.steps.length || applied.stored ? "done, until the next boot" : "nothing to do: it is so already";
     say($("message"), [`${backend} of ${farm}: ${done}`, ...(applied.warnings ?? [])].join("; "));
   } catch (error) {
     say($("message"), `${backend} of ${farm}: not done: ${error.message}`);

@@ -245,8 +245,11 @@ pub struct Applied {
     /// It runs on trial.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,
-    /// In order; empty: nothing was written.
+    /// In order; empty: nothing was written into the kernel.
     pub steps: Vec<StepLine>,
+    /// What was asked for was not so yet, and is written down, whether the kernel had something to change or not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stored: bool,
     /// What people should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -396,11 +399,14 @@ pub struct Generation {
 
 /// Which generation to go back to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Rollback {
     /// Absent: the one before the running one.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u64>,
+    /// On trial, for so long; 1 second to a day. Absent: for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_seconds: Option<u64>,
 }
 
 /// Which flows: of a farm, of one backend of it, of all.

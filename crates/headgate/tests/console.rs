@@ -187,8 +187,8 @@ fn a_change_needs_the_scope_a_tick_and_a_yes() {
         browser.press("Enter");
         browser.wait_for(&format!("document.getElementById('ask').open === {open}"));
     }
-    // The only one that serves: its share is in the configuration, and no other in the kernel.
-    browser.wait_for_text("b2 of web: nothing to do");
+    // The only one that serves: its share is stored, and no other in the kernel.
+    browser.wait_for_text("b2 of web: done, until the next boot");
     assert_eq!(stage.backend("b2")["weight"], json!(7));
     let history = stage.ns.headgate(&["history", "--json"]).exits(0).out;
     assert!(!history.contains("70000"), "{history}");

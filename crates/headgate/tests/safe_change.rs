@@ -165,6 +165,45 @@ fn nothing_else_gets_in_during_a_trial() {
 }
 
 #[test]
+fn an_earlier_generation_is_tried_as_files_are() {
+    let ns = Namespace::new(WEB);
+    let daemon = ns.start();
+    let first = ns.ruleset();
+    ns.tree.write(WEIGHT, weight(8));
+    ns.headgate(&["apply"]).exits(0);
+    let second = ns.ruleset();
+    let tried = ns.headgate(&["rollback", "--confirm", "10m"]).exits(0).out;
+    assert!(tried.contains("on trial: generation 2 returns in 600 s unless `headgate confirm`"), "{tried}");
+    assert_eq!(ns.ruleset(), first);
+    // It outlives the daemon, and nothing else gets in.
+    daemon.kill();
+    let daemon = ns.start();
+    assert!(ns.ruleset() == first && trial(&ns).is_some());
+    assert!(!ns.headgate(&["status"]).exits(0).out.contains("fault:"));
+    ns.headgate(&["rollback", "2", "--confirm", "10m"]).exits(2);
+    ns.headgate(&["apply"]).exits(2);
+    daemon.reload("is not loaded again");
+    assert!(ns.ruleset() == first && trial(&ns).is_some());
+    ns.headgate(&["rollback"]).exits(0);
+    assert!(ns.ruleset() == second && trial(&ns).is_none());
+    ns.headgate(&["apply"]).exits(0);
+    // Unconfirmed it returns, and the files are what runs, as before.
+    ns.headgate(&["rollback", "1", "--confirm", "1s"]).exits(0);
+    ns.wait_for("return", || ns.ruleset() == second && trial(&ns).is_none());
+    assert!(!ns.headgate(&["status"]).exits(0).out.contains("are not what runs"));
+    daemon.kill();
+    let daemon = ns.start();
+    assert_eq!(ns.ruleset(), second);
+    // Confirmed it stays.
+    ns.headgate(&["rollback", "1", "--confirm", "10m"]).exits(0);
+    ns.headgate(&["confirm"]).exits(0);
+    daemon.kill();
+    let _daemon = ns.start();
+    assert!(ns.ruleset() == first && trial(&ns).is_none());
+    assert!(ns.headgate(&["status"]).exits(0).out.contains("are not what runs, since a rollback"));
+}
+
+#[test]
 fn history_tells_who_changed_what_and_diff_how() {
     let ns = Namespace::new(WEB);
     let _daemon = ns.start();

@@ -1,5 +1,7 @@
 //! `headgate apply`, and how every change is told.
 
+use std::time::Duration;
+
 use hyper::Method;
 use serde::Serialize;
 
@@ -10,13 +12,13 @@ use crate::client::{Client, ClientError};
 use crate::steps::{Listing, printable, told};
 
 pub(super) fn run(client: &Client, apply: &args::Apply) -> Result<Answer, CliError> {
-    let confirm_seconds = seconds(apply);
+    let confirm_seconds = apply.confirm.map(seconds);
     change(client, Method::POST, "/v1/apply", &Apply { confirm_seconds }, apply.steps)
 }
 
-/// For how long it is on trial. A part of a second would be no time at all.
-fn seconds(apply: &args::Apply) -> Option<u64> {
-    apply.confirm.map(|window| window.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
+/// For how long something is on trial. A part of a second would be no time at all.
+pub(super) fn seconds(window: Duration) -> u64 {
+    window.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
 /// Asks for a change, and says what it did.
@@ -49,7 +51,8 @@ fn answer(applied: Applied, steps: Steps) -> Result<Answer, CliError> {
 
 /// The path of a change that is on trial if it is asked for.
 pub(super) fn on_trial(path: &str, apply: &args::Apply) -> String {
-    seconds(apply).map_or_else(|| path.to_owned(), |seconds| format!("{path}?confirm-seconds={seconds}"))
+    let window = apply.confirm.map(seconds);
+    window.map_or_else(|| path.to_owned(), |seconds| format!("{path}?confirm-seconds={seconds}"))
 }
 
 /// The path of a change with where it is kept.
@@ -60,7 +63,7 @@ pub(super) fn target(path: &str, change: Change) -> String {
 fn render(applied: &Applied, listing: Listing) -> String {
     let mut text = told(&applied.steps, listing);
     if applied.steps.is_empty() {
-        text += "nothing to do\n";
+        text += if applied.stored { "stored; nothing to do in the kernel\n" } else { "nothing to do\n" };
     }
     if let Some(generation) = applied.generation {
         text += &format!("generation {generation} runs\n");
@@ -91,6 +94,7 @@ mod tests {
         let applied = Applied {
             generation: Some(3),
             trial: None,
+            stored: true,
             steps: vec![step("add address 172.16.1.1/32 to eth0", Some("set")), step("set a to 1", Some("refused: x"))],
             warnings: vec!["careful".into()],
         };
@@ -99,5 +103,7 @@ mod tests {
         assert_eq!(told.text, "add address 172.16.1.1/32 to eth0\nset a to 1: refused: x\ngeneration 3 runs\n");
         assert_eq!(told.notes, ["warning: careful"]);
         assert_eq!(answer(Applied::default(), steps).unwrap().text, "nothing to do\n");
+        let stored = Applied { stored: true, ..Applied::default() };
+        assert_eq!(answer(stored, steps).unwrap().text, "stored; nothing to do in the kernel\n");
     }
 }

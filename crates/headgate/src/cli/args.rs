@@ -78,14 +78,14 @@ pub enum Command {
         after_help = "Examples:\n  headgate apply\n  headgate apply --confirm 60s   and then `headgate confirm`, if you still can"
     )]
     Apply(Apply),
-    /// Keep the configuration that `apply --confirm` put on trial
+    /// Keep the configuration that --confirm put on trial
     Confirm(Output),
     /// Go back to an earlier generation of the configuration
     ///
     /// The files under /etc stay as they are; they are not loaded again by SIGHUP or a restart until they change or
-    /// `headgate apply` asks for them.
+    /// `headgate apply` asks for them. What would close the way that you came by needs --confirm, which is that of `headgate apply`.
     #[command(
-        after_help = "Examples:\n  headgate rollback        to the one before\n  headgate rollback 12     to generation 12 of `headgate history`"
+        after_help = "Examples:\n  headgate rollback        to the one before\n  headgate rollback 12     to generation 12 of `headgate history`\n  headgate rollback --confirm 60s   and then `headgate confirm`, if you still can"
     )]
     Rollback(Rollback),
     /// List the generations that can be gone back to: when, by whom, and what each changed
@@ -255,6 +255,9 @@ pub struct Rollback {
     /// Number of a generation; default: the one before the running one
     #[arg(value_name = "N")]
     pub number: Option<u64>,
+    /// Return to what runs now after this time, 1s to 24h, unless it is confirmed
+    #[arg(long, value_name = "TIME", value_parser = window)]
+    pub confirm: Option<Duration>,
     #[command(flatten)]
     pub steps: Steps,
 }

@@ -137,7 +137,7 @@ fn key(event: &Event) -> Option<Key> {
 fn change(client: &Client, farm: &FarmName, backend: &BackendName, values: &serde_json::Value) -> String {
     let path = format!("/v1/farms/{}/backends/{}", segment(farm.as_str()), segment(backend.as_str()));
     match client.call::<Applied>(Method::PATCH, &path, values) {
-        Ok(applied) if applied.steps.is_empty() => "nothing to do: it is so already".to_owned(),
+        Ok(applied) if applied.steps.is_empty() && !applied.stored => "nothing to do: it is so already".to_owned(),
         Ok(_) => format!("{backend} of {farm}: done, until the next boot"),
         Err(error) => crate::explain(&error),
     }

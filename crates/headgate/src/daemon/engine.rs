@@ -308,18 +308,6 @@ impl Engine {
         }
     }
 
-    /// Goes back to a generation, or to the one before the running one.
-    ///
-    /// # Errors
-    /// Why what ran before runs on.
-    pub fn rollback(&mut self, number: Option<u64>, by: &Caller) -> Result<Applied, EngineError> {
-        let generation = self.store.find(number)?;
-        let candidate = self.load_generation(generation)?;
-        let applied = self.run(candidate, Cause { reason: Reason::Rollback, by: Some(by) });
-        self.tell_trial();
-        applied
-    }
-
     /// Takes everything of ours out of the kernel.
     ///
     /// # Errors
@@ -365,6 +353,7 @@ impl Engine {
         let mut applied = Applied {
             generation: None,
             trial: None,
+            stored: false,
             steps: std::mem::take(&mut reconciled.told),
             warnings: [&candidate.warnings, &reconciled.desired.warnings]
                 .into_iter()

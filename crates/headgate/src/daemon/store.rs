@@ -95,6 +95,19 @@ pub struct Trial {
     pub until_ms: u64,
     /// `runtime.toml` before: what it loses during the trial comes back with the configuration.
     pub runtime: String,
+    /// An earlier generation is on trial, not the files: what had been returned from before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned: Option<Returned>,
+}
+
+/// Which files do not run although they are there, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Returned {
+    /// Their [`hash`]; `None`: they run.
+    hash: Option<String>,
+    /// Nobody confirmed them.
+    lapsed: bool,
 }
 
 impl Trial {
@@ -236,9 +249,17 @@ impl Store {
         self.known.iter().find(|known| Some(known.number) == running && known.hash == hash).map(|known| known.number)
     }
 
-    /// Remembers that `number` runs although the files say `hash`; `None`: they say the same, or nothing valid.
+    /// Remembers that `number` runs although the files say `hash`; `None`: they say the same, or nothing valid. A trial of it
+    /// goes on.
     pub fn returned_to(&mut self, number: u64, hash: Option<String>) -> Result<(), StoreError> {
-        self.point(Pointers { running: Some(number), returned: hash, ..Pointers::default() })
+        let is = |trial: &Trial| self.known.iter().any(|known| known.number == number && known.hash == trial.hash);
+        let trial = self.pointers.trial.clone().filter(is);
+        self.point(Pointers { running: Some(number), returned: hash, trial, ..Pointers::default() })
+    }
+
+    /// For a trial of an earlier generation: what had been returned from before.
+    pub fn returned_before(&self) -> Returned {
+        Returned { hash: self.pointers.returned.clone(), lapsed: self.pointers.lapsed }
     }
 
     /// Remembers that what is applied next is on trial. What runs keeps running until [`Store::record`].
@@ -256,8 +277,8 @@ impl Store {
     pub fn lapse(&mut self) -> Result<(), StoreError> {
         let Some(trial) = self.pointers.trial.take() else { return Ok(()) };
         let same = self.known.iter().any(|known| known.number == trial.back && known.hash == trial.hash);
-        let returned = Some(trial.hash).filter(|_| !same);
-        let lapsed = returned.is_some();
+        let Returned { hash: returned, lapsed } =
+            trial.returned.unwrap_or_else(|| Returned { hash: Some(trial.hash).filter(|_| !same), lapsed: !same });
         self.pointers = Pointers { running: Some(trial.back), returned, lapsed, trial: None };
         self.write_json(POINTERS, &self.pointers)
     }

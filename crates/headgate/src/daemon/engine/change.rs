@@ -142,7 +142,9 @@ impl Engine {
         let backend = new.backends.get_mut(name).expect("require() has found the backend");
         let plain =
             *self.untouched.get(&(target.farm.clone(), name.clone())).unwrap_or(&(backend.state, backend.weight));
+        let before = (backend.state, backend.weight);
         steering.steer(backend);
+        let stored = before != (backend.state, backend.weight);
         let (state, weight) = (backend.state, backend.weight);
         let Some(changes) = running.desired.context.farm_change(&old, &new, &running.desired.ids) else {
             return Ok(None);
@@ -178,7 +180,7 @@ impl Engine {
             false => vec![(Step::Ruleset(changes), Outcome::Set)],
         };
         let generation = self.running.as_ref().and_then(|running| running.generation);
-        Ok(Some(Applied { generation, trial: self.trial(), steps: lines(&done), warnings }))
+        Ok(Some(Applied { generation, trial: self.trial(), steps: lines(&done), stored, warnings }))
     }
 
     fn persistent(&self) -> Result<Overrides, EngineError> {

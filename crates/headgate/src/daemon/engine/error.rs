@@ -54,7 +54,7 @@ pub enum EngineError {
     NoTrial,
     #[error("what runs now is not kept, so it could not return: apply without --confirm")]
     NoReturn,
-    #[error("{0}; `headgate apply --confirm 60s` tries it, and returns unless you can still confirm")]
+    #[error("{0}; with --confirm 60s it is tried, and what runs now returns unless you can still confirm")]
     ShutsOut(String),
     #[error(
         "{0} is headgated's own, of what is changed with --persist: `headgate farm` and `headgate backend` change it"

@@ -18,6 +18,11 @@ impl Rewrite {
     pub(super) fn new(file: impl Into<String>, text: Option<&str>) -> Self {
         Self { file: file.into(), bytes: text.map(|text| text.as_bytes().to_owned()) }
     }
+
+    /// An empty file says as much as none.
+    fn says(&self) -> &[u8] {
+        self.bytes.as_deref().unwrap_or_default()
+    }
 }
 
 impl From<&Overrides> for Rewrite {
@@ -45,8 +50,9 @@ impl Engine {
         let Change { candidate, rewrites } = change;
         let before = rewrites.iter().map(|rewrite| self.as_it_is(&rewrite.file));
         let before = before.collect::<Result<Vec<Rewrite>, EngineError>>()?;
+        let stored = rewrites.iter().zip(&before).any(|(new, old)| new.says() != old.says());
         let written = rewrites.iter().try_for_each(|rewrite| self.put_down(rewrite));
-        let applied = written.and_then(|()| self.run(candidate, cause));
+        let applied = written.and_then(|()| self.run(candidate, cause)).map(|applied| Applied { stored, ..applied });
         if let Err(error) = &applied {
             before.iter().rev().try_for_each(|old| self.put_down(old)).inspect_err(|_| {
                 tracing::error!(error = %crate::explain(error), "refused, and the files cannot be put back");

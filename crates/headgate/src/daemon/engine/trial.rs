@@ -45,6 +45,34 @@ impl Engine {
         })
     }
 
+    /// Goes back to a generation, or to the one before the running one; until `window` is over, if there is one, unless somebody
+    /// confirms it.
+    ///
+    /// # Errors
+    /// Why what ran before runs on.
+    pub fn rollback(
+        &mut self,
+        number: Option<u64>,
+        window: Option<Duration>,
+        by: &Caller,
+    ) -> Result<Applied, EngineError> {
+        let runtime = self.root.read_file(RUNTIME).unwrap_or_default();
+        let generation = self.store.find(number)?;
+        let back = self.store.trial().map(|trial| trial.back);
+        let returns_anyway = back == Some(generation.number);
+        let candidate = self.load_generation(generation)?;
+        let cause = Cause { reason: Reason::Rollback, by: Some(by) };
+        let applied = match window {
+            // To return to what a trial returns to anyway is the end of that one, and no other.
+            Some(_) if back.is_some() => Err(EngineError::OnTrial),
+            Some(window) => self.try_out(candidate.into(), cause, window, runtime),
+            None if returns_anyway => self.run(candidate, cause),
+            None => self.require_way_back(&candidate, Some(by)).and_then(|()| self.run(candidate, cause)),
+        };
+        self.tell_trial();
+        applied
+    }
+
     /// Writes and applies something until `window` is over or somebody confirms it. The files stay as they are then: like those
     /// that somebody edited, they are not loaded again until they change or `apply` asks for them.
     pub(super) fn try_out(
@@ -73,6 +101,10 @@ impl Engine {
             boot: self.boot()?,
             until_ms: u64::try_from(until.as_millis()).unwrap_or(u64::MAX),
             runtime,
+            returned: match cause.reason {
+                Reason::Rollback => Some(self.store.returned_before()),
+                _ => None,
+            },
         };
         self.store.begin_trial(trial)?;
         let applied = self.write_and_run(change, cause);

@@ -12,12 +12,8 @@ impl Engine {
     /// Refuses what would close the way behind who asks.
     pub(super) fn require_way_back(&mut self, candidate: &Candidate, by: Option<&Caller>) -> Result<(), EngineError> {
         let Some(way) = by.and_then(Caller::way) else { return Ok(()) };
-        let mut why = self.stops_listening(candidate, way);
-        if why.is_none() && candidate.config.system.protect.unwrap_or_else(|| self.is_appliance()) {
-            let looked = self.go(candidate, Until::Planned)?;
-            why = self.shuts_out(candidate, &looked, way);
-        }
-        why.map_or(Ok(()), |why| Err(EngineError::ShutsOut(why)))
+        let planned = self.go(candidate, Until::Planned)?;
+        self.closes(candidate, &planned, way).map_or(Ok(()), |why| Err(EngineError::ShutsOut(why)))
     }
 
     /// Why what was planned would close it.

@@ -232,8 +232,9 @@ pub(super) async fn plan(State(api): State<Api>, By(by): By) -> Answer<Planned> 
 }
 
 pub(super) async fn rollback(State(api): State<Api>, By(by): By, request: Request) -> Answer<Applied> {
-    let Rollback { to } = body(request).await?;
-    on_engine(&api.engine, move |engine| engine.rollback(to, &by)).await
+    let Rollback { to, confirm_seconds } = body(request).await?;
+    let window = window(Apply { confirm_seconds })?;
+    on_engine(&api.engine, move |engine| engine.rollback(to, window, &by)).await
 }
 
 pub(super) async fn diff(State(api): State<Api>, request: Request) -> Answer<Vec<Difference>> {

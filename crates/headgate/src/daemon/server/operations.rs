@@ -317,7 +317,7 @@ fn schemas() -> Value {
     let requests = json!({
         "Values": {"type": "object", "description": "Keys and values as in the configuration"},
         "Apply": closed(object(&[], json!({"confirm-seconds": window()}))),
-        "Rollback": closed(object(&[], json!({"to": number()}))),
+        "Rollback": closed(object(&[], json!({"to": number(), "confirm-seconds": window()}))),
         "TokenWanted": closed(object(&["name", "scope"], json!({
             "name": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,63}$"},
             "scope": scope(),
@@ -333,7 +333,8 @@ fn schemas() -> Value {
             "name": text(), "health": text(), "mode": text(), "backends": objects(),
         })),
         "Applied": object(&["generation", "steps"], json!({
-            "generation": maybe(), "steps": objects(), "warnings": texts(), "trial": {"type": "object"},
+            "generation": maybe(), "steps": objects(), "stored": {"type": "boolean"}, "warnings": texts(),
+            "trial": {"type": "object"},
         })),
         "Confirmed": object(&["generation"], json!({"generation": maybe()})),
         "Planned": object(&["steps"], json!({"steps": objects(), "warnings": texts()})),

@@ -117,7 +117,41 @@ fn a_place_that_cannot_be_written_is_an_error_and_nothing_else() {
 }
 
 fn trial(back: u64, text: &str) -> Trial {
-    Trial { back, hash: hash(&files(text)), boot: "boot".into(), until_ms: 60_000, runtime: String::new() }
+    let boot = "boot".into();
+    Trial { back, hash: hash(&files(text)), boot, until_ms: 60_000, runtime: String::new(), returned: None }
+}
+
+#[test]
+fn an_earlier_generation_is_on_trial_until_what_was_before_is_again() {
+    let root = tempfile::tempdir().unwrap();
+    let mut store = open(&root);
+    for text in ["a = 1", "a = 2", "a = 3"] {
+        store.record(files(text), by("apply")).unwrap();
+    }
+    let on_disk = hash(&files("a = 3"));
+    let back_to_1 = |store: &mut Store, back: u64| {
+        let returned = Some(store.returned_before());
+        store.begin_trial(Trial { returned, ..trial(back, "a = 1") }).unwrap();
+        store.returned_to(1, Some(on_disk.clone())).unwrap();
+        assert_eq!((store.running(), store.returned()), (Some(1), Some(on_disk.as_str())));
+        assert!(store.trial().is_some());
+    };
+    back_to_1(&mut store, 3);
+    store.lapse().unwrap();
+    assert_eq!((store.running(), store.returned(), store.lapsed(), store.trial()), (Some(3), None, false, None));
+    // The files did not run before either.
+    store.returned_to(2, Some(on_disk.clone())).unwrap();
+    back_to_1(&mut store, 2);
+    let mut again = open(&root);
+    assert_eq!(again.trial(), store.trial());
+    again.lapse().unwrap();
+    assert_eq!((again.running(), again.returned(), again.lapsed()), (Some(2), Some(on_disk.as_str()), false));
+    // Confirmed it stays, and another generation ends it.
+    store.end_trial().unwrap();
+    assert_eq!((open(&root).running(), open(&root).trial()), (Some(1), None));
+    back_to_1(&mut store, 2);
+    store.returned_to(2, Some(on_disk.clone())).unwrap();
+    assert_eq!((store.running(), store.trial()), (Some(2), None));
 }
 
 #[test]
