@@ -759,9 +759,17 @@ fn who_reads_what_strangers_write_is_behind_a_fence_and_nothing_else_is() {
 
 #[test]
 fn a_kernel_without_the_fence_does_without_and_says_so_once() {
-    for (calls, error, landlock, seccomp) in [
-        ("landlock_create_ruleset", "EOPNOTSUPP", false, true),
-        ("landlock_create_ruleset,seccomp", "ENOSYS", false, false),
+    for (calls, error, landlock, seccomp, note) in [
+        ("landlock_create_ruleset", "EOPNOTSUPP", false, true, Some("note: this kernel has no landlock: ")),
+        (
+            "landlock_create_ruleset,seccomp",
+            "ENOSYS",
+            false,
+            false,
+            Some("note: this kernel has no landlock and no seccomp: "),
+        ),
+        ("seccomp", "ENOSYS", true, false, Some("note: this kernel has no seccomp: ")),
+        ("getuid", "ENOSYS", true, true, None),
     ] {
         let ns = Namespace::new(WEB);
         let inject = format!("-e trace={calls} -e inject={calls}:error={error}");
@@ -770,8 +778,14 @@ fn a_kernel_without_the_fence_does_without_and_says_so_once() {
         assert_eq!(fence(&ns), serde_json::json!({"landlock": landlock, "seccomp": seccomp}));
         let status = ns.headgate(&["status"]).exits(0).out;
         assert!(status.starts_with("healthy, generation 1\n"), "{status}");
+        let told: Vec<&str> = status.lines().filter(|line| line.starts_with("note: this kernel has no ")).collect();
+        assert!(
+            told.len() == usize::from(note.is_some()) && note.is_none_or(|note| told[0].starts_with(note)),
+            "{status}"
+        );
         let log = ns.tree.read("log");
-        assert_eq!(log.matches("has not all that the fence is made of").count(), 1, "{log}");
+        let once = usize::from(note.is_some());
+        assert_eq!(log.matches("has not all that the fence is made of").count(), once, "{log}");
         assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
         assert_eq!(daemon.terminate(), Some(0));
     }

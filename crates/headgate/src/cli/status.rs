@@ -3,7 +3,7 @@
 use headgate_plan::capacity::{Capacity, Finding, Severity};
 use headgate_plan::fault::{CONFIGURATION, DRIFT, Fault, OUTSIDE};
 use headgate_plan::knob;
-use headgate_plan::status::{Clock, FarmHealth, Standing, Status, Syslog};
+use headgate_plan::status::{Clock, FarmHealth, Fence, Standing, Status, Syslog};
 
 use super::args::Output;
 use super::paint::{Paint, Tone};
@@ -154,9 +154,21 @@ fn footer(status: &Status) -> String {
             counting.took_ms
         );
     }
-    if !status.warnings.is_empty() {
+    let notes: Vec<String> = fence(status.fence).into_iter().chain(status.warnings.iter().cloned()).collect();
+    if !notes.is_empty() {
         text.push('\n');
     }
-    text += &status.warnings.iter().map(|warning| format!("note: {}\n", printable(warning))).collect::<String>();
+    text += &notes.iter().map(|note| format!("note: {}\n", printable(note))).collect::<String>();
     text
+}
+
+/// What the fence around what strangers write is without. A kernel that was built so is no fault.
+fn fence(fence: Fence) -> Option<String> {
+    let missing = match (fence.landlock, fence.seccomp) {
+        (true, true) => return None,
+        (false, true) => "landlock: what answers strangers could open files that it has no use for",
+        (true, false) => "seccomp: what answers strangers could use system calls that it has no use for",
+        (false, false) => "landlock and no seccomp: what answers strangers is held by its capabilities alone",
+    };
+    Some(format!("this kernel has no {missing}"))
 }
