@@ -270,6 +270,27 @@ fn what_the_kernel_refuses_puts_the_old_file_back() {
     assert_eq!(ns.tree.read("run/headgate/runtime.toml"), runtime);
 }
 
+#[test]
+fn what_was_changed_at_run_time_outlives_a_look_and_a_refusal() {
+    let ns = Namespace::new(WEB);
+    let daemon = ns.start();
+    ns.headgate(&["backend", "drain", "web", "b1"]).exits(0);
+    let (before, runtime) = (ns.ruleset(), ns.tree.read("run/headgate/runtime.toml"));
+    // The files would overtake it.
+    let text = "[farms.web.backends.b1]\nstate = \"drain\"\n";
+    ns.tree.write(WEIGHT, text);
+    assert_eq!(ask(&ns, "GET /v1/plan", b"content-length: 0\r\n\r\n").0, 200);
+    assert_eq!(ns.tree.read("run/headgate/runtime.toml"), runtime);
+    ns.tree.write(WEIGHT, format!("{NOWHERE}{text}"));
+    ns.headgate(&["apply"]).exits(3);
+    ns.headgate(&["apply", "--confirm", "10m"]).exits(3);
+    daemon.reload("add route default");
+    assert_eq!(ns.tree.read("run/headgate/runtime.toml"), runtime);
+    fs::remove_file(ns.tree.path(WEIGHT)).expect("it is there");
+    ns.headgate(&["apply"]).exits(0);
+    assert_eq!((ns.ruleset(), ns.tree.read("run/headgate/runtime.toml")), (before, runtime));
+}
+
 /// The line of the status about what was returned from.
 fn returned(ns: &Namespace) -> bool {
     ns.headgate(&["status"]).out.contains("are not what runs, since nobody confirmed them")

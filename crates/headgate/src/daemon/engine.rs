@@ -249,7 +249,10 @@ impl Engine {
 
     fn start_files(&mut self) -> Started {
         let cause = Cause { reason: Reason::Start, by: None };
-        let applied = self.load(cause).and_then(|candidate| self.run(candidate, cause));
+        let applied = self.unless_refused(|engine, _| {
+            let candidate = engine.load(cause)?;
+            engine.run(candidate, cause)
+        });
         let error = match applied {
             Ok(_) => return Started { applied: true, error: None },
             Err(error) => error,
@@ -291,9 +294,10 @@ impl Engine {
     }
 
     fn files(&mut self, cause: Cause<'_>) -> Result<Applied, EngineError> {
-        let applied = self.load(cause).and_then(|candidate| {
-            self.require_way_back(&candidate, cause.by)?;
-            self.run(candidate, cause)
+        let applied = self.unless_refused(|engine, _| {
+            let candidate = engine.load(cause)?;
+            engine.require_way_back(&candidate, cause.by)?;
+            engine.run(candidate, cause)
         });
         applied.inspect_err(|error| {
             self.blame_files(error);

@@ -13,10 +13,10 @@ use toml_edit::{DocumentMut, Item};
 
 use super::load::Candidate;
 use super::rewrite::{Change, Rewrite};
-use super::{Cause, Engine, EngineError, RUNTIME, Reason};
+use super::{Cause, Engine, EngineError, Reason};
 use crate::api::{Applied, Scope};
 use crate::daemon::caller::Caller;
-use crate::daemon::operator::{Overrides, PERSISTENT};
+use crate::daemon::operator::PERSISTENT;
 use crate::drop_in::DropInName;
 
 /// Too short for a secret, so that what is shown is not taken for what was written when somebody puts it back.
@@ -64,23 +64,17 @@ impl Engine {
         window: Option<Duration>,
         by: &Caller,
     ) -> Result<Applied, EngineError> {
-        // What the files overtake of this comes back when they are refused, and after a trial.
-        let runtime = self.root.read_file(RUNTIME).unwrap_or_default();
-        let changed = self.load_with_drop_in(drop_in, by).and_then(|change| {
+        self.unless_refused(|engine, runtime| {
+            let change = engine.load_with_drop_in(drop_in, by)?;
             let cause = Cause { reason: Reason::Apply, by: Some(by) };
             if let Some(window) = window {
-                return self.try_out(change, cause, window, runtime.clone());
+                return engine.try_out(change, cause, window, runtime.to_owned());
             }
-            self.require_no_other_trial(&change.candidate)?;
-            self.require_nothing_else_back(&change.candidate, &drop_in.name)?;
-            self.require_way_back(&change.candidate, Some(by))?;
-            self.write_and_run(change, cause)
-        });
-        if changed.is_err() && self.overrides.text() != runtime {
-            self.overrides = Overrides::parse(RUNTIME, &runtime).unwrap_or_else(|_| self.overrides.clone());
-            self.write_runtime()?;
-        }
-        changed
+            engine.require_no_other_trial(&change.candidate)?;
+            engine.require_nothing_else_back(&change.candidate, &drop_in.name)?;
+            engine.require_way_back(&change.candidate, Some(by))?;
+            engine.write_and_run(change, cause)
+        })
     }
 
     /// Everything that can be known before anything is written.

@@ -1,7 +1,7 @@
 //! Files that change together with what runs: they are written first, and are as before when it cannot be applied.
 
 use super::load::Candidate;
-use super::{Cause, Engine, EngineError};
+use super::{Cause, Engine, EngineError, RUNTIME};
 use crate::api::Applied;
 use crate::daemon::operator::Overrides;
 
@@ -59,6 +59,35 @@ impl Engine {
             })?;
         }
         applied
+    }
+
+    /// Does something with files that come to run. What they overtake of `runtime.toml`, whose text `work` gets, comes back
+    /// when they do not.
+    pub(super) fn unless_refused<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &str) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let before = self.runtime();
+        let done = work(self, &before);
+        if done.is_err() {
+            self.restore_runtime(&before)?;
+        }
+        done
+    }
+
+    /// The text of `runtime.toml`.
+    pub(super) fn runtime(&self) -> String {
+        self.root.read_file(RUNTIME).unwrap_or_default()
+    }
+
+    /// Unless it is no TOML: then it is somebody's who edits it, and nothing was taken out of it.
+    pub(super) fn restore_runtime(&mut self, before: &str) -> Result<(), EngineError> {
+        let Ok(overrides) = Overrides::parse(RUNTIME, before) else { return Ok(()) };
+        self.overrides = overrides;
+        if self.runtime() != before {
+            self.write_runtime()?;
+        }
+        Ok(())
     }
 
     fn as_it_is(&self, file: &str) -> Result<Rewrite, EngineError> {

@@ -36,10 +36,11 @@ impl Engine {
     /// # Errors
     /// Why what ran before runs on; also that there is nothing to return to.
     pub fn apply_on_trial(&mut self, by: &Caller, window: Duration) -> Result<Applied, EngineError> {
-        // What it overtakes of this comes back with the configuration before.
-        let runtime = self.root.read_file(RUNTIME).unwrap_or_default();
         let cause = Cause { reason: Reason::Apply, by: Some(by) };
-        let tried = self.load(cause).and_then(|candidate| self.try_out(candidate.into(), cause, window, runtime));
+        let tried = self.unless_refused(|engine, runtime| {
+            let candidate = engine.load(cause)?;
+            engine.try_out(candidate.into(), cause, window, runtime.to_owned())
+        });
         tried.inspect_err(|error| {
             self.blame_files(error);
         })
@@ -56,19 +57,21 @@ impl Engine {
         window: Option<Duration>,
         by: &Caller,
     ) -> Result<Applied, EngineError> {
-        let runtime = self.root.read_file(RUNTIME).unwrap_or_default();
         let generation = self.store.find(number)?;
         let back = self.store.trial().map(|trial| trial.back);
         let returns_anyway = back == Some(generation.number);
-        let candidate = self.load_generation(generation)?;
         let cause = Cause { reason: Reason::Rollback, by: Some(by) };
-        let applied = match window {
-            // To return to what a trial returns to anyway is the end of that one, and no other.
-            Some(_) if back.is_some() => Err(EngineError::OnTrial),
-            Some(window) => self.try_out(candidate.into(), cause, window, runtime),
-            None if returns_anyway => self.run(candidate, cause),
-            None => self.require_way_back(&candidate, Some(by)).and_then(|()| self.run(candidate, cause)),
-        };
+        let applied = self.unless_refused(|engine, runtime| {
+            let candidate = engine.load_generation(generation)?;
+            match window {
+                // It would have two to return to.
+                Some(_) if back.is_some() => return Err(EngineError::OnTrial),
+                Some(window) => return engine.try_out(candidate.into(), cause, window, runtime.to_owned()),
+                None if returns_anyway => {}
+                None => engine.require_way_back(&candidate, Some(by))?,
+            }
+            engine.run(candidate, cause)
+        });
         self.tell_trial();
         applied
     }

@@ -101,6 +101,14 @@ impl Engine {
     /// # Errors
     /// Why `apply` would be refused.
     pub fn plan(&mut self, by: &Caller) -> Result<Planned, EngineError> {
+        let runtime = self.runtime();
+        let planned = self.plan_files(by);
+        // Whoever looks takes nothing out of it.
+        self.restore_runtime(&runtime)?;
+        planned
+    }
+
+    fn plan_files(&mut self, by: &Caller) -> Result<Planned, EngineError> {
         let candidate = self.load_files(Reason::Apply)?;
         let reconciled = self.go(&candidate, Until::Planned)?;
         let closes = by.way().and_then(|way| self.closes(&candidate, &reconciled, way));
