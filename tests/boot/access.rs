@@ -97,6 +97,7 @@ fn a_key_lets_in_and_nothing_else_does() {
         assert!(begin.elapsed() < BOOT, "the services do not come up: {told}");
     }
     with_the_key(&ssh);
+    with_a_drop_in(&ssh);
     without_it(&ssh);
     only_where_it_is_allowed(&networks);
     let keys = format!("{}?offset={}", copy.display(), layout.place(Content::Data).unwrap().offset);
@@ -146,6 +147,29 @@ fn with_the_key(ssh: &Ssh<'_>) {
         said.contains("headgate> ") && said.contains("not available here") && said.contains("172.16.1.1:80"),
         "{said}"
     );
+}
+
+/// Nobody has a shell or scp, and the configuration still comes and goes.
+fn with_a_drop_in(ssh: &Ssh<'_>) {
+    let text = "[farms.web.backends.b2]\nweight = 7\n";
+    let tried = ssh.does_with(&[ADMIN, "config put 50-weight --confirm 10m"], text.as_bytes());
+    assert!(tried.contains("on trial"), "{tried}");
+    ssh.does(&[ADMIN, "confirm"]);
+    assert_eq!(ssh.does(&[ADMIN, "config get 50-weight"]), text);
+    let list = ssh.does(&[ADMIN, "config list"]);
+    assert!(list.lines().any(|line| line.contains("conf.d/50-weight.toml") && line.ends_with("used")), "{list}");
+    assert!(ssh.does(&[ADMIN, "farm show web --json"]).contains("\"weight\": 7"));
+    // The way that one came by is not closed unasked, and what is wrong is told with its place.
+    for (text, told) in [
+        ("[network.interfaces.service]\nallow = [\"ping\"]\n", "would not let 172.16.1.2 come back to port 22"),
+        ("[farms.web.backends.b2]\nweight = -7\n", "conf.d/60-wrong.toml:2:"),
+    ] {
+        let refused = ssh.run("ours", &[ADMIN, "config put 60-wrong"], text.as_bytes());
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains(told), "{said}");
+    }
+    ssh.is_refused("ours", &[ADMIN, "config get 60-wrong"], "there is no drop-in 60-wrong.toml");
+    ssh.does(&[ADMIN, "config remove 50-weight"]);
 }
 
 fn without_it(ssh: &Ssh<'_>) {

@@ -158,8 +158,13 @@ fn nothing_else_gets_in_during_a_trial() {
     ns.headgate(&["backend", "up", "web", "b1"]).exits(0);
     assert_eq!(ns.ruleset(), first);
 
+    // A rollback is no other return.
+    ns.headgate(&["backend", "drain", "web", "b1"]).exits(0);
     ns.headgate(&["apply", "--confirm", "10m"]).exits(0);
+    assert_eq!(ns.tree.read("run/headgate/runtime.toml"), "");
     ns.headgate(&["rollback"]).exits(0);
+    assert_eq!(ns.tree.read("run/headgate/runtime.toml"), runtime);
+    ns.headgate(&["backend", "up", "web", "b1"]).exits(0);
     assert_eq!(ns.ruleset(), first);
     assert!(trial(&ns).is_none());
 }

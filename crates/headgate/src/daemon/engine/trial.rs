@@ -58,16 +58,18 @@ impl Engine {
         by: &Caller,
     ) -> Result<Applied, EngineError> {
         let generation = self.store.find(number)?;
-        let back = self.store.trial().map(|trial| trial.back);
-        let returns_anyway = back == Some(generation.number);
+        let trial = self.store.trial().cloned();
         let cause = Cause { reason: Reason::Rollback, by: Some(by) };
         let applied = self.unless_refused(|engine, runtime| {
+            // What a trial returns to by itself is had sooner.
+            let sooner = trial.as_ref().filter(|trial| trial.back == generation.number);
+            sooner.map_or(Ok(()), |trial| engine.restore_overrides(trial))?;
             let candidate = engine.load_generation(generation)?;
             match window {
                 // It would have two to return to.
-                Some(_) if back.is_some() => return Err(EngineError::OnTrial),
+                Some(_) if trial.is_some() => return Err(EngineError::OnTrial),
                 Some(window) => return engine.try_out(candidate.into(), cause, window, runtime.to_owned()),
-                None if returns_anyway => {}
+                None if sooner.is_some() => {}
                 None => engine.require_way_back(&candidate, Some(by))?,
             }
             engine.run(candidate, cause)
