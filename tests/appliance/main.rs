@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod disk;
+mod life;
 mod log;
 mod power;
 mod stick;
