@@ -17,7 +17,10 @@ HEADGATE_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = \
 HEADGATE_REDISTRIBUTE = NO
 define HEADGATE_ARCHIVE_SOURCES
 	mkdir -p $(HEADGATE_REDIST_SOURCES_DIR)
-	$(TAR) -czf $(HEADGATE_REDIST_SOURCES_DIR)/$(HEADGATE_BASENAME_RAW).tar.gz 		--sort=name --owner=0 --group=0 --numeric-owner 		--exclude=./target --exclude='./.stamp_*' --exclude='./.files-list*' 		-C $(HEADGATE_DIR) .
+	$(TAR) -czf $(HEADGATE_REDIST_SOURCES_DIR)/$(HEADGATE_BASENAME_RAW).tar.gz \
+		--sort=name --owner=0 --group=0 --numeric-owner \
+		--exclude=./target --exclude='./.stamp_*' --exclude='./.files-list*' \
+		-C $(HEADGATE_DIR) .
 endef
 HEADGATE_POST_LEGAL_INFO_HOOKS += HEADGATE_ARCHIVE_SOURCES
 
