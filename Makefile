@@ -48,8 +48,8 @@ test-chaos: deps ## faults of sixteen kinds under load for 10 minutes, SECONDS=6
 test-boot: deps ## boot the image by BIOS and by UEFI, send traffic through it, try to get in; IMAGE=FILE tries another one (as root)
 	IMAGE=$(if $(IMAGE),$(abspath $(IMAGE))) $(CARGO) test -p headgate-tests --test boot
 
-test-boot-all: deps ## the appliance over several starts: failing slots, updates, growing disks, tunnels, leases, turned NICs; 20 minutes (as root)
-	$(CARGO) test -p headgate-tests --test appliance -- --test-threads=1
+test-boot-all: deps ## the appliance over several starts: failing slots, updates, growing disks, tunnels, leases, turned NICs; 30 minutes; IMAGE=FILE is what is updated to (as root)
+	IMAGE=$(if $(IMAGE),$(abspath $(IMAGE))) $(CARGO) test -p headgate-tests --test appliance -- --test-threads=1
 
 test-power: deps ## the power goes at CUTS=1000 points of an update and of changes, and BOOTS=20 of them start again; 40 minutes (as root)
 	HEADGATE_CUTS=$(or $(CUTS),1000) HEADGATE_BOOTS=$(or $(BOOTS),20) HEADGATE_SEED=$(or $(SEED),$$(date +%s)) \

@@ -70,13 +70,28 @@ impl Disk {
         Environment { device: self.image.clone(), offset: place.offset + block as u64 }
     }
 
+    /// The system that the box shall become, as an update that is signed by `key`, and its version: that of `IMAGE`, which may be of
+    /// the other kind, or the same as in slot A under another version.
+    pub(crate) fn next(&self, key: &Path) -> (PathBuf, String) {
+        let Some(image) = std::env::var_os("IMAGE").filter(|image| !image.is_empty()) else {
+            return (self.update("7.0.0", key), "7.0.0".to_owned());
+        };
+        let image = self.source.join(image);
+        let (version, _) = System::find(&image).unwrap().identity().unwrap();
+        (self.bundle(image, "next", key), version.to_string())
+    }
+
     /// The same system as in slot A under another version, as an update that is signed by `key`.
     pub(crate) fn update(&self, version: &str, key: &Path) -> PathBuf {
         let standard = build::Options::standard(&self.source);
         let image = self.directory.path().join(format!("{version}.img"));
         let options = build::Options { output: image.clone(), version: version.to_owned(), ..standard };
         build::build(&self.source, &options, &Progress::new()).unwrap();
-        let output = self.directory.path().join(format!("{version}.update"));
+        self.bundle(image, version, key)
+    }
+
+    fn bundle(&self, image: PathBuf, name: &str, key: &Path) -> PathBuf {
+        let output = self.directory.path().join(format!("{name}.update"));
         let options = bundle::Options { image, output: output.clone(), key: key.to_owned(), minimum_version: None };
         bundle::make(&options, &Progress::new()).unwrap();
         // A disk has whole sectors.
