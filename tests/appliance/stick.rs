@@ -66,7 +66,7 @@ fn a_stick_configures_updates_and_resets_a_box() {
     machine.expect("drop-ins from usb: 10-stick.toml", BOOT).unwrap();
     machine.expect("headgate> ", BOOT).unwrap();
     wait_until(&disk, |block| block.get("B_VERSION") == Some("7.0.0") && block.get("A_TRY") == Some("0"));
-    let times = wait_for_console(&mut machine, "boot-times", |said| said.contains("slot marked good"));
+    let times = wait_for_console(&mut machine, "boot-times", |said| said.contains("kept on data"));
     for what in ["initramfs", "slot A mounted", "data mounted", "headgated begins", "network and farms stand"] {
         assert!(times.contains(what), "{what}: {times}");
     }

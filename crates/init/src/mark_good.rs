@@ -49,14 +49,16 @@ pub fn run() -> ExitCode {
         Ok((slot, Written::Unchanged)) => println!("slot {slot} is good already"),
         Err(error) => eprintln!("headgate-init: {}", with_cause(error)),
     }
-    if let Err(error) = keep_media() {
-        eprintln!("headgate-init: {}", with_cause(&error));
+    match keep_media() {
+        Ok(Some(media::Kept::Now)) => milestones::note(Path::new(milestones::FILE), "drop-ins of media kept on data"),
+        Ok(_) => {}
+        Err(error) => eprintln!("headgate-init: {}", with_cause(&error)),
     }
     if marked.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// A configuration that `headgate check` refuses is not kept: the next boot takes the corrected one from the medium.
-fn keep_media() -> Result<(), media::MediaError> {
+fn keep_media() -> Result<Option<media::Kept>, media::MediaError> {
     let valid = Command::new("/usr/bin/headgate").arg("check").output().is_ok_and(|output| output.status.success());
-    if valid { media::keep() } else { Ok(()) }
+    if valid { media::keep().map(Some) } else { Ok(None) }
 }

@@ -98,11 +98,20 @@ fn choose(trust: &str, kept: bool) -> (&'static str, &'static str) {
     }
 }
 
+/// When it was that they were kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// In another start.
+    Before,
+    /// By this call.
+    Now,
+}
+
 /// Keeps on data what the media held, when nothing was kept yet: from now on that counts.
-pub fn keep() -> Result<(), MediaError> {
+pub fn keep() -> Result<Kept, MediaError> {
     let kept = Path::new(KEPT);
     if kept.exists() {
-        return Ok(());
+        return Ok(Kept::Before);
     }
     // Complete or absent: a cut in between must not leave half a configuration that then counts for ever.
     let new = kept.with_extension("new");
@@ -113,7 +122,11 @@ pub fn keep() -> Result<(), MediaError> {
         copy(&Path::new(RUN).join(medium.directory()), &new.join(medium.directory()), &silent)?;
     }
     nix::unistd::sync();
-    std::fs::rename(&new, kept).map_err(|source| MediaError::Copy { path: kept.to_owned(), source })
+    // The name itself lies on the disk only once its directory does: without that a cut within the journal's five seconds takes it.
+    let renamed =
+        std::fs::rename(&new, kept).and_then(|()| std::fs::File::open(kept.parent().unwrap_or(kept))?.sync_all());
+    renamed.map_err(|source| MediaError::Copy { path: kept.to_owned(), source })?;
+    Ok(Kept::Now)
 }
 
 fn make(directory: &Path) -> Result<(), MediaError> {
