@@ -31,7 +31,7 @@ pub(crate) fn check(document: &Document, problems: &mut Collector) -> Config {
     let mut checker = Checker { document, problems };
     let mut config = Config {
         site_secret: root.table("site").text("secret").map(str::to_owned),
-        system: system::system(root.table("system")),
+        system: system::system(&mut checker, root.table("system")),
         hardware: hardware::hardware(&mut checker, root.table("hardware")),
         network: network::network(&mut checker, root.table("network")),
         sysctl: system::sysctl(&mut checker, root.table("sysctl")),

@@ -31,7 +31,7 @@ const STATE: &str = "run/headgate";
 const CLIENTS: [&str; 4] = ["/usr/sbin/udhcpc", "/sbin/udhcpc", "/usr/bin/busybox", "/bin/busybox"];
 /// Five questions two seconds apart, then ten seconds of silence: a server that comes late is found within that time.
 const PATIENCE: [&str; 6] = ["-t", "5", "-T", "2", "-A", "10"];
-/// An option of DHCP has 255 bytes; a list of addresses in it is longer as text, and only the first counts.
+/// An option of DHCP has 255 bytes; a list of addresses in it is longer as text, and at most the first three count.
 const WORD_BYTES_MAX: usize = 255;
 
 /// Why an answer of a server is not on file.
@@ -106,8 +106,9 @@ pub fn hook(program: &OsStr, event: Option<&str>) -> Result<(), HookError> {
     let client = getppid().as_raw();
     match event {
         "bound" | "renew" => {
-            let [ip, subnet, router, lease, serverid] = ["ip", "subnet", "router", "lease", "serverid"].map(word);
-            let offer = Offer { ip, subnet, router, lease, serverid, received: lease::now(), client };
+            let [ip, subnet, router, lease, dns, serverid] =
+                ["ip", "subnet", "router", "lease", "dns", "serverid"].map(word);
+            let offer = Offer { ip, subnet, router, lease, dns, serverid, received: lease::now(), client };
             lease::write(&root, &link, &offer)?;
         }
         // A client begins with this word too, and then knows nothing of the lease of the one before it.

@@ -26,6 +26,7 @@ pub mod login;
 pub mod owed;
 pub mod reconcile;
 pub mod remembered;
+pub mod resolver;
 pub mod secret;
 pub mod service;
 pub mod ssh;

@@ -136,7 +136,7 @@ fn what_is_invalid_changes_nothing() {
         ("[farms.web.backends.b2]\nweight = 70000\n", "50-weight.toml:2:10"),
         ("[farms.web.backends.b2]\nweight = \n", "50-weight.toml:2:"),
         ("[farms.web.backends.b9]\nweight = 1\n", "50-weight.toml:1:"),
-        ("[system]\ndns-servers = [\"192.0.2.5\"]\n", "50-weight.toml:2:"),
+        ("[farms.web]\nmode = \"stateless\"\nscheduler = \"maglev\"\nmark = 3\n", "50-weight.toml:4:"),
     ] {
         for arguments in [&["50-weight"][..], &["50-weight", "--confirm", "10m"]] {
             let refused = put(&ns, arguments, text).exits(1);

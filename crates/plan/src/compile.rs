@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use headgate_config::Config;
-use headgate_config::model::{Farm, Profile, Scheduler, TrafficCount};
+use headgate_config::model::{Farm, Profile, RESOLVERS_MAX, Scheduler, TrafficCount};
 use headgate_config::types::{BackendName, Listen};
 use headgate_nft::{Change, Key, Ruleset};
 
@@ -60,6 +60,9 @@ use crate::tunnel;
 
 /// A server has an ssh of its own, which is nothing of ours.
 const NO_SSH: &str = "`authorized-keys` let nobody in here: ssh is the appliance's alone";
+/// And it has a resolv.conf of its own.
+const NO_RESOLVER: &str =
+    "`dns-servers` are asked by the appliance alone: here names are resolved as /etc/resolv.conf says";
 
 /// What is wanted of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -78,6 +81,8 @@ pub struct Desired {
     pub roles: BTreeMap<String, String>,
     /// The interfaces that need a client of DHCP, by kernel name.
     pub clients: BTreeSet<String>,
+    /// Who resolves names for the box, in this order; on the appliance alone.
+    pub resolvers: Vec<IpAddr>,
     /// Virtual addresses that no interface has and none gets; `warnings` says why.
     pub unplaced: BTreeSet<IpAddr>,
     /// The ids that the ruleset was compiled with.
@@ -135,8 +140,10 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
     knobs.extend(tuned.knobs);
     let mut warnings = layout.warnings;
     warnings.extend(tuned.notes);
-    let (keys, appliance) = (!config.system.authorized_keys.is_empty(), facts.appliance);
-    warnings.extend((keys && !appliance).then(|| NO_SSH.to_owned()));
+    let system = &config.system;
+    let alone = [(system.authorized_keys.is_empty(), NO_SSH), (system.dns_servers.is_empty(), NO_RESOLVER)];
+    let useless = alone.into_iter().filter(|(unused, _)| !unused && !facts.appliance);
+    warnings.extend(useless.map(|(_, why)| why.to_owned()));
     let site = Site::new(config.site_secret.as_deref());
     let (lacking, without) = (facts.lacking_helpers.clone(), facts.lacking_features.clone());
     let traffic = config.metrics.as_ref().map_or_else(TrafficCount::default, |metrics| metrics.traffic);
@@ -169,10 +176,19 @@ pub fn compile(config: &Config, profiles: &[Profile], facts: &Facts, ids: &Ids) 
         spread: tuned.spread,
         roles: layout.roles,
         clients: layout.clients,
+        resolvers: resolvers(config, facts, layout.resolvers),
         unplaced: layout.unplaced,
         ids,
         context,
     })
+}
+
+/// Those of the configuration, or else of the leases: the first of them, as a resolver asks no more.
+fn resolvers(config: &Config, facts: &Facts, of_leases: Vec<IpAddr>) -> Vec<IpAddr> {
+    let named = &config.system.dns_servers;
+    let mut resolvers = if named.is_empty() { of_leases } else { named.clone() };
+    resolvers.truncate(if facts.appliance { RESOLVERS_MAX } else { 0 });
+    resolvers
 }
 
 /// Why the API would not be there any more for a client that came to it at this address and port of the box; `None`: it

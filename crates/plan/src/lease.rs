@@ -30,6 +30,8 @@ pub struct Offer {
     pub router: String,
     /// How long, seconds.
     pub lease: String,
+    /// Who resolves names, by spaces.
+    pub dns: String,
     /// The server.
     pub serverid: String,
     /// When it came: seconds since the boot, as `CLOCK_BOOTTIME` counts them.
@@ -88,6 +90,11 @@ impl Offer {
             self.router.split(' ').find(|word| !word.is_empty()).map(|word| gateway(net, word)).transpose()?;
         Ok(Lease { net, gateway })
     }
+
+    /// Who resolves names; what is no address of a host is passed over.
+    pub fn resolvers(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.dns.split(' ').filter_map(|word| word.parse().ok()).filter(|address| is_of_a_host(*address))
+    }
 }
 
 fn gateway(net: Ipv4Net, word: &str) -> Result<Ipv4Addr, String> {
@@ -142,6 +149,14 @@ mod tests {
         assert_eq!((lease.net.to_string().as_str(), lease.gateway), ("10.0.0.7/24", Some(Ipv4Addr::new(10, 0, 0, 1))));
         let alone = offer("10.0.0.7", "255.255.255.255", "", "").read().unwrap();
         assert_eq!((alone.net.prefix_len(), alone.gateway), (32, None));
+    }
+
+    #[test]
+    fn resolvers_are_the_addresses_of_hosts_among_what_is_said() {
+        let offer = Offer { dns: "10.0.0.53 0.0.0.0 nonsense  192.0.2.53 224.0.0.251".to_owned(), ..Offer::default() };
+        let told: Vec<String> = offer.resolvers().map(|address| address.to_string()).collect();
+        assert_eq!(told, ["10.0.0.53", "192.0.2.53"]);
+        assert_eq!(Offer::default().resolvers().count(), 0);
     }
 
     #[test]

@@ -6,14 +6,20 @@ use std::net::SocketAddr;
 use super::fields::Fields;
 use super::{Checker, hardware};
 use crate::diagnostic::Report;
-use crate::model::{Allow, Api, Config, FarmState, InterfaceAddress, Metrics, Mode, Origin, SysctlValue, System};
+use crate::model::{
+    Allow, Api, Config, FarmState, InterfaceAddress, Metrics, Mode, Origin, RESOLVERS_MAX, SysctlValue, System,
+};
 use crate::schema::{socket, syslog};
 use crate::tree::Span;
 use crate::types::{Listen, Ports, Protocol, parse_address};
 
-pub(super) fn system(fields: Fields<'_>) -> System {
+pub(super) fn system(checker: &mut Checker<'_>, fields: Fields<'_>) -> System {
     let addresses =
         |key: &str| fields.list(key, |text| parse_address(text).ok()).into_iter().map(|(address, _)| address).collect();
+    if fields.strings("dns-servers").len() > RESOLVERS_MAX {
+        let report = Report::error(fields.span_of("dns-servers"), format!("more than {RESOLVERS_MAX} resolvers"));
+        checker.push(report.help("a resolver asks the first three, and never another one (resolv.conf(5))"));
+    }
     System {
         hostname: fields.text("hostname").map(str::to_owned),
         protect: fields.flag("protect"),

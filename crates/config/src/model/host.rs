@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::Origin;
 use crate::types::{NeighbourName, Role, RouteName, RuleName, ServiceName};
 
+/// A resolver asks no more name servers than these (MAXNS, resolv.conf(5)).
+pub const RESOLVERS_MAX: usize = 3;
+
 /// `[system]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[allow(missing_docs)]
@@ -19,6 +22,7 @@ pub struct System {
     /// Filter traffic to the box itself; `None`: true on the appliance, false elsewhere.
     pub protect: Option<bool>,
     pub ntp_servers: Vec<IpAddr>,
+    /// [`RESOLVERS_MAX`] at most.
     pub dns_servers: Vec<IpAddr>,
     /// Where the log goes as well.
     pub syslog: Option<Syslog>,

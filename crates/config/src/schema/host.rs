@@ -24,7 +24,12 @@ pub(super) static SYSTEM: &[Key] = &[
         "Filters traffic to the box itself by the `allow` lists of the interfaces.",
     ),
     key("ntp-servers", Kind::List(&Kind::Text(Form::Address)), Preset::List(&[]), "Time servers, by address."),
-    key("dns-servers", Kind::List(&Kind::Text(Form::Address)), Preset::List(&[]), "Resolvers, by address."),
+    key(
+        "dns-servers",
+        Kind::List(&Kind::Text(Form::Address)),
+        Preset::List(&[]),
+        "Who resolves names for the appliance, by address, three at most; without any those that a lease of DHCP brings.",
+    ),
     key(
         "syslog",
         Kind::Text(Form::Syslog),

@@ -66,7 +66,7 @@ const TEXTS: &[(&str, &str, &str)] = &[
     ("timeout longer than interval", "F:health = { type = \"tcp\", interval = \"1s\", timeout = \"2s\" }", "timeout"),
     ("name with a slash", "[farms.\"../x\"]\nlisten = \"10.0.0.1:80\"", "name"),
     ("name with an escape sequence", "[farms.\"\\u001b[31mred\"]\nlisten = \"10.0.0.1:80\"", "name"),
-    ("not supported yet", "[system]\ndns-servers = [\"192.0.2.5\"]", "system.dns-servers"),
+    ("not supported yet", "F:mode = \"stateless\"\nscheduler = \"maglev\"\nmark = 3", ".mark"),
 ];
 
 type Make = fn(&Path) -> io::Result<()>;

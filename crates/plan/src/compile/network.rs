@@ -39,6 +39,8 @@ pub(super) struct Layout {
     pub(super) clients: BTreeSet<String>,
     /// Whether any interface asks for an address, be it there or not.
     asks: bool,
+    /// Who resolves names, as the leases say.
+    pub(super) resolvers: Vec<IpAddr>,
     /// The configured addresses of interfaces, in the order in which they are written, then those of leases; those that others
     /// carry as well.
     pub(super) configured: Vec<Address>,

@@ -87,6 +87,22 @@ fn the_host_name_is_a_knob() {
 }
 
 #[test]
+fn names_are_resolved_by_whom_the_configuration_names_or_else_the_lease() {
+    let known: Vec<IpAddr> = (1..=4).map(|last| address(&format!("192.0.2.{last}"))).collect();
+    let resolvers_of = |named: &[IpAddr], of_leases: &[IpAddr], appliance| {
+        let mut config = config(vec![]);
+        config.system.dns_servers = named.to_vec();
+        resolvers(&config, &Facts { appliance, ..facts() }, of_leases.to_vec())
+    };
+    assert_eq!(resolvers_of(&known[..1], &known[1..], true), known[..1]);
+    assert_eq!(resolvers_of(&[], &known, true), known[..3], "a resolver asks no fourth");
+    assert!(resolvers_of(&known[..1], &known, false).is_empty(), "a server has its own");
+    let mut config = config(vec![]);
+    config.system.dns_servers = known[..1].to_vec();
+    assert!(compiled(&config, &Ids::default()).warnings.contains(&NO_RESOLVER.to_owned()));
+}
+
+#[test]
 fn a_farm_that_grows_keeps_its_maps() {
     let small = compiled(&config(vec![web()]), &Ids::default());
     let many = |count: usize| {

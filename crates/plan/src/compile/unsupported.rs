@@ -6,7 +6,7 @@
 use std::fmt::{self, Write as _};
 
 use headgate_config::Config;
-use headgate_config::model::{Farm, Mode, Persistence, System, Word};
+use headgate_config::model::{Farm, Mode, Persistence, Word};
 
 use crate::ids::{BACKENDS_MAX, FARMS_MAX};
 
@@ -27,7 +27,6 @@ pub(super) fn find(config: &Config) -> Vec<Unsupported> {
         uses.farm(farm);
     }
     uses.numbers(config);
-    uses.system(&config.system);
     uses.found.sort();
     uses.found.dedup();
     uses.found
@@ -76,13 +75,6 @@ impl Uses {
             if count > most {
                 self.add(format_args!("farms"), "", format!("{{ … {count} {what}, {most} at most … }}"));
             }
-        }
-    }
-
-    fn system(&mut self, system: &System) {
-        let at = format_args!("system.");
-        if !system.dns_servers.is_empty() {
-            self.add(at, "dns-servers", list(&system.dns_servers));
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::{Engine, Services};
 use crate::daemon::{clock, syslog};
-use crate::{dhcp, ssh};
+use crate::{dhcp, resolver, ssh};
 
 impl Engine {
     /// The processes that should run, from now on.
@@ -32,11 +32,14 @@ impl Engine {
     }
 
     /// Has the services of a configuration run, and what of our own it needs on this machine: clients of
-    /// DHCP, and ssh.
+    /// DHCP, ssh, and who resolves names.
     pub(super) fn keep_running(&self, config: &Config, desired: &Desired, facts: &Facts) {
         let system = &config.system;
         self.system.send_if_modified(|before| std::mem::replace(before, system.clone()) != *system);
         let keys = if facts.appliance { &*system.authorized_keys } else { &[] };
+        if let Err(error) = resolver::lay_down(&desired.resolvers, &self.root) {
+            tracing::error!(error = crate::explain(&error), "who resolves names cannot be written down");
+        }
         let mut services = dhcp::services(desired.clients.clone(), &self.root);
         let ssh = ssh::service(keys, &self.root).unwrap_or_else(|error| {
             tracing::error!(error = crate::explain(&error), "nobody can log in over ssh");

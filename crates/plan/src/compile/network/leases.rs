@@ -34,7 +34,7 @@ fn asking(config: &Config) -> Vec<Asking<'_>> {
 }
 
 impl Layout {
-    /// The addresses and default routes of the leases that there are. An interface without one does without.
+    /// The addresses, default routes and resolvers of the leases that there are. An interface without one does without.
     pub(super) fn add_leases(&mut self, config: &Config, facts: &Facts) {
         let mut metric = ROUTE_METRIC;
         for Asking { path, role, vrf } in asking(config) {
@@ -54,6 +54,7 @@ impl Layout {
                     continue;
                 }
             };
+            self.resolvers.extend(offer.resolvers().map(IpAddr::V4));
             self.configured.push(Address { link: link.clone(), net: lease.net.into() });
             let table = vrf.and_then(|vrf| config.network.vrfs.get(vrf)).map_or(TABLE_MAIN, |vrf| vrf.table);
             let via = lease.gateway.map(IpAddr::V4);

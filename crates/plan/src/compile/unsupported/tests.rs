@@ -1,8 +1,6 @@
 use std::time::Duration;
 
-use headgate_config::model::{
-    Dsr, DsrVia, FarmState, HashField, LimitAction, Limits, LogEvent, Mode, Scheduler, System,
-};
+use headgate_config::model::{Dsr, DsrVia, FarmState, HashField, LimitAction, Limits, LogEvent, Mode, Scheduler};
 use headgate_config::types::Rate;
 
 use super::*;
@@ -93,12 +91,6 @@ fn a_farm_that_is_off_is_told_as_well() {
         farm.mark = Some(3);
     });
     assert_eq!(told, ["not supported yet: farms.web.mark = 0x3"]);
-}
-
-#[test]
-fn the_system() {
-    let system = System { dns_servers: vec![address("192.0.2.53")], ..System::default() };
-    assert_eq!(with(|config| config.system = system), ["not supported yet: system.dns-servers = [\"192.0.2.53\"]",]);
 }
 
 #[test]
