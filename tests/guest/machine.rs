@@ -22,7 +22,8 @@ pub(crate) fn pack(source: &Source, work: &Path, arguments: &[String]) -> (PathB
     let directories = ["bin", "dev", "etc", "proc", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var/lib"];
     tree::directories(&root, &directories).unwrap();
     let built = binaries::directory();
-    run(cargo().args(["build", "-q", "-p", "headgate-init"])).unwrap();
+    let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
+    run(cargo().args(["build", "-q", "-p", "headgate-init"]).args(profile)).unwrap();
     let programs =
         [("headgated", "sbin"), ("headgate", "sbin")].map(|(name, to)| (built.join(name), format!("{to}/{name}")));
     let modprobe = (built.join("headgate-init"), "sbin/modprobe".to_owned());
@@ -48,11 +49,11 @@ pub(crate) fn pack(source: &Source, work: &Path, arguments: &[String]) -> (PathB
     (kernel.image().to_owned(), initramfs)
 }
 
-/// Those of the image, which loads them when they are asked for, one for the lab's switch, and one for NICs.
+/// Those of the image, which loads them when they are asked for, one for the lab's switch, and those for NICs.
 fn modules(mut lists: ModuleLists) -> Sets {
     let mut asked = lists.root.remove("netfilter").unwrap_or_default();
     asked.extend(lists.root.remove("on-request").unwrap_or_default());
-    asked.extend(["bridge", "igb"].map(str::to_owned));
+    asked.extend(["bridge", "igb", "virtio_net"].map(str::to_owned));
     [("on-request".to_owned(), asked)].into()
 }
 

@@ -156,7 +156,9 @@ fn settings(sources: Sources<'_>) -> BTreeMap<String, BTreeMap<String, Setting>>
     let mut nics: BTreeMap<String, BTreeMap<String, Setting>> = BTreeMap::new();
     for knob in sources.knobs {
         let Some((link, setting)) = ethtool::of_path(&knob.path) else { continue };
-        let found = sources.found.get(&knob.path).map(ToString::to_string);
+        let has = sources.outcomes.get(&knob.path) != Some(&Outcome::Unsupported);
+        let found = sources.found.get(&knob.path).filter(|found| has || knob.is_satisfied_by(found));
+        let found = found.map(ToString::to_string);
         let row = Setting { wanted: knob.want.to_string(), found };
         nics.entry(link.to_owned()).or_default().insert(setting.to_string(), row);
     }
@@ -203,7 +205,7 @@ fn knob_row(knob: &Knob, sources: Sources<'_>) -> KnobRow {
     let standing = match (found, sources.outcomes.get(&knob.path)) {
         (Some(found), _) if knob.is_satisfied_by(found) => KnobStanding::AsWanted,
         (_, Some(Outcome::Refused(reason))) => KnobStanding::Refused(reason.clone()),
-        (None, _) => KnobStanding::Unsupported,
+        (None, _) | (_, Some(Outcome::Unsupported)) => KnobStanding::Unsupported,
         (Some(_), _) => KnobStanding::Differs,
     };
     KnobRow {

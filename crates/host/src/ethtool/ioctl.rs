@@ -42,11 +42,15 @@ const NAME_BYTES: usize = 32;
 /// some thousands.
 const STATISTICS_MAX: usize = 1 << 16;
 
-/// What of a UDP packet chooses its receive queue, as ethtool's letters.
+/// What of a UDP packet chooses its receive queue, as ethtool's letters; `EOPNOTSUPP` where nothing does: virtio without hashes answers
+/// so, and takes a change without an error and without making it (`virtnet_get_hashflow`).
 pub(super) fn hash(link: &str, flow: Flow) -> io::Result<String> {
     let mut request = hash_request(GET_HASH, flow, 0);
     call(link, &mut request)?;
     let bits = request[8..].first_chunk().map_or(0, |data| u64::from_ne_bytes(*data));
+    if bits == 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
     Ok(LETTERS.iter().filter(|(_, bit)| bits & bit != 0).map(|(letter, _)| letter).collect())
 }
 

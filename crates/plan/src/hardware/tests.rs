@@ -44,6 +44,7 @@ fn report() -> HardwareReport {
         knob("proc/sys/net/netfilter/none", KnobValue::Int(1)),
         knob("ethtool/eth4/rings", rings(2048, 1024)),
         knob("ethtool/eth4/eee", KnobValue::Fields([("enabled".into(), 0)].into())),
+        knob("ethtool/eth4/coalesce", KnobValue::Fields([("adaptive-rx".into(), 1)].into())),
     ];
     let found = BTreeMap::from([
         (knobs[0].path.clone(), list(vec![0])),
@@ -52,8 +53,12 @@ fn report() -> HardwareReport {
         (knobs[3].path.clone(), mask(vec![])),
         (knobs[4].path.clone(), KnobValue::Int(0)),
         (knobs[6].path.clone(), rings(256, 256)),
+        (knobs[8].path.clone(), KnobValue::Fields([("adaptive-rx".into(), 0)].into())),
     ]);
-    let outcomes = BTreeMap::from([(knobs[4].path.clone(), Outcome::Refused("Read-only file system".into()))]);
+    let outcomes = BTreeMap::from([
+        (knobs[4].path.clone(), Outcome::Refused("Read-only file system".into())),
+        (knobs[8].path.clone(), Outcome::Unsupported),
+    ]);
     let originals = BTreeMap::from([(knobs[0].path.clone(), "0-7".to_owned())]);
     let mut report = HardwareReport::new(Sources {
         facts: &facts(),
@@ -85,7 +90,7 @@ eth4                1  42        0-7>1      -     off              -
 eth4
   rings: rx 256, tx 256 > rx 2048, tx 1024
 
-8 knobs: 3 as wanted, 2 differ, 1 refused, 2 not on this machine
+9 knobs: 3 as wanted, 2 differ, 1 refused, 3 not on this machine
 differs   /proc/irq/42/smp_affinity_list = 1 (found 0-7)
 refused   /proc/sys/net/ipv4/ip_forward = 1 (found 0: Read-only file system)
 differs   ethtool eth4 rings = rx=2048 tx=1024 (found rx=256 tx=256)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use headgate_config::model::{Coalesce, NicTuning, QueueCount, RingSize, Switch, Tuning, UdpHash};
 
 use super::choose::lay_nic_over;
+use crate::affinity::spreads_itself;
 use crate::ethtool::{Flow, Setting};
 use crate::facts::{Core, Link, Nic};
 use crate::state::{Fit, Knob, KnobValue};
@@ -47,6 +48,11 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
+    /// Whether it is meant for this NIC. Of a NIC of the hypervisor's only what is said of its own driver is.
+    fn is_meant(&self, says: impl Fn(&NicTuning) -> bool) -> bool {
+        !spreads_itself(self.driver) || self.tuning.drivers.get(self.driver).is_some_and(says)
+    }
+
     fn knob(&self, setting: Setting, want: KnobValue, key: &str, why: impl Into<String>) -> Knob {
         let own = self.tuning.origins.get(&format!("drivers.{}.{key}", self.driver));
         let origin = own.or_else(|| self.tuning.origins.get(key)).cloned();
@@ -56,8 +62,8 @@ impl Compiler<'_> {
     fn queues(&self, cores: &[Core], nic: &Nic) -> Option<Knob> {
         let limits = nic.limits;
         let most = if limits.combined > 0 { limits.combined } else { limits.rx_queues.max(limits.tx_queues) };
-        // A virtio device with several queues spreads them itself, and begins with one for each CPU.
-        if most < 2 || crate::affinity::spreads_itself(self.driver) {
+        // A virtio device spreads its queues itself, and begins with one for each CPU.
+        if most < 2 || !self.is_meant(|own| own.queues.is_some()) {
             return None;
         }
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -121,6 +127,10 @@ impl Compiler<'_> {
     }
 
     fn coalesce(&self) -> Option<Knob> {
+        // virtio says that it has it, and refuses it where the host does not offer it (VIRTIO_NET_F_VQ_NOTF_COAL), as QEMU does not.
+        if !self.is_meant(|own| own.coalesce.is_some() || own.rx_usecs.is_some()) {
+            return None;
+        }
         if let Some(usecs) = self.wanted.rx_usecs {
             let knob = self.knob(Setting::Coalesce, fields([("rx-usecs", usecs)]), "rx-usecs", "as asked for");
             return Some(Knob { fit: Fit::Near, ..knob });
@@ -243,8 +253,19 @@ mod tests {
         assert!(wanted(QueueCount::PerCore, &combined(0)).is_empty());
         let apart = link("veth", NicLimits { rx_queues: 16, tx_queues: 2, ..NicLimits::default() });
         assert_eq!(wanted(QueueCount::PerCore, &apart), ["ethtool eth0 channels = rx=4 tx=2"]);
-        let itself = link("virtio_net", NicLimits { combined: 8, ..NicLimits::default() });
-        assert!(wanted(QueueCount::PerCore, &itself).is_empty());
+    }
+
+    #[test]
+    fn queues_and_coalescing_of_virtio_are_its_own_until_its_driver_is_named() {
+        let virtio = link("virtio_net", NicLimits { combined: 8, ..NicLimits::default() });
+        let any =
+            NicTuning { queues: Some(QueueCount::PerCore), coalesce: Some(Coalesce::Adaptive), ..NicTuning::default() };
+        let mut tuning = with(any.clone());
+        assert!(lines(&tuning, &virtio).is_empty());
+        let own = NicTuning { queues: Some(QueueCount::Count(2)), ..any };
+        tuning.drivers.insert("virtio_net".to_owned(), own);
+        let all = ["ethtool eth0 channels = combined=2", "ethtool eth0 coalesce = adaptive-rx=1"];
+        assert_eq!(lines(&tuning, &virtio), all);
     }
 
     #[test]
