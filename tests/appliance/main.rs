@@ -14,18 +14,18 @@ use disk::Disk;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use headgate_image::bundle;
 use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
 use headgate_image::layout::Content;
 use headgate_image::qemu::{Firmware, Machine, Options, Writes};
 use headgate_image::stop::Stop;
 use headgate_image::tool::{run, tool};
+use headgate_image::{bundle, release};
 use headgate_update::grubenv::Block;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -109,6 +109,23 @@ fn data_grows_to_its_disk_once() {
     assert!(!machine.transcript().contains("data grows"), "{}", machine.transcript());
     let (status, _) = machine.console("status", COMMAND).unwrap();
     assert!(!status.contains("in memory"), "{status}");
+}
+
+/// What a release has for virtual machines. Its second start counts one try: the first one wrote into it that it was good.
+#[test]
+fn the_disk_of_a_virtual_machine_starts_and_keeps_what_is_written() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    let image = disk.directory.path().join("disk.qcow2");
+    release::virtual_disk(&disk.image, &image).unwrap();
+    for firmware in [Firmware::Bios, Firmware::Uefi] {
+        let options = Options { firmware, writes: Writes::Kept, ..Options::trial(&image) };
+        let mut machine = Machine::start(options, &Stop::never()).unwrap();
+        machine.expect("A ok 1 try 1", BOOT).unwrap();
+        machine.expect("headgate> ", BOOT).unwrap();
+        let told = wait_for_console(&mut machine, "update status", |said| !said.contains("without coming to good"));
+        assert!(told.contains("slot A runs") && !told.contains("without"), "{told}");
+    }
 }
 
 /// Whoever can write to the box puts the file on a disk, and says so in a drop-in. Traffic is not looked at here: nothing of the
@@ -253,11 +270,12 @@ impl Drop for Server {
     }
 }
 
-/// The backend is behind the router that the lease names, so it sees somebody only by the lease's address and route.
+/// The backend is behind the router that the lease names, so it sees somebody only by the lease's address and route. So does a server of
+/// updates, whose name the resolver of the lease knows.
 #[test]
-fn a_lease_is_address_route_and_source_of_the_box() {
+fn a_lease_is_address_route_source_and_resolver_of_the_box() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let disk = Disk::new();
+    let (disk, _) = Disk::trusting();
     let (networks, links) = Networks::create().unwrap();
     networks.backend.ip(&["address", "add", "10.9.0.9/32", "dev", "backend"]).unwrap();
     let listen = || TcpListener::bind("10.9.0.9:8081");
@@ -265,7 +283,9 @@ fn a_lease_is_address_route_and_source_of_the_box() {
     backend.set_nonblocking(true).unwrap();
     let drop_in = "[network.interfaces.service]\nmatch = { driver = \"igb\", index = 0 }\naddresses = [\"172.16.1.1/24\"]\n\
                    [network.interfaces.backend]\nmatch = { driver = \"igb\", index = 1 }\naddresses = [\"dhcp\"]\n\
-                   [farms.web]\nlisten = \"172.16.1.1:80\"\nbackends.b1.address = \"10.9.0.9:8081\"\n";
+                   [farms.web]\nlisten = \"172.16.1.1:80\"\nbackends.b1.address = \"10.9.0.9:8081\"\n\
+                   [services.update]\nbackoff = { initial = \"1s\", max = \"2s\" }\n\
+                   command = [\"/usr/bin/headgate\", \"update\", \"install\", \"http://updates.test:8082/headgate.update\"]\n";
     let drop_ins = vec![write_drop_in(disk.directory.path(), "10-lease.toml", drop_in).unwrap()];
     let options = Options { links, drop_ins, ..Options::trial(&disk.image) };
     let mut machine = Machine::start(options, &Stop::never()).unwrap();
@@ -277,11 +297,14 @@ fn a_lease_is_address_route_and_source_of_the_box() {
     let leases = disk.directory.path().join("leases");
     std::fs::write(&leases, "").unwrap();
     let given = "start 172.16.2.101\nend 172.16.2.101\ninterface backend\nauto_time 0\noption subnet 255.255.255.0\n\
-                 option router 172.16.2.11\noption lease 600\n";
+                 option router 172.16.2.11\noption dns 172.16.2.11\noption lease 600\n";
     let pid = disk.directory.path().join("udhcpd.pid");
     std::fs::write(&server, format!("{given}pidfile {}\nlease_file {}\n", pid.display(), leases.display())).unwrap();
     let mut command = networks.backend.command("busybox");
     let _server = Server(command.args(["udhcpd", "-f", "-I", "172.16.2.11"]).arg(&server).spawn().unwrap());
+    let updates = networks.backend.within(|| TcpListener::bind("10.9.0.9:8082")).unwrap().unwrap();
+    let names = networks.backend.within(|| UdpSocket::bind("172.16.2.11:53")).unwrap().unwrap();
+    std::thread::spawn(move || resolve(&names, [10, 9, 0, 9]));
     let begin = Instant::now();
     let seen = loop {
         let connect = || TcpStream::connect_timeout(&"172.16.1.1:80".parse().unwrap(), Duration::from_secs(1));
@@ -298,6 +321,30 @@ fn a_lease_is_address_route_and_source_of_the_box() {
     let (rules, _) = machine.console("explain web", COMMAND).unwrap();
     assert!(rules.contains("172.16.2.101"), "{rules}");
     assert_eq!(machine.console("plan", COMMAND).unwrap(), ("nothing to do".to_owned(), 0));
+
+    let (mut update, peer) = updates.accept().unwrap();
+    let mut request = [0; 1024];
+    let length = update.read(&mut request).unwrap();
+    let request = String::from_utf8_lossy(&request[..length]).to_lowercase();
+    assert!(request.starts_with("get /headgate.update ") && request.contains("host: updates.test:8082"), "{request}");
+    assert_eq!(peer.ip(), seen);
+}
+
+/// Answers each question with one address (RFC 1035, section 4), for ever.
+fn resolve(names: &UdpSocket, address: [u8; 4]) {
+    let mut question = [0; 512];
+    while let Ok((length, from)) = names.recv_from(&mut question) {
+        // Header, name with its final zero, type and class; what lies behind (EDNS) is left out of the answer.
+        let end = question[12..length].iter().position(|byte| *byte == 0).unwrap_or(0) + 12 + 5;
+        let is_a = question[end - 4..end - 2] == [0, 1];
+        let mut answer = question[..end].to_vec();
+        answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
+        if is_a {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            answer.extend(address);
+        }
+        let _ = names.send_to(&answer, from);
+    }
 }
 
 /// A header's checksum together with what it says of it: 0 when that is right.

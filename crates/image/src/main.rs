@@ -176,7 +176,7 @@ struct Flash {
 
 #[derive(Args)]
 struct Boot {
-    /// The image [default: build/headgate.img]
+    /// The image, raw or NAME.qcow2 [default: build/headgate.img]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// Start by UEFI (OVMF) instead of BIOS (SeaBIOS)

@@ -76,7 +76,7 @@ pub enum Serial {
 /// How to boot.
 #[derive(Debug)]
 pub struct Options {
-    /// The disk image.
+    /// The disk image; one whose name ends with `.qcow2` is such a one, any other raw.
     pub image: PathBuf,
     /// BIOS or UEFI.
     pub firmware: Firmware,
@@ -314,7 +314,10 @@ fn command_line(options: &Options) -> Result<(Command, Option<TempDir>)> {
         let files = format!("file.driver=file,file.filename={image},log.driver=file,log.filename={}", escape(log)?);
         command.arg("-blockdev").arg(format!("driver=blklogwrites,node-name=disk,{files}"));
     } else {
-        command.arg("-drive").arg(format!("file={image},format=raw,if=none,id=disk,cache=unsafe"));
+        // By its name, as we publish it: what a guest writes to the beginning of a raw disk must not make it anything else.
+        let format =
+            if options.image.extension().is_some_and(|extension| extension == "qcow2") { "qcow2" } else { "raw" };
+        command.arg("-drive").arg(format!("file={image},format={format},if=none,id=disk,cache=unsafe"));
     }
     command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
     if options.writes == Writes::Discarded {

@@ -68,7 +68,7 @@ pub fn make(source: &Source, options: &Options, progress: &Progress) -> Result<V
     std::fs::remove_file(place("img.inputs"))?;
     progress.step("virtual disk", || {
         let qcow2 = place("qcow2");
-        run(tool("qemu-img").args(["convert", "-q", "-c", "-f", "raw", "-O", "qcow2"]).arg(&image).arg(&qcow2))?;
+        virtual_disk(&image, &qcow2)?;
         Ok(((), size(std::fs::metadata(qcow2)?.len())))
     })?;
     if let Some(key) = &options.key {
@@ -91,6 +91,11 @@ pub fn make(source: &Source, options: &Options, progress: &Progress) -> Result<V
         .with_context(|| format!("cannot write {}", options.output.display()))?;
     progress.line(&format!("{}: {} files", options.output.display(), published.len() + 1));
     Ok(published)
+}
+
+/// Makes the disk of a virtual machine, compressed, from a raw one.
+pub fn virtual_disk(image: &Path, qcow2: &Path) -> Result<()> {
+    run(tool("qemu-img").args(["convert", "-q", "-c", "-f", "raw", "-O", "qcow2"]).arg(image).arg(qcow2)).map(drop)
 }
 
 /// The package files, the crates and our own source in one tar: with it and the toolchain the release can be built again when
