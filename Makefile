@@ -63,8 +63,8 @@ test-console: deps ## the console under axe-core, which npm brings; PICTURES=doc
 test-guest: deps ## tunnels, VLANs, bonds, VRFs, offload and queues in a guest with the image's kernel; GUEST=word for some of them (as root)
 	$(CARGO) test -p headgate-tests --test guest -- --ignored --nocapture --exact the_kernel_of_the_image_carries_packets
 
-test-cards: deps ## NICs that are turned by hand or bound anew, in a guest with two igb; 2 minutes (as root)
-	$(CARGO) test -p headgate-tests --test guest -- --ignored --nocapture --exact the_kernel_of_the_image_keeps_cards_tuned
+test-cards: deps ## NICs that are turned by hand or bound anew, in a guest with two igb and a virtio; 2 minutes (as root)
+	$(CARGO) test --release -p headgate-tests --test guest -- --ignored --nocapture --exact the_kernel_of_the_image_keeps_cards_tuned
 
 hwprofiles: ## validate the hardware profiles of hwprofiles/
 	$(CARGO) run -q -p headgate --bin headgate -- hw check hwprofiles
