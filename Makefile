@@ -98,8 +98,7 @@ buildroot-source: ## download all that the production image is built from, into 
 	@scripts/buildroot source
 
 buildroot-release: buildroot-source buildroot-image ## the production image as it is published, with the licences and sources of its parts
-	@scripts/buildroot legal
-	$(CARGO) run -q --release -p headgate-image -- release --parts $(or $(O),build/buildroot/output)/images/parts --programs $(or $(O),build/buildroot/output)/images/parts/programs $(if $(KEY),--key $(KEY) --update-key $(KEY:.key=.pub))
+	@scripts/buildroot release
 
 check-buildroot: deps ## what of the production image can be checked without building it, minutes; more with BUILDROOT=DIR
 	@scripts/check-buildroot

@@ -49,7 +49,8 @@ fi
 
 # component PACKAGE LICENCE: its version is in the name of its directory, its checksum is that of what was downloaded.
 component() {
-    for directory in "$BUILD_DIR/$1"-*; do
+    # linux-headers-6.12.91 is another package than linux; `custom` is a source that is a directory.
+    for directory in "$BUILD_DIR/$1"-[0-9]* "$BUILD_DIR/$1-custom"; do
         [ -d "$directory" ] || continue
         printf '[[component]]\nname = "%s"\nversion = "%s"\nlicenses = ["%s"]\n' "$1" "${directory##*/"$1"-}" "$2"
         for archive in "$BR2_DL_DIR/$1"/*.tar.*; do

@@ -86,6 +86,10 @@ pub fn make(source: &Source, options: &Options, progress: &Progress) -> Result<V
         Ok(((), size(std::fs::metadata(place("inputs.tar"))?.len())))
     })?;
     let published = sums(work.path())?;
+    // The files were made as temporary ones, which are their owner's alone; a web server is somebody else.
+    for file in &published {
+        std::fs::set_permissions(work.path().join(&file.path), std::fs::Permissions::from_mode(0o644))?;
+    }
     std::fs::set_permissions(work.path(), std::fs::Permissions::from_mode(0o755))?;
     std::fs::rename(work.path(), &options.output)
         .with_context(|| format!("cannot write {}", options.output.display()))?;
