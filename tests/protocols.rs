@@ -8,7 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use headgate_image::netns::Namespace;
-use headgate_tests::lab::Lab;
+use headgate_tests::lab::{Lab, backend, backend6};
+use headgate_tests::server::{Connection, Server, Talk};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const SCTP: u8 = 132;
@@ -214,4 +215,66 @@ fn flows_without_an_end_leave_a_backend_that_goes_down_at_once() {
         lab.stop().unwrap();
         lab.gate.run("conntrack --flush").unwrap();
     }
+}
+
+/// A client that has sent before its farm was there, to a box that still started perhaps, has an entry of connection tracking that leads
+/// nowhere, and keeps it as long as it sends.
+#[test]
+fn flows_without_an_end_come_to_a_farm_that_begins_after_them() {
+    let mut lab = Lab::new("early").unwrap();
+    // It has the address, and connection tracking is at work for it.
+    let other = "[farms.other]\nlisten = [\"172.16.1.1:9\", \"[2001:db8:1::1]:9\"]\nbackends.b1.address = \"172.16.2.11:9\"\n\
+                 backends.c1.address = \"[2001:db8:2::11]:9\"\n";
+    let _backends = [backend(11, 8080), backend6(11, 8080)].map(|at| Server::start(&lab.backends, "b11", at).unwrap());
+    lab.configure(other).unwrap();
+    lab.start().unwrap();
+    // The box's own service at the farm's address, whose connections go on.
+    let own: SocketAddr = "172.16.1.1:53".parse().unwrap();
+    let _own = Server::start(&lab.gate, "own", own).unwrap();
+    let mut open = Connection::open(&lab.client, own).unwrap().unwrap();
+    assert_eq!(Talk::open(&lab.client, own).unwrap().ask().unwrap().server, "own");
+    let passing = Talk::open(&lab.client, backend(11, 8080)).unwrap();
+    passing.ask().unwrap();
+    let id = || {
+        let entries = lab.gate.run("conntrack -L -p udp -d 172.16.2.11 -o id").unwrap();
+        entries.split_whitespace().find(|word| word.starts_with("id=")).unwrap().to_owned()
+    };
+    let (before, mode_of) = (id(), |round: usize| ["snat", "dnat"][round % 2]);
+
+    for (round, (name, listen)) in
+        [("port", "53"), ("range", "50-60"), ("all", "*"), ("everything", "*")].into_iter().enumerate()
+    {
+        let protocol = if name == "everything" { "any" } else { "udp" };
+        let clients =
+            ["172.16.1.1:53", "[2001:db8:1::1]:53"].map(|to| Talk::open(&lab.client, to.parse().unwrap()).unwrap());
+        for client in &clients {
+            assert_ne!(
+                client.ask().map(|answer| answer.server).unwrap_or_default(),
+                "b11",
+                "{name}: it is not there yet"
+            );
+        }
+        // No port where there may be none.
+        let ports = if listen == "*" { "" } else { ":8080" };
+        let farm = format!(
+            "[farms.{name}]\nmode = {:?}\nlisten = [\"172.16.1.1:{listen}/{protocol}\", \"[2001:db8:1::1]:{listen}/{protocol}\"]\n\
+             backends.b1.address = \"172.16.2.11{ports}\"\nbackends.c1.address = \"{}\"\n",
+            mode_of(round),
+            if ports.is_empty() { "2001:db8:2::11".to_owned() } else { format!("[2001:db8:2::11]{ports}") },
+        );
+        let _dns = ports.is_empty().then(|| {
+            ["172.16.2.11:53", "[2001:db8:2::11]:53"]
+                .map(|at| Server::start(&lab.backends, "b11", at.parse().unwrap()).unwrap())
+        });
+        lab.configure(&format!("{other}{farm}")).unwrap();
+        lab.headgate_ok(&["apply"]).unwrap();
+        for client in &clients {
+            assert_eq!(client.ask().unwrap().server, "b11", "{name}");
+        }
+        assert_eq!(id(), before, "{name}: a flow of others is left alone");
+        open.echo("still the box's own").unwrap();
+        lab.configure(other).unwrap();
+        lab.headgate_ok(&["apply"]).unwrap();
+    }
+    lab.stop().unwrap();
 }

@@ -1,4 +1,4 @@
-//! What backends that are down or gone could not be made to let go of.
+//! What backends that are down or gone could not be made to let go of, and what began before its farm.
 //!
 //! The deletion of flows and of remembered clients comes behind the commit of the ruleset, so a failure takes nothing back: it
 //! is kept here, tried again with every change of the configuration and every comparison with the kernel, and `status` warns until it has
@@ -40,7 +40,7 @@ impl Owed {
     /// taken already is taken again for nothing. Without anything to take, `cut` is not called.
     pub fn settle(&mut self, lost: Lost, cut: impl FnOnce(&Lost) -> Vec<String>) {
         self.add(Owed { lost, warnings: Vec::new() });
-        if self.lost.marks.is_empty() {
+        if self.lost.is_empty() {
             return;
         }
         let warnings = cut(&self.lost);
@@ -63,7 +63,7 @@ mod tests {
     fn lost(marks: &[u32], memory: &str) -> Lost {
         let marks: BTreeSet<u32> = marks.iter().copied().collect();
         let cut = marks.iter().copied().filter(|mark| mark % 2 == 1).collect();
-        Lost { marks, cut, memories: BTreeSet::from([memory.into()]) }
+        Lost { marks, cut, memories: BTreeSet::from([memory.into()]), ..Lost::default() }
     }
 
     #[test]

@@ -222,7 +222,7 @@ fn lost(so_far: &Reconciled) -> Lost {
 /// Ends the flows, TCP mostly apart, and the memories of clients of backends that are down or gone; a warning for what fails. Only
 /// behind the commit of the ruleset: before, the next packets would find the same backends again.
 pub fn cut_lost(host: &mut Host, lost: &Lost) -> Vec<String> {
-    [forget_lost(host, lost), cut_flows(lost)].into_iter().filter_map(Result::err).collect()
+    [forget_lost(host, lost), cut_flows(lost), give_up_early(lost)].into_iter().filter_map(Result::err).collect()
 }
 
 /// The memories alone: before the flows, whose next packets would find the same backends by them.
@@ -230,6 +230,9 @@ pub fn cut_lost(host: &mut Host, lost: &Lost) -> Vec<String> {
 /// # Errors
 /// What to warn of.
 pub fn forget_lost(host: &mut Host, lost: &Lost) -> Result<(), String> {
+    if lost.memories.is_empty() {
+        return Ok(());
+    }
     match host.forget(&lost.memories, Some(&lost.marks)) {
         Ok(0) => {}
         Ok(clients) => {
@@ -251,6 +254,9 @@ pub fn forget_lost(host: &mut Host, lost: &Lost) -> Result<(), String> {
 /// # Errors
 /// What to warn of.
 pub fn cut_flows(lost: &Lost) -> Result<(), String> {
+    if lost.marks.is_empty() {
+        return Ok(());
+    }
     let flows = Conntrack::open().and_then(|mut conntrack| conntrack.delete_lost(&lost.marks, &lost.cut));
     let flows = flows.map_err(|error| {
         let why = crate::explain(&error);
@@ -258,6 +264,25 @@ pub fn cut_flows(lost: &Lost) -> Result<(), String> {
     })?;
     let (backends, cut) = (lost.marks.len(), lost.cut.len());
     tracing::info!(backends, cut, flows, "flows left backends that are down or gone");
+    Ok(())
+}
+
+/// Ends the flows to farms that began before these farms did. Behind the commit, as the others.
+fn give_up_early(lost: &Lost) -> Result<(), String> {
+    if lost.opened.is_empty() {
+        return Ok(());
+    }
+    let flows = Conntrack::open().and_then(|mut conntrack| conntrack.delete_early(&lost.opened));
+    match flows {
+        Ok(0) => {}
+        Ok(flows) => tracing::info!(flows, "flows that began before their farm did begin anew"),
+        Err(error) => {
+            let why = crate::explain(&error);
+            return Err(format!(
+                "clients that sent before their farm was there are not served until they pause: {why}"
+            ));
+        }
+    }
     Ok(())
 }
 

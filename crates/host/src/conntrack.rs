@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use headgate_plan::flows::Services;
 use headgate_plan::names::{MARK_ID_MASK, MARK_TAG};
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,8 @@ pub struct Conntrack {
 pub enum Select {
     /// Of every backend of ours.
     Ours,
+    /// Nobody's, as far as the tag goes: ours are not among them.
+    Untagged,
     /// Of the backend whose ct mark this is ([`MARK_TAG`] and its id).
     Mark(u32),
     /// Of ours, those whose marks have these bits under this mask; [`Select::covering`] makes it.
@@ -95,6 +98,7 @@ impl Select {
     fn mark_and_mask(self) -> (u32, u32) {
         match self {
             Select::Ours => (MARK_TAG, TAG_MASK),
+            Select::Untagged => (0, TAG_MASK),
             Select::Mark(mark) => (mark, TAG_MASK | MARK_ID_MASK),
             Select::Bits { value, mask } => (value, mask),
         }
@@ -292,8 +296,26 @@ impl Conntrack {
     /// Any [`ConntrackError`].
     pub fn delete_lost(&mut self, marks: &BTreeSet<u32>, cut: &BTreeSet<u32>) -> Result<usize, ConntrackError> {
         let Some(select) = Select::covering(marks.union(cut).copied()) else { return Ok(0) };
+        self.delete_those(select, |body| deletion(body, |entry| entry.is_lost(marks, cut)))
+    }
+
+    /// Ends the flows to these services that are not ours and whose addresses nobody has translated: they began before the
+    /// farm listened there. What has been answered of TCP, SCTP and DCCP stays, for it ends by itself; says how many went.
+    ///
+    /// # Errors
+    /// Any [`ConntrackError`].
+    pub fn delete_early(&mut self, services: &Services) -> Result<usize, ConntrackError> {
+        self.delete_those(Select::Untagged, |body| deletion(body, |entry| entry.is_early(services)))
+    }
+
+    /// One walk through the table; `deletion` makes of an entry the request that ends it.
+    fn delete_those(
+        &mut self,
+        select: Select,
+        deletion: impl Fn(&[u8]) -> io::Result<Option<Vec<u8>>>,
+    ) -> Result<usize, ConntrackError> {
         let found = self.netlink.dump_raw(&request(GET, select, None), Vec::new, |found, message| {
-            found.extend(deletion(message.body(), marks, cut)?);
+            found.extend(deletion(message.body())?);
             Ok(())
         });
         let found = found.map_err(ConntrackError::request("list"))?;

@@ -44,7 +44,7 @@ pub fn deletions(dump: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let marks: BTreeSet<u32> = flows(dump)?.iter().map(|flow| MARK_TAG | flow.mark & MARK_ID_MASK).collect();
     let mut deletions = Vec::new();
     for message in Messages(dump) {
-        deletions.extend(messages::deletion(message?.body(), &marks, &BTreeSet::new())?);
+        deletions.extend(messages::deletion(message?.body(), |entry| entry.is_lost(&marks, &BTreeSet::new()))?);
     }
     Ok(deletions)
 }

@@ -9,7 +9,7 @@ use headgate_image::demo::{self, Afterwards};
 use headgate_image::netns;
 use headgate_image::packages::{self, Versions};
 use headgate_image::progress::Progress;
-use headgate_image::qemu::{Accelerator, Firmware, Link, Machine, Options, Serial, Writes};
+use headgate_image::qemu::{Accelerator, Firmware, Link, Machine, Options, Processors, Serial, Writes};
 use headgate_image::source::Source;
 use headgate_image::stop::Stop;
 use headgate_image::{binaries, build, bundle, flash, inspect, release};
@@ -360,6 +360,7 @@ fn boot(image: PathBuf, arguments: Boot) -> Result<()> {
         image,
         firmware: if arguments.uefi { Firmware::Uefi } else { Firmware::Bios },
         accelerator: if arguments.kvm { Accelerator::Kvm } else { Accelerator::Tcg },
+        processors: Processors::Sna7108,
         links,
         drop_ins: arguments.drop_in,
         writes: if arguments.snapshot { Writes::Discarded } else { Writes::Kept },

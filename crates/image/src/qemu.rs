@@ -53,6 +53,16 @@ pub enum Accelerator {
     Kvm,
 }
 
+/// The guest's processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Processors {
+    /// Those of an SNA 7108: four cores with two threads each.
+    Sna7108,
+    /// Two cores, which QEMU translates side by side: what the time of a boot is measured with, for it then takes the guest as
+    /// long as it takes us. See [`Machine::start`] for what may come of that.
+    Pair,
+}
+
 /// What a network card of the guest is connected to.
 #[derive(Debug)]
 pub enum Link {
@@ -82,6 +92,8 @@ pub struct Options {
     pub firmware: Firmware,
     /// TCG or KVM.
     pub accelerator: Accelerator,
+    /// How many.
+    pub processors: Processors,
     /// The network cards, in the guest's order.
     pub links: Vec<Link>,
     /// Drop-ins for the guest, by fw_cfg.
@@ -107,6 +119,7 @@ impl Options {
             image: image.to_owned(),
             firmware: Firmware::Bios,
             accelerator: Accelerator::Tcg,
+            processors: Processors::Sna7108,
             links: vec![Link::User, Link::User],
             drop_ins: Vec::new(),
             writes: Writes::Discarded,
@@ -140,6 +153,10 @@ struct Transcript {
 
 impl Machine {
     /// Starts QEMU. `stop` ends waits early.
+    ///
+    /// With a thread for each processor, QEMU's translator uses entries of its address cache after another thread has freed
+    /// them (`accel/tcg/cputlb.c`, seen up to 10.0): of ten boots beside other work one ended with an assertion and one never
+    /// got its network.
     pub fn start(options: Options, stop: &Stop) -> Result<Self> {
         ensure!(options.image.is_file(), "{} is not there: `headgate-image build` first", options.image.display());
         let (mut command, firmware) = command_line(&options)?;
@@ -184,6 +201,11 @@ impl Machine {
             stop: stop.clone(),
             _firmware: firmware,
         })
+    }
+
+    /// QEMU's process.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
     }
 
     /// Since QEMU was started.
@@ -297,15 +319,17 @@ fn command_line(options: &Options) -> Result<(Command, Option<TempDir>)> {
     let mut command = Command::new(PROGRAM);
     command.args(["-no-user-config", "-nodefaults", "-display", "none", "-machine", "q35"]);
     // More processors than the host has would only wait for each other, but the shape is what is tried.
-    command.args(["-smp", "8,sockets=1,cores=4,threads=2", "-m", "1024"]);
+    let (shape, threads) = match options.processors {
+        Processors::Sna7108 => ("8,sockets=1,cores=4,threads=2", "single"),
+        Processors::Pair => ("2,sockets=1,cores=2,threads=1", "multi"),
+    };
+    command.args(["-smp", shape, "-m", "1024"]);
     if let Some(clock) = &options.clock {
         command.args(["-rtc", &format!("base={clock}")]);
     }
     match options.accelerator {
-        // One thread for all processors. With a thread each, QEMU's translator uses entries of its address cache after
-        // another thread has freed them (accel/tcg/cputlb.c, seen up to 10.0): of ten boots beside other work one ended
-        // with an assertion and one never got its network. It costs twice the time to boot.
-        Accelerator::Tcg => command.args(["-accel", "tcg,thread=single", "-cpu", TCG_CPU]),
+        // One thread for all eight: see `Machine::start`. It costs twice the time to boot.
+        Accelerator::Tcg => command.args(["-accel", &format!("tcg,thread={threads}"), "-cpu", TCG_CPU]),
         Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
     };
     let image = escape(&options.image)?;

@@ -6,6 +6,7 @@
 //! Shared machines are noisy. What is compared is therefore alive side by side and measured in turns, in slices of about
 //! a second, and the figure is the median of the ratio within a round.
 
+pub mod boot;
 pub mod consistency;
 pub mod control;
 pub mod dataplane;

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
 use headgate_bench::report::Report;
-use headgate_bench::{consistency, control, dataplane, icount, image, paper, steer};
+use headgate_bench::{boot, consistency, control, dataplane, icount, image, paper, steer};
 use headgate_image::stop::Stop;
 
 /// Measures Headgate beside its peers.
@@ -46,6 +46,8 @@ enum What {
     Paper(paper::Options),
     /// HTTP through a guest with the image's kernel: IPVS and flowtables beside farms
     Image(image::Options),
+    /// An image from its kernel's start to the first packet that it forwards
+    Boot(boot::Options),
     /// Instructions per packet, flow and connection, without noise
     Icount(icount::Options),
     /// Who moves when backends come and go, how fair the schedulers are, and a connection's memory
@@ -75,6 +77,7 @@ fn run(arguments: Arguments) -> Result<()> {
         What::Control(options) => control::run(&options, &stop)?,
         What::Paper(options) => paper::run(&options, &stop)?,
         What::Image(options) => image::run(&options, &stop)?,
+        What::Boot(options) => boot::run(&options, &stop)?,
         What::Icount(options) => icount::run(&options, &stop)?,
         What::Steer(options) => steer::run(&options, &stop)?,
     };

@@ -5,7 +5,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use headgate_plan::names::MARK_ID_MASK;
+use headgate_plan::flows::Services;
+use headgate_plan::names::{MARK_ID_MASK, MARK_TAG};
 
 use super::{Flow, Select, TAG_MASK, Tuple};
 
@@ -47,10 +48,13 @@ const IPS_SEEN_REPLY: u32 = 1 << 1;
 const IPS_ASSURED: u32 = 1 << 2;
 /// Address or port of the sender was changed (`nf_nat_setup_info`).
 const IPS_SRC_NAT: u32 = 1 << 4;
+const IPS_DST_NAT: u32 = 1 << 5;
 const IPS_OFFLOAD: u32 = 1 << 14;
 
-/// `IPPROTO_TCP`.
+/// `IPPROTO_TCP`, `IPPROTO_DCCP`, `IPPROTO_SCTP`: those whose connections have an end.
 const TCP: u8 = 6;
+const DCCP: u8 = 33;
+const SCTP: u8 = 132;
 
 /// The header of a message and of what precedes its attributes; [`finish`] fills in the length.
 fn begin(kind: u16) -> Vec<u8> {
@@ -65,16 +69,46 @@ fn finish(mut message: Vec<u8>) -> Vec<u8> {
     message
 }
 
-/// The deletion of the entry that `body`, an answer to a dump, describes, when its mark is in `cut` if it is TCP, and in
-/// `marks` if not. Its tuple goes back as it came, so that this holds for every protocol.
-pub(crate) fn deletion(body: &[u8], marks: &BTreeSet<u32>, cut: &BTreeSet<u32>) -> io::Result<Option<Vec<u8>>> {
+/// What decides whether an entry is deleted.
+pub(crate) struct Entry {
+    /// Without flags.
+    mark: u32,
+    protocol: u8,
+    /// `None` where there are no IP addresses.
+    original: Option<Tuple>,
+    status: u32,
+}
+
+impl Entry {
+    /// Of a backend that has to let go of it.
+    pub(crate) fn is_lost(&self, marks: &BTreeSet<u32>, cut: &BTreeSet<u32>) -> bool {
+        if self.protocol == TCP { cut } else { marks }.contains(&self.mark)
+    }
+
+    /// Of nobody, to a service that is one by now.
+    pub(super) fn is_early(&self, services: &Services) -> bool {
+        // Where a packet of an opened connection would be taken nobody knows of it.
+        let has_begun = matches!(self.protocol, TCP | DCCP | SCTP) && self.status & IPS_SEEN_REPLY != 0;
+        !has_begun
+            && self.mark & TAG_MASK != MARK_TAG
+            && self.status & (IPS_SRC_NAT | IPS_DST_NAT) == 0
+            && self.original.is_some_and(|original| services.take(self.protocol, original.destination))
+    }
+}
+
+/// The deletion of the entry that `body`, an answer to a dump, describes, if that is wanted. Its tuple goes back as it came, so
+/// that this holds for every protocol.
+pub(crate) fn deletion(body: &[u8], wanted: impl FnOnce(&Entry) -> bool) -> io::Result<Option<Vec<u8>>> {
     let mut message = begin(DELETE);
-    let (mut mark, mut is_tcp, mut has_tuple) = (0, false, false);
+    let mut entry = Entry { mark: 0, protocol: 0, original: None, status: 0 };
+    let mut has_tuple = false;
     for (kind, value) in Attributes::of(body)? {
         match kind {
-            CTA_MARK => mark = be32(value)? & (TAG_MASK | MARK_ID_MASK),
+            CTA_MARK => entry.mark = be32(value)? & (TAG_MASK | MARK_ID_MASK),
+            CTA_STATUS => entry.status = be32(value)?,
             CTA_TUPLE_ORIG => {
-                (is_tcp, has_tuple) = (decode_tuple(value)?.0 == TCP, true);
+                (entry.protocol, entry.original) = decode_tuple(value)?;
+                has_tuple = true;
                 put(&mut message, CTA_TUPLE_ORIG | NLA_F_NESTED, value);
             }
             // The id is of this very entry: one that took its place meanwhile stays.
@@ -83,7 +117,7 @@ pub(crate) fn deletion(body: &[u8], marks: &BTreeSet<u32>, cut: &BTreeSet<u32>) 
         }
     }
     message[16] = *body.first().ok_or_else(truncated)?;
-    Ok((has_tuple && if is_tcp { cut } else { marks }.contains(&mark)).then(|| finish(message)))
+    Ok((has_tuple && wanted(&entry)).then(|| finish(message)))
 }
 
 /// A message with a ct mark to compare, and a family and protocol when they are given.

@@ -130,3 +130,48 @@ fn the_longest_names_fit_a_comment() {
     assert_eq!(headgate_nft::model::comment(&comment), *comment);
     assert_eq!(names::backend_of_comment(&comment), Some((farm, backend)));
 }
+
+/// What `after` opens when `before` ran: protocols and destinations, and whether they are taken.
+fn opens(before: Vec<Farm>, after: Vec<Farm>) -> impl Fn(u8, &str) -> bool {
+    let ids = Ids::default();
+    let [old, new] = [before, after].map(|farms| compiled(&config(farms), &ids).state.ruleset);
+    let opened = lost(&old, &new).opened;
+    move |protocol, destination| opened.take(protocol, destination.parse().unwrap())
+}
+
+#[test]
+fn what_a_farm_begins_to_listen_on_is_opened_and_nothing_else() {
+    let listening =
+        |listen: &[&str]| Farm { listen: listen.iter().map(|text| text.parse().unwrap()).collect(), ..web() };
+    let listens = ["172.16.1.1:53/udp", "172.16.1.2:5000-5010/udp", "172.16.1.3:*/udp", "172.16.1.4:*/any"];
+    let opened = opens(vec![], vec![listening(&listens)]);
+    for (protocol, destination) in [
+        (17, "172.16.1.1:53"),
+        (17, "172.16.1.2:5000"),
+        (17, "172.16.1.2:5010"),
+        (17, "172.16.1.3:9"),
+        (253, "172.16.1.4:0"),
+    ] {
+        assert!(opened(protocol, destination), "{protocol} {destination}");
+    }
+    for (protocol, destination) in [
+        (6, "172.16.1.1:53"),
+        (17, "172.16.1.1:54"),
+        (17, "172.16.1.2:4999"),
+        (17, "172.16.1.2:5011"),
+        (6, "172.16.1.3:9"),
+        (17, "172.16.1.5:53"),
+        (17, "[2001:db8:1::1]:53"),
+    ] {
+        assert!(!opened(protocol, destination), "{protocol} {destination}");
+    }
+    let wider =
+        opens(vec![listening(&listens[..1])], vec![listening(&["172.16.1.1:53/udp", "[2001:db8:1::1]:53/udp"])]);
+    assert!(wider(17, "[2001:db8:1::1]:53"));
+    assert!(!wider(17, "172.16.1.1:53"), "it was there");
+    let off = Farm { state: FarmState::Off, ..listening(&listens[..1]) };
+    assert!(opens(vec![off.clone()], vec![listening(&listens[..1])])(17, "172.16.1.1:53"));
+    assert!(!opens(vec![listening(&listens[..1])], vec![off])(17, "172.16.1.1:53"));
+    let stateless = Farm { mode: headgate_config::model::Mode::Stateless, ..listening(&listens[..1]) };
+    assert!(!opens(vec![], vec![stateless])(17, "172.16.1.1:53"), "every packet finds it");
+}

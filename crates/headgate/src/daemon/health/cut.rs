@@ -27,7 +27,7 @@ impl Cutter {
     }
 
     fn begin(&mut self) {
-        if self.walk.is_some() || self.lost.marks.is_empty() {
+        if self.walk.is_some() || self.lost.is_empty() {
             return;
         }
         let lost = std::mem::take(&mut self.lost);

@@ -71,16 +71,19 @@ fn the_deletion_of_an_entry_names_its_tuple_and_spares_tcp_and_other_marks() {
     put(&mut udp, CTA_ID, &[1, 2, 3, 4]);
     udp[0] = AF_INET;
     let (marks, none) = (BTreeSet::from([MARK_TAG | 7]), BTreeSet::new());
-    assert_eq!(deletion(&tcp, &marks, &none).expect("well formed"), None);
-    assert!(deletion(&tcp, &marks, &marks).expect("well formed").is_some(), "it is to be cut");
-    assert_eq!(deletion(&udp, &BTreeSet::from([MARK_TAG | 8]), &none).expect("well formed"), None);
-    let message = deletion(&udp, &marks, &none).expect("well formed").expect("to be deleted");
+    let lost = |body: &[u8], marks: &BTreeSet<u32>, cut: &BTreeSet<u32>| {
+        deletion(body, |entry| entry.is_lost(marks, cut)).expect("well formed")
+    };
+    assert_eq!(lost(&tcp, &marks, &none), None);
+    assert!(lost(&tcp, &marks, &marks).is_some(), "it is to be cut");
+    assert_eq!(lost(&udp, &BTreeSet::from([MARK_TAG | 8]), &none), None);
+    let message = lost(&udp, &marks, &none).expect("to be deleted");
     assert_eq!(message[..4], u32::try_from(message.len()).expect("short").to_ne_bytes());
     assert_eq!((&message[4..6], message[16]), (&DELETE.to_ne_bytes()[..], AF_INET));
     let kinds: Vec<u16> = Attributes::of(&message[16..]).expect("well formed").map(|(kind, _)| kind).collect();
     assert_eq!(kinds, [CTA_TUPLE_ORIG, CTA_ID]);
     for length in 0..udp.len() {
-        let _ = deletion(&udp[..length], &marks, &none);
+        let _ = deletion(&udp[..length], |entry| entry.is_lost(&marks, &none));
     }
 }
 
