@@ -7,6 +7,7 @@
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -25,6 +26,8 @@ use nix::unistd::Pid;
 use commands::Request;
 use editor::{Editor, Typed};
 
+use crate::api::SOCKET;
+
 mod commands;
 mod editor;
 #[cfg(test)]
@@ -34,6 +37,10 @@ const PROMPT: &str = "headgate> ";
 
 /// How long a console that does not exist is slept for, so that init, which starts us again at once, does not spin.
 const ABSENT_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a box that starts is waited for before its status is asked for the first time, and between two looks.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PAUSE: Duration = Duration::from_millis(200);
 
 /// The shortest session, for the same reason: a line that hangs up at once, again and again.
 const SESSION_LEAST: Duration = Duration::from_secs(1);
@@ -57,7 +64,12 @@ pub struct Options {
 
 /// Serves the terminal until it hangs up or its user leaves. Never fails: whoever starts it could do nothing about it.
 pub fn run(options: &Options, root: &Path) {
-    let console = Console { program: "/proc/self/exe".into(), root: root.to_owned(), absent_pause: ABSENT_PAUSE };
+    let console = Console {
+        program: "/proc/self/exe".into(),
+        root: root.to_owned(),
+        absent_pause: ABSENT_PAUSE,
+        start_patience: START_PATIENCE,
+    };
     console.serve(&options.tty);
 }
 
@@ -67,6 +79,7 @@ struct Console {
     program: PathBuf,
     root: PathBuf,
     absent_pause: Duration,
+    start_patience: Duration,
 }
 
 /// The terminal is gone.
@@ -98,6 +111,7 @@ impl Console {
     }
 
     fn session(&self, terminal: &mut Terminal) -> Result<(), HungUp> {
+        self.wait_for_daemon(terminal)?;
         self.command(terminal, &["status".to_owned()])?;
         terminal.show("\nThis console only looks. Type help for what there is.\n")?;
         loop {
@@ -119,6 +133,28 @@ impl Console {
                 Request::Run(arguments) => self.command(terminal, &arguments)?,
             }
         }
+    }
+
+    /// On a box that has just started nobody answers yet: that is no error to begin with, and asking for it would take its time
+    /// from what it starts. A key ends the wait.
+    fn wait_for_daemon(&self, terminal: &mut Terminal) -> Result<(), HungUp> {
+        let (socket, deadline) = (self.root.join(SOCKET), Instant::now() + self.start_patience);
+        let absent = || match UnixStream::connect(&socket) {
+            Ok(_) => false,
+            Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused),
+        };
+        if self.start_patience.is_zero() || !absent() {
+            return Ok(());
+        }
+        terminal
+            .show("The box starts. Its status comes here as soon as headgated answers; any key asks at once.\n\n")?;
+        while absent() && Instant::now() < deadline {
+            if let Event::Typed(byte) = terminal.wait(None, START_PAUSE)? {
+                terminal.keep(byte);
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Runs `headgate ARGUMENTS` and shows what it prints. Ctrl-C and the deadline end it.

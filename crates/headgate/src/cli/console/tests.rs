@@ -38,16 +38,36 @@ struct Rig {
     slave: Option<OwnedFd>,
 }
 
+/// Waits for nothing.
+fn console(program: impl Into<PathBuf>, root: &str) -> Console {
+    let (program, root) = (program.into(), root.into());
+    Console { program, root, absent_pause: Duration::ZERO, start_patience: Duration::ZERO }
+}
+
+/// Puts [`PROGRAM`] there.
+fn program(directory: &TempDir) -> PathBuf {
+    let program = directory.path().join("headgate");
+    fs::write(&program, PROGRAM).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
 impl Rig {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("headgate");
-        fs::write(&program, PROGRAM).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let program = program(&directory);
         Self::with(directory, program)
     }
 
     fn with(directory: TempDir, program: PathBuf) -> Self {
+        let root = "/somewhere".into();
+        Self::serving(
+            directory,
+            Console { program, root, absent_pause: Duration::ZERO, start_patience: Duration::ZERO },
+        )
+    }
+
+    fn serving(directory: TempDir, console: Console) -> Self {
         let pty = openpty(None, None).unwrap();
         let tty = ttyname(&pty.slave).unwrap();
         let master = File::from(pty.master);
@@ -59,7 +79,6 @@ impl Rig {
                 text.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..count]));
             }
         });
-        let console = Console { program, root: "/somewhere".into(), absent_pause: Duration::ZERO };
         let console = std::thread::spawn(move || console.serve(&tty));
         Self { master, seen, read_to: 0, console: Some(console), directory, slave: Some(pty.slave) }
     }
@@ -118,6 +137,31 @@ fn a_session_shows_the_status_and_answers() {
     assert!(!config.contains("abc") && !config.contains("CARGO") && config.contains("NO_COLOR=1"), "{config}");
     rig.send("exit\r");
     rig.ends();
+}
+
+#[test]
+fn a_box_that_starts_is_waited_for_until_a_key_is_pressed() {
+    let rig = |patience| {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        fs::create_dir_all(root.join("run/headgate")).unwrap();
+        let program = program(&directory);
+        let socket = root.join(SOCKET);
+        let console = Console { root, start_patience: patience, ..console(program, "/") };
+        (Rig::serving(directory, console), socket)
+    };
+    let (mut waits, socket) = rig(DEADLINE);
+    assert!(!waits.expect("any key asks at once.").contains("ran:"));
+    let _daemon = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    assert!(waits.expect(PROMPT).contains("status"));
+
+    let (mut impatient, _) = rig(Duration::from_secs(3600));
+    impatient.expect("any key asks at once.");
+    assert!(impatient.answer("plan").contains("[exit 4]"), "first the status, of nobody");
+    assert!(impatient.expect(PROMPT).contains("[exit 139]"), "then what was typed");
+
+    let (mut short, _) = rig(Duration::from_millis(1));
+    assert!(short.expect(PROMPT).contains("[exit 4]"), "it does not wait for ever");
 }
 
 #[test]
@@ -191,8 +235,7 @@ fn a_hang_up_ends_console_and_command() {
     // The reader thread holds the master too; it ends with the terminal.
     let pty = openpty(None, None).unwrap();
     let tty = ttyname(&pty.slave).unwrap();
-    let console =
-        Console { program: rig.directory.path().join("headgate"), root: "/".into(), absent_pause: Duration::ZERO };
+    let console = console(rig.directory.path().join("headgate"), "/");
     let second = std::thread::spawn(move || console.serve(&tty));
     sleep(Duration::from_millis(200));
     drop(pty.master);
@@ -260,7 +303,7 @@ fn a_command_that_cannot_run_is_said() {
 
 #[test]
 fn no_terminal_is_slept_for() {
-    let console = Console { program: "/bin/true".into(), root: "/".into(), absent_pause: Duration::from_millis(300) };
+    let console = Console { absent_pause: Duration::from_millis(300), ..console("/bin/true", "/") };
     for absent in ["/nonexistent/ttyS9", "/dev/null", "/"] {
         let start = Instant::now();
         console.serve(Path::new(absent));
