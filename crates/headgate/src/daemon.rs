@@ -4,6 +4,7 @@
 //! ends without touching the kernel: traffic goes on.
 
 pub mod caller;
+pub mod carriers;
 pub mod clock;
 pub mod engine;
 pub mod errands;
@@ -191,7 +192,12 @@ fn run(root: &Path, records: Records) -> Result<(), DaemonError> {
     let process = Process::begin(&Root::new(root), kept, successor);
     let boot = root.join(milestones::FILE.trim_start_matches('/'));
     milestones::note(&boot, "headgated begins");
+    carriers::begin(boot.clone());
     let started = engine.start();
+    if let Some((set_up, served)) = engine.first_commit() {
+        milestones::note_since(&boot, set_up.elapsed(), "network set up");
+        milestones::note_since(&boot, served.elapsed(), "farms in the kernel");
+    }
     milestones::note(&boot, if started.applied { "network and farms stand" } else { "network and farms do not stand" });
     engine.settle_memory();
     let state = Root::new(root).file("run/headgate")?;

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use headgate_nft::{Change, ElementState, Key};
 use headgate_plan::knob::CPU_WAKE_UP;
@@ -332,8 +333,12 @@ impl Host {
         if report.failed() {
             return Outcome::Skipped;
         }
+        let begun = Instant::now();
         match self.exchange(changes) {
-            Ok(()) => Outcome::Set,
+            Ok(()) => {
+                self.first_commit.get_or_insert_with(|| (begun, Instant::now()));
+                Outcome::Set
+            }
             Err(error) => {
                 let reason = crate::explain(&error);
                 let stale = error.is_stale();

@@ -11,14 +11,16 @@
 //! number of ours, not one of our tables, not asked for) is never changed.
 //!
 //! Nothing here decides: what should be is said by `headgate-plan`. Every call blocks until the kernel has answered, which
-//! it does at once; there is no task or thread. A [`Monitor`](monitor::Monitor) tells who wants to know that something of the
-//! network changed, a [`PacketLog`](packet_log::PacketLog) hears what rules log. A `Host` works in the network namespace of the thread
-//! that opened it and must be used from threads in the same one.
+//! it does at once; there is no task or thread. Who wants to know what happens waits for it: a [`Monitor`](monitor::Monitor) tells
+//! that something of the network changed, [`Carriers`](carrier::Carriers) that a cable was plugged in, a
+//! [`PacketLog`](packet_log::PacketLog) what rules log. A `Host` works in the network namespace of the thread that opened it and must
+//! be used from threads in the same one.
 
 mod address;
 pub mod announce;
 mod apply;
 pub mod capacity;
+pub mod carrier;
 pub mod clock;
 pub mod conntrack;
 mod counted;
@@ -48,6 +50,7 @@ mod wakeup;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use headgate_nft::{Batch, Change, Socket};
 use headgate_plan::features::Feature;
@@ -71,6 +74,8 @@ pub struct Host {
     ours: Option<u32>,
     /// How often something was to be written.
     writes: u64,
+    /// When the first ruleset of a plan went to the kernel, and when it was there.
+    first_commit: Option<(Instant, Instant)>,
     /// Connection tracking helpers that have been found to be there.
     helpers: BTreeSet<Helper>,
     /// Tunnel devices whose kind has been found to be there.
@@ -141,6 +146,7 @@ impl Host {
             generation: None,
             ours: None,
             writes: 0,
+            first_commit: None,
             helpers: BTreeSet::new(),
             tunnels: BTreeSet::new(),
             kernel,
@@ -182,6 +188,11 @@ impl Host {
     /// How often this one has written, or tried to: what another looked at between two of the same number is as this one left it.
     pub fn writes(&self) -> u64 {
         self.writes
+    }
+
+    /// Since when farms of this one's are in the kernel: when the network was set up for them, and when they were there.
+    pub fn first_commit(&self) -> Option<(Instant, Instant)> {
+        self.first_commit
     }
 
     /// nftables' generation when our tables were last observed.

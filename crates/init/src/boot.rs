@@ -19,6 +19,7 @@ use crate::modules::{Index, Loader};
 use crate::{data, grow, modalias, stick, watchdog};
 
 const SYS: &str = "/sys";
+const SUPERVISOR: &str = "/usr/sbin/headgated";
 /// Drivers bring buses, buses bring devices: USB network cards need three rounds.
 const ROUNDS: usize = 4;
 
@@ -50,6 +51,7 @@ pub fn run() -> ExitCode {
         console.warn(with_cause(&error));
         Index::default()
     });
+    std::thread::spawn(|| read_ahead(Path::new(SUPERVISOR)));
     let loader = Loader::new(&index);
     std::thread::scope(|scope| {
         scope.spawn(|| load_hardware(&index, &loader, &console));
@@ -61,6 +63,12 @@ pub fn run() -> ExitCode {
     console.say("ready");
     report(&console, console.keep(Path::new(milestones::FILE)));
     ExitCode::SUCCESS
+}
+
+/// Reads a program that is about to be started, so that its pages are unpacked (and verified) while everything here waits for the
+/// kernel. Nobody waits for it: what is not read when this program ends is read when it is needed.
+fn read_ahead(program: &Path) {
+    let _ = std::fs::File::open(program).and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
 }
 
 /// What the initramfs says where there is one.

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -29,8 +30,13 @@ pub fn now() -> f64 {
 
 /// Adds a milestone to the list of this start; a machine that keeps none is left as it is.
 pub fn note(list: &Path, what: impl Display) {
+    note_since(list, Duration::ZERO, what);
+}
+
+/// The same of something that was done so long ago.
+pub fn note_since(list: &Path, ago: Duration, what: impl Display) {
     if let Ok(mut file) = OpenOptions::new().append(true).open(list) {
-        let _ = file.write_all(line(now(), what).as_bytes());
+        let _ = file.write_all(line(now() - ago.as_secs_f64(), what).as_bytes());
     }
 }
 

@@ -228,6 +228,11 @@ impl Engine {
         self.events.clone()
     }
 
+    /// See [`Host::first_commit`].
+    pub fn first_commit(&self) -> Option<(Instant, Instant)> {
+        self.host.first_commit()
+    }
+
     /// The addresses to listen on, from now on.
     pub fn listen(&self) -> watch::Receiver<Listen> {
         self.listen.subscribe()

@@ -41,6 +41,8 @@ pub enum Part {
     Front,
     /// Probes backends.
     Probes,
+    /// Has neighbours asked for again when a carrier comes.
+    Carriers,
 }
 
 impl Part {
@@ -51,6 +53,7 @@ impl Part {
             Part::Supervisor => "headgated",
             Part::Front => "front",
             Part::Probes => "health",
+            Part::Carriers => "carriers",
         }
     }
 
@@ -86,6 +89,7 @@ impl Part {
             Part::Front => CapabilitySet::NET_ADMIN | CapabilitySet::NET_BIND_SERVICE,
             // NET_RAW: echo requests. NET_ADMIN: marks of probes, and the flows of backends.
             Part::Probes => CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
+            Part::Carriers => CapabilitySet::NET_ADMIN,
         }
     }
 }

@@ -1,0 +1,52 @@
+//! Has neighbours asked for again as soon as a carrier comes, in a thread of its own: carriers come while everybody else is busy
+//! with the start.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use headgate_host::carrier::Carriers;
+use headgate_update::milestones;
+
+use super::fence::{self, Part};
+
+/// Enough for a list of interfaces.
+const STACK_BYTES: usize = 256 << 10;
+/// A carrier that comes later, s after the kernel's start, belongs to a cable and not to the start.
+const START: f64 = 60.0;
+const WITHOUT: &str =
+    "a neighbour that was asked for before there was a carrier is asked again by the kernel only, a second later";
+
+/// Begins, in the network namespace of the caller. Without it the kernel asks again by itself, later. The carriers of the start are
+/// among its milestones: the first packet waits for them.
+pub fn begin(milestones: PathBuf) {
+    let begun = Carriers::open().and_then(|carriers| {
+        let thread = std::thread::Builder::new().name("carriers".to_owned()).stack_size(STACK_BYTES);
+        thread.spawn(move || {
+            fence::enter(Part::Carriers);
+            let error = follow(carriers, &milestones);
+            tracing::warn!(%error, "{WITHOUT}");
+        })
+    });
+    if let Err(error) = begun {
+        tracing::warn!(%error, "{WITHOUT}");
+    }
+}
+
+fn follow(mut carriers: Carriers, list: &Path) -> io::Error {
+    let mut told = BTreeSet::new();
+    loop {
+        let came = match carriers.follow() {
+            Ok(came) => came,
+            Err(error) => return error,
+        };
+        if came.asked > 0 {
+            tracing::info!(neighbours = came.asked, links = ?came.links, "a carrier came; who had not answered was asked again");
+        }
+        for link in came.links {
+            if milestones::now() < START && told.insert(link.clone()) {
+                milestones::note(list, format_args!("carrier of {link}"));
+            }
+        }
+    }
+}
