@@ -12,7 +12,7 @@ use headgate_host::{Host, HostError};
 use headgate_nft::Ruleset;
 use headgate_plan::compile::{Desired, Unsupported, compile};
 use headgate_plan::facts::Facts;
-use headgate_plan::features::Feature;
+use headgate_plan::features::{self, Feature};
 use headgate_plan::flows::{self, Lost};
 use headgate_plan::health::Failed;
 use headgate_plan::ids::Ids;
@@ -152,6 +152,7 @@ pub fn reconcile(host: &mut Host, wanted: Wanted<'_>, until: Until) -> Result<Re
         so_far.facts = host.facts()?;
         let helpers = wanted.config.farms.values().filter_map(|farm| farm.helper).collect();
         so_far.facts.lacking_helpers = host.lacking_helpers(&helpers)?;
+        so_far.facts.flowtable = features::offloads(wanted.config) && host.has_flowtables()?;
         so_far.facts.lacking_features = host.lacking_features(&Feature::wanted(wanted.config))?;
         so_far.facts.lacking_tunnels = host.lacking_tunnels(&tunnel::wanted(wanted.config))?;
         so_far.desired =

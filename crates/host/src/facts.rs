@@ -9,10 +9,10 @@ use crate::link::Interface;
 use crate::{Host, HostError, address, lease, link, route, topology};
 
 impl Host {
-    /// Reads the facts that decisions are made from.
+    /// Reads the facts that decisions are made from, but for what the kernel is only asked when somebody wants it.
     ///
     /// # Errors
-    /// [`HostError::List`], [`HostError::Topology`], [`HostError::Commit`].
+    /// [`HostError::List`], [`HostError::Topology`].
     pub fn facts(&mut self) -> Result<Facts, HostError> {
         let mut facts = topology::read(&self.root)?;
         let interfaces = link::list(&mut self.netlink).map_err(HostError::list("interfaces"))?;
@@ -42,7 +42,6 @@ impl Host {
             })
             .collect();
         facts.leases = lease::list(&self.root);
-        facts.flowtable = self.has_flowtables()?;
         Ok(facts)
     }
 
@@ -60,8 +59,12 @@ impl Host {
         Ok(wanted.iter().copied().filter(|feature| self.features.get(feature) == Some(&false)).collect())
     }
 
-    /// Asked once: the answer does not change while a kernel runs, but a module is looked for each time.
-    fn has_flowtables(&mut self) -> Result<bool, HostError> {
+    /// Asked once: the answer does not change while a kernel runs, but a module is looked for each time, and a transaction waits for
+    /// all CPUs (170 ms of a start in QEMU).
+    ///
+    /// # Errors
+    /// [`HostError::Commit`]: nftables cannot be asked.
+    pub fn has_flowtables(&mut self) -> Result<bool, HostError> {
         let known = match self.flowtable {
             Some(known) => known,
             None => self.nft.supports_flowtable().map_err(HostError::Commit)?,

@@ -25,7 +25,7 @@ pub struct Facts {
     pub appliance: bool,
     /// We are in the initial network namespace; some sysctls are only writable there.
     pub initial_netns: bool,
-    /// The kernel has flowtables (`CONFIG_NF_FLOW_TABLE_INET`, `CONFIG_NFT_FLOW_OFFLOAD`).
+    /// The kernel has flowtables (`CONFIG_NF_FLOW_TABLE_INET`, `CONFIG_NFT_FLOW_OFFLOAD`); asked only if some farm offloads.
     pub flowtable: bool,
     /// `/sys/class/dmi/id/product_name`.
     pub dmi_product: Option<String>,

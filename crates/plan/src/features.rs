@@ -85,3 +85,8 @@ impl Feature {
         }
     }
 }
+
+/// Whether some farm sends its established flows past the hooks, for which the kernel needs flowtables.
+pub fn offloads(config: &Config) -> bool {
+    config.farms.values().any(|farm| farm.offload && farm.state != FarmState::Off)
+}
