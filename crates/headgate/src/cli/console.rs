@@ -216,7 +216,12 @@ impl Console {
 
 fn banner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("\nHeadgate {} on {}\n\n", env!("CARGO_PKG_VERSION"), host.trim())
+    let version = env!("CARGO_PKG_VERSION");
+    match host.trim() {
+        // A box that starts has no name yet.
+        "" | "(none)" => format!("\nHeadgate {version}\n\n"),
+        host => format!("\nHeadgate {version} on {host}\n\n"),
+    }
 }
 
 /// As a shell would say it.
