@@ -109,12 +109,13 @@ run: image-tool ## build the image, boot it in QEMU, send HTTP through it, say w
 boot: image ## boot the image in QEMU with its console on this terminal
 	$(CARGO) run -q --release -p headgate-image -- boot
 
-bench: bench-tool ## measure Headgate beside its peers and write docs/benchmarks.md (as root, on a quiet machine)
+bench: bench-tool image ## measure Headgate beside its peers and write docs/benchmarks.md (as root, on a quiet machine)
 	$(CARGO) run -q --release -p headgate-bench -- dataplane --write
 	$(CARGO) run -q --release -p headgate-bench -- control --write
 	$(CARGO) run -q --release -p headgate-bench -- consistency --write
 	$(CARGO) run -q --release -p headgate-bench -- paper --image --write
 	$(CARGO) run -q --release -p headgate-bench -- image --write
+	$(CARGO) run -q --release -p headgate-bench -- boot --write
 	$(CARGO) run -q --release -p headgate-bench -- steer --write
 
 bench-quick: bench-tool ## the same measurements in two minutes, to see that they run; writes nothing

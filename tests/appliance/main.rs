@@ -322,7 +322,17 @@ fn a_lease_is_address_route_source_and_resolver_of_the_box() {
     assert!(rules.contains("172.16.2.101"), "{rules}");
     assert_eq!(machine.console("plan", COMMAND).unwrap(), ("nothing to do".to_owned(), 0));
 
-    let (mut update, peer) = updates.accept().unwrap();
+    updates.set_nonblocking(true).unwrap();
+    let begin = Instant::now();
+    let (mut update, peer) = loop {
+        match updates.accept() {
+            Ok(came) => break came,
+            Err(_) => assert!(begin.elapsed() < BOOT, "nobody came for the update: {}", machine.transcript()),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    update.set_nonblocking(false).unwrap();
+    update.set_read_timeout(Some(COMMAND)).unwrap();
     let mut request = [0; 1024];
     let length = update.read(&mut request).unwrap();
     let request = String::from_utf8_lossy(&request[..length]).to_lowercase();
@@ -335,7 +345,8 @@ fn resolve(names: &UdpSocket, address: [u8; 4]) {
     let mut question = [0; 512];
     while let Ok((length, from)) = names.recv_from(&mut question) {
         // Header, name with its final zero, type and class; what lies behind (EDNS) is left out of the answer.
-        let end = question[12..length].iter().position(|byte| *byte == 0).unwrap_or(0) + 12 + 5;
+        let name = question.get(12..length).and_then(|rest| rest.iter().position(|byte| *byte == 0));
+        let Some(end) = name.map(|name| 12 + name + 5).filter(|end| *end <= length) else { continue };
         let is_a = question[end - 4..end - 2] == [0, 1];
         let mut answer = question[..end].to_vec();
         answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);

@@ -1,18 +1,19 @@
 //! Who gets in, and what the box has to do with others: ssh with a key and with nothing else, the time, the log elsewhere.
 
 use std::net::{TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
 use headgate_image::layout::{Content, Layout};
 use headgate_image::netns::Namespace;
-use headgate_image::qemu::{Firmware, Machine, Options, Writes};
+use headgate_image::qemu::{Firmware, Machine, Options, Writes, overlay};
 use headgate_image::stop::Stop;
 use headgate_image::tool::{run, tool};
 use headgate_tests::ssh::Ssh;
 
-use super::{BOOT, COMMAND, image, turn};
+use super::{BOOT, COMMAND, image, try_to_get_a_shell, turn};
 
 const ADMIN: &str = "admin@172.16.1.1";
 /// The first backend's machine tells the time, too.
@@ -55,15 +56,26 @@ fn logged(socket: &UdpSocket, word: &str) -> String {
     panic!("the box does not log {word:?}:\n{seen}");
 }
 
+/// A name, and what is done.
+type Trial = (&'static str, fn(&mut Again<'_>));
+
+/// What is tried on the box, each on the state that was saved: one changes nothing for the next.
+const TRIALS: [Trial; 4] = [
+    ("the console has no shell", |again| try_to_get_a_shell(&mut again.machine)),
+    ("with the key", |again| with_the_key(&again.ssh())),
+    ("without the key", |again| without_it(&again.ssh())),
+    ("where it is allowed", |again| only_where_it_is_allowed(&again.networks)),
+];
+
 #[test]
 fn a_key_lets_in_and_nothing_else_does() {
     let _turn = turn();
     let (source, image) = image();
     let layout: Layout = source.read_toml("image/layout.toml").unwrap();
     let directory = tempfile::tempdir_in(source.join("build")).unwrap();
+    let saved = Saved::at(directory.path());
     // Written to, so not the image that others use.
-    let copy = directory.path().join("headgate.img");
-    run(tool("cp").args(["--sparse=always"]).arg(&image).arg(&copy)).unwrap();
+    overlay(&image, &saved.disk).unwrap();
     let (networks, links) = Networks::create().unwrap();
     let ssh = Ssh::new(&networks.client, directory.path());
     let (key, _) = (ssh.key("ours"), ssh.key("theirs"));
@@ -78,11 +90,11 @@ fn a_key_lets_in_and_nothing_else_does() {
     let drop_ins = vec![write_drop_in(directory.path(), "10-access.toml", &format!("{open}\n{system}")).unwrap()];
     let options = Options {
         links,
-        drop_ins,
+        drop_ins: drop_ins.clone(),
         firmware: Firmware::Bios,
         writes: Writes::Kept,
         clock: Some("2020-01-01T00:00:00".to_owned()),
-        ..Options::trial(&copy)
+        ..Options::trial(&saved.disk)
     };
     let mut machine = Machine::start(options, &Stop::never()).unwrap();
     machine.expect("headgate> ", BOOT).unwrap();
@@ -92,24 +104,75 @@ fn a_key_lets_in_and_nothing_else_does() {
     loop {
         let (told, status) = machine.console("status", COMMAND).unwrap();
         if status == 0 {
+            assert!(told.contains("clock: synchronised for") && told.contains("log to udp://172.16.1.2:514"), "{told}");
             break;
         }
         assert!(begin.elapsed() < BOOT, "the services do not come up: {told}");
     }
-    with_the_key(&ssh);
+    // From the first visit on there is a host key, the same at every later one; what is written behind it is on the disk when
+    // it has been answered, and the key's name with it.
     with_a_drop_in(&ssh);
-    without_it(&ssh);
-    only_where_it_is_allowed(&networks);
-    let keys = format!("{}?offset={}", copy.display(), layout.place(Content::Data).unwrap().offset);
-    ssh.does(&[ADMIN, "status"]);
-    let (told, status) = machine.console("status", COMMAND).unwrap();
-    assert!(
-        status == 0 && told.contains("clock: synchronised for") && told.contains("log to udp://172.16.1.2:514"),
-        "{told}"
-    );
-    drop(machine);
-    let kept = run(tool("debugfs").args(["-R", "ls -l state/dropbear"]).arg(keys)).unwrap();
-    assert!(String::from_utf8_lossy(&kept).contains("dropbear_ed25519_host_key"), "{}", String::from_utf8_lossy(&kept));
+    machine.save(&saved.memory).unwrap();
+    drop((networks, log));
+    for (name, trial) in TRIALS {
+        let begin = Instant::now();
+        let mut again = saved.go_on(&drop_ins);
+        let ready = begin.elapsed();
+        trial(&mut again);
+        let (ready, all) = (ready.as_secs_f64(), begin.elapsed().as_secs_f64());
+        eprintln!("{name}: the saved box answers after {ready:.1} s, all of it took {all:.1} s");
+    }
+    let kept = listed(&layout, directory.path(), &saved.disk);
+    assert!(kept.contains("dropbear_ed25519_host_key"), "{kept}");
+}
+
+/// What is in the directory of the host keys, once the journal was replayed as the next start would.
+fn listed(layout: &Layout, directory: &Path, disk: &Path) -> String {
+    let (raw, data) = (directory.join("disk.img"), directory.join("data.img"));
+    run(tool("qemu-img").args(["convert", "-O", "raw"]).arg(disk).arg(&raw)).unwrap();
+    let place = layout.place(Content::Data).unwrap();
+    let whole = std::fs::read(raw).unwrap();
+    // A data partition has grown to the end of its disk.
+    std::fs::write(&data, &whole[usize::try_from(place.offset).unwrap()..]).unwrap();
+    run(tool("e2fsck").args(["-y", "-E", "journal_only"]).arg(&data)).unwrap();
+    String::from_utf8_lossy(&run(tool("debugfs").args(["-R", "ls -l state/dropbear"]).arg(&data)).unwrap()).into_owned()
+}
+
+/// A box that was stopped while it served: its disk, and its memory.
+struct Saved<'a> {
+    directory: &'a Path,
+    disk: PathBuf,
+    memory: PathBuf,
+}
+
+/// The same box, with another client, other backends, and what is written gone with it.
+struct Again<'a> {
+    networks: Networks,
+    machine: Machine,
+    directory: &'a Path,
+}
+
+impl<'a> Saved<'a> {
+    fn at(directory: &'a Path) -> Self {
+        Self { directory, disk: directory.join("disk.qcow2"), memory: directory.join("memory") }
+    }
+
+    /// Goes on, until the console has answered.
+    fn go_on(&self, drop_ins: &[PathBuf]) -> Again<'a> {
+        let (networks, links) = Networks::create().unwrap();
+        let (drop_ins, memory) = (drop_ins.to_vec(), Some(self.memory.clone()));
+        let options = Options { links, drop_ins, memory, ..Options::trial(&self.disk) };
+        let mut machine = Machine::start(options, &Stop::never()).unwrap();
+        machine.send("").unwrap();
+        machine.expect("headgate> ", COMMAND).unwrap();
+        Again { networks, machine, directory: self.directory }
+    }
+}
+
+impl Again<'_> {
+    fn ssh(&self) -> Ssh<'_> {
+        Ssh::new(&self.networks.client, self.directory)
+    }
 }
 
 /// From 2020 to now, and the receiver of the log sees it.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ pub fn service(keys: &[String], root: &Root) -> Result<Option<Service>, SshError
         root.write_file(AUTHORIZED_KEYS, text.as_bytes())?;
     }
     let host_keys = root.file(HOST_KEYS)?;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(host_keys).map_err(SshError::HostKeys)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&host_keys).map_err(SshError::HostKeys)?;
+    remove_torn(&host_keys).map_err(SshError::HostKeys)?;
     Ok(Some(Service {
         name: ServiceName::new("ssh").expect("it is a name"),
         origin: Origin { file: Arc::new(PathBuf::from("[system]")), line: 1, column: 1 },
@@ -66,9 +67,34 @@ pub fn service(keys: &[String], root: &Root) -> Result<Option<Service>, SshError
     }))
 }
 
+/// dropbear does not wait until a new key is on the disk, and when the power goes within half a minute the file is there and empty
+/// (ext4's delayed allocation). It makes no other in its place, and would let nobody in any more.
+fn remove_torn(host_keys: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(host_keys)? {
+        let path = entry?.path();
+        if path.metadata().is_ok_and(|found| found.is_file() && found.len() == 0) {
+            tracing::warn!(path = %path.display(), "a host key of ssh is empty: it is made anew, and clients will ask whether that is right");
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_key_that_never_reached_the_disk_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let host_keys = directory.path().join(HOST_KEYS);
+        std::fs::create_dir_all(&host_keys).unwrap();
+        std::fs::write(host_keys.join("dropbear_ed25519_host_key"), b"").unwrap();
+        std::fs::write(host_keys.join("dropbear_rsa_host_key"), b"a key").unwrap();
+        service(&["ssh-ed25519 A a".to_owned()], &Root::new(directory.path())).unwrap().unwrap();
+        assert!(!host_keys.join("dropbear_ed25519_host_key").exists());
+        assert_eq!(std::fs::read(host_keys.join("dropbear_rsa_host_key")).unwrap(), b"a key");
+    }
 
     #[test]
     fn keys_are_laid_down_and_taken_away_again() {

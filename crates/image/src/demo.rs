@@ -76,6 +76,9 @@ impl Networks {
         let client = Namespace::create("client")?;
         let backend = Namespace::create("backend")?;
         let links = vec![Link::Tap(client.tap("service")?), Link::Tap(backend.tap("backend")?)];
+        // The same each time: a box that goes on from a saved state knows its neighbours.
+        client.ip(&["link", "set", "service", "address", "52:54:00:48:48:01"])?;
+        backend.ip(&["link", "set", "backend", "address", "52:54:00:48:48:02"])?;
         client.ip(&["address", "add", "172.16.1.2/24", "dev", "service"])?;
         let mut listen = Vec::new();
         for address in BACKENDS {

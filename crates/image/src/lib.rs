@@ -36,6 +36,7 @@ pub mod packages;
 pub mod parts;
 pub mod progress;
 pub mod qemu;
+mod qmp;
 pub mod release;
 pub mod sbom;
 pub mod slot;

@@ -368,6 +368,7 @@ fn boot(image: PathBuf, arguments: Boot) -> Result<()> {
         targets: Vec::new(),
         sticks: arguments.stick,
         serial,
+        memory: None,
         clock: None,
     };
     if options.serial == Serial::Terminal {

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -13,8 +14,9 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::qmp::Qmp;
 use crate::stop::Stop;
-use crate::tool::missing;
+use crate::tool::{missing, run, tool};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 /// The E3-1245 v5 is a Skylake; the features taken away are those that TCG cannot do and would warn about.
@@ -108,6 +110,8 @@ pub struct Options {
     pub sticks: Vec<PathBuf>,
     /// Where the serial port goes.
     pub serial: Serial,
+    /// Goes on from here ([`Machine::save`]) instead of starting: the same image, processors, cards and disks as there.
+    pub memory: Option<PathBuf>,
     /// What the hardware clock says at power-on, `2020-01-01T00:00:00`; `None`: the time.
     pub clock: Option<String>,
 }
@@ -127,6 +131,7 @@ impl Options {
             targets: Vec::new(),
             sticks: Vec::new(),
             serial: Serial::Program,
+            memory: None,
             clock: None,
         }
     }
@@ -137,6 +142,8 @@ impl Options {
 pub struct Machine {
     child: Child,
     stdin: Option<ChildStdin>,
+    /// When the serial port is ours.
+    control: Option<Qmp>,
     transcript: Arc<(Mutex<Transcript>, Condvar)>,
     /// Up to here the transcript was consumed.
     cursor: usize,
@@ -160,10 +167,18 @@ impl Machine {
     pub fn start(options: Options, stop: &Stop) -> Result<Self> {
         ensure!(options.image.is_file(), "{} is not there: `headgate-image build` first", options.image.display());
         let (mut command, firmware) = command_line(&options)?;
-        if options.serial == Serial::Program {
-            command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        }
-        let taps: Vec<i32> = options.links.iter().filter_map(Link::descriptor).collect();
+        let mut handed: Vec<i32> = options.links.iter().filter_map(Link::descriptor).collect();
+        let control = match options.serial {
+            Serial::Program => {
+                command.stdin(Stdio::piped()).stdout(Stdio::piped());
+                let (ours, theirs) = UnixStream::pair()?;
+                command.arg("-chardev").arg(format!("socket,id=control,fd={}", theirs.as_raw_fd()));
+                command.args(["-mon", "chardev=control,mode=control"]);
+                handed.push(theirs.as_raw_fd());
+                Some((ours, theirs))
+            }
+            Serial::Terminal | Serial::Socket(_) => None,
+        };
         let own_group = options.serial == Serial::Program;
         let parent = nix::unistd::getpid();
         let prepare = move || {
@@ -176,10 +191,10 @@ impl Machine {
             if own_group {
                 nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0))?;
             }
-            for &tap in &taps {
-                // SAFETY: the descriptor is open here: `options` owns it until after the spawn.
-                let tap = unsafe { std::os::fd::BorrowedFd::borrow_raw(tap) };
-                fcntl(tap, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            for &descriptor in &handed {
+                // SAFETY: the descriptor is open here: `options` or `control` owns it until after the spawn.
+                let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) };
+                fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
             }
             Ok(())
         };
@@ -192,15 +207,26 @@ impl Machine {
             let transcript = Arc::clone(&transcript);
             std::thread::spawn(move || follow(stdout, &transcript));
         }
-        Ok(Self {
-            child,
-            stdin,
-            transcript,
-            cursor: 0,
-            started: Instant::now(),
-            stop: stop.clone(),
-            _firmware: firmware,
-        })
+        // Their end is QEMU's alone from here on, so that ours says when QEMU has ended.
+        let control = control.map(|(ours, _)| Qmp::new(ours)).transpose()?;
+        let (cursor, started, stop) = (0, Instant::now(), stop.clone());
+        let mut machine = Self { child, stdin, control, transcript, cursor, started, stop, _firmware: firmware };
+        if options.memory.is_some() {
+            machine.control()?.go_on()?;
+        }
+        Ok(machine)
+    }
+
+    fn control(&mut self) -> Result<&mut Qmp> {
+        self.control.as_mut().context("the control channel is not ours")
+    }
+
+    /// Writes the memory of the running machine and what its devices know into a file, and ends it: [`Options::memory`] goes on from
+    /// there, as often as is wanted and within a second, with `writes` discarded. The disk has to be a `.qcow2` that keeps what was
+    /// written so far ([`overlay`]).
+    pub fn save(mut self, memory: &Path) -> Result<()> {
+        let path = memory.to_str().with_context(|| format!("{} is not UTF-8", memory.display()))?.to_owned();
+        self.control()?.save(&path)
     }
 
     /// QEMU's process.
@@ -299,6 +325,12 @@ impl Machine {
     }
 }
 
+/// A disk at `path`, a `.qcow2`, that is the raw `image` until something is written to it; the image stays as it is.
+pub fn overlay(image: &Path, path: &Path) -> Result<()> {
+    let image = image.canonicalize().with_context(|| format!("cannot find {}", image.display()))?;
+    run(tool("qemu-img").args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(image).arg(path)).map(drop)
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -346,6 +378,9 @@ fn command_line(options: &Options) -> Result<(Command, Option<TempDir>)> {
     command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
     if options.writes == Writes::Discarded {
         command.arg("-snapshot");
+    }
+    if let Some(memory) = &options.memory {
+        command.arg("-incoming").arg(format!("file:{}", escape(memory)?));
     }
     let disks = options.disks.iter().map(|path| (path, "readonly=on"));
     let more = disks.chain(options.targets.iter().map(|path| (path, "cache=unsafe")));

@@ -23,6 +23,7 @@ Examples:
   headgate-bench control                        how long farms take to load and to change
   headgate-bench control --sizes 10000x4        only this size
   headgate-bench control --write                also put the figures into docs/benchmarks.md
+  headgate-bench boot                           the image from its kernel's start to its first packet
   headgate-bench icount --check                 fail when a packet takes more instructions than committed"
 )]
 struct Arguments {
