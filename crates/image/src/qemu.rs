@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,8 @@ use crate::qmp::Qmp;
 use crate::stop::Stop;
 use crate::tool::{missing, run, tool};
 
-const PROGRAM: &str = "qemu-system-x86_64";
-/// The E3-1245 v5 is a Skylake; the features taken away are those that TCG cannot do and would warn about.
-const TCG_CPU: &str = "Skylake-Client,-pcid,-tsc-deadline,-hle,-invpcid,-rtm,-xsavec";
-const FIRMWARE: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"];
+mod command;
+
 /// A whole transcript is kept: a boot writes a few KiB, a runaway guest must not eat the host.
 const MAX_TRANSCRIPT: usize = 8 << 20;
 
@@ -166,7 +164,7 @@ impl Machine {
     /// got its network.
     pub fn start(options: Options, stop: &Stop) -> Result<Self> {
         ensure!(options.image.is_file(), "{} is not there: `headgate-image build` first", options.image.display());
-        let (mut command, firmware) = command_line(&options)?;
+        let (mut command, firmware) = command::command_line(&options)?;
         let mut handed: Vec<i32> = options.links.iter().filter_map(Link::descriptor).collect();
         let control = match options.serial {
             Serial::Program => {
@@ -200,7 +198,7 @@ impl Machine {
         };
         // SAFETY: only async-signal-safe system calls, and no allocation.
         unsafe { command.pre_exec(prepare) };
-        let mut child = command.spawn().map_err(|error| missing(PROGRAM, error))?;
+        let mut child = command.spawn().map_err(|error| missing(command::PROGRAM, error))?;
         let transcript = Arc::new((Mutex::new(Transcript::default()), Condvar::new()));
         let stdin = child.stdin.take();
         if let Some(stdout) = child.stdout.take() {
@@ -325,6 +323,11 @@ impl Machine {
     }
 }
 
+/// The MAC address of a guest's card, counted from 0.
+pub fn address(card: usize) -> String {
+    format!("52:54:00:48:47:{card:02x}")
+}
+
 /// A disk at `path`, a `.qcow2`, that is the raw `image` until something is written to it; the image stays as it is.
 pub fn overlay(image: &Path, path: &Path) -> Result<()> {
     let image = image.canonicalize().with_context(|| format!("cannot find {}", image.display()))?;
@@ -345,109 +348,6 @@ impl Link {
             Self::Tap(tap) => Some(tap.as_raw_fd()),
         }
     }
-}
-
-fn command_line(options: &Options) -> Result<(Command, Option<TempDir>)> {
-    let mut command = Command::new(PROGRAM);
-    command.args(["-no-user-config", "-nodefaults", "-display", "none", "-machine", "q35"]);
-    // More processors than the host has would only wait for each other, but the shape is what is tried.
-    let (shape, threads) = match options.processors {
-        Processors::Sna7108 => ("8,sockets=1,cores=4,threads=2", "single"),
-        Processors::Pair => ("2,sockets=1,cores=2,threads=1", "multi"),
-    };
-    command.args(["-smp", shape, "-m", "1024"]);
-    if let Some(clock) = &options.clock {
-        command.args(["-rtc", &format!("base={clock}")]);
-    }
-    match options.accelerator {
-        // One thread for all eight: see `Machine::start`. It costs twice the time to boot.
-        Accelerator::Tcg => command.args(["-accel", &format!("tcg,thread={threads}"), "-cpu", TCG_CPU]),
-        Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
-    };
-    let image = escape(&options.image)?;
-    if let Writes::Recorded(log) = &options.writes {
-        std::fs::File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
-        let files = format!("file.driver=file,file.filename={image},log.driver=file,log.filename={}", escape(log)?);
-        command.arg("-blockdev").arg(format!("driver=blklogwrites,node-name=disk,{files}"));
-    } else {
-        // By its name, as we publish it: what a guest writes to the beginning of a raw disk must not make it anything else.
-        let format =
-            if options.image.extension().is_some_and(|extension| extension == "qcow2") { "qcow2" } else { "raw" };
-        command.arg("-drive").arg(format!("file={image},format={format},if=none,id=disk,cache=unsafe"));
-    }
-    command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=1"]);
-    if options.writes == Writes::Discarded {
-        command.arg("-snapshot");
-    }
-    if let Some(memory) = &options.memory {
-        command.arg("-incoming").arg(format!("file:{}", escape(memory)?));
-    }
-    let disks = options.disks.iter().map(|path| (path, "readonly=on"));
-    let more = disks.chain(options.targets.iter().map(|path| (path, "cache=unsafe")));
-    for (number, (path, access)) in more.enumerate() {
-        let file = escape(path)?;
-        command.arg("-drive").arg(format!("file={file},format=raw,if=none,id=more{number},{access}"));
-        command.args(["-device", &format!("virtio-blk-pci,drive=more{number}")]);
-    }
-    if !options.sticks.is_empty() {
-        command.args(["-device", "qemu-xhci"]);
-    }
-    for (number, path) in options.sticks.iter().enumerate() {
-        let file = escape(path)?;
-        command.arg("-drive").arg(format!("file={file},format=raw,if=none,id=stick{number},readonly=on"));
-        command.args(["-device", &format!("usb-storage,drive=stick{number},removable=on")]);
-    }
-    for (number, link) in options.links.iter().enumerate() {
-        let netdev = match link.descriptor() {
-            None => format!("user,id=net{number}"),
-            Some(tap) => format!("tap,id=net{number},fd={tap}"),
-        };
-        command.arg("-netdev").arg(netdev);
-        // Each igb brings virtual functions: two on one bus collide (slot 19 in use by igbvf).
-        let port = number + 1;
-        command.arg("-device").arg(format!("pcie-root-port,id=port{number},chassis={port},slot={port}"));
-        let card = format!("igb,bus=port{number},netdev=net{number},mac=52:54:00:48:47:{number:02x},romfile=");
-        command.arg("-device").arg(card);
-    }
-    for path in &options.drop_ins {
-        let name = path.file_name().and_then(|name| name.to_str()).context("a drop-in needs a name in UTF-8")?;
-        ensure!(name.ends_with(".toml"), "{}: a drop-in's name ends with .toml", path.display());
-        // FW_CFG_MAX_FILE_PATH is 56 with the final zero (hw/nvram/fw_cfg.h).
-        ensure!(name.len() <= 55 - "opt/headgate/".len(), "{name}: QEMU takes no name longer than 42 characters");
-        ensure!(path.is_file(), "{} is not there", path.display());
-        command.arg("-fw_cfg").arg(format!("name=opt/headgate/{name},file={}", escape(path)?));
-    }
-    match &options.serial {
-        Serial::Terminal => command.args(["-serial", "mon:stdio"]),
-        Serial::Program => command.args(["-serial", "stdio", "-monitor", "none"]),
-        Serial::Socket(path) => {
-            command.args(["-monitor", "none", "-serial"]).arg(format!("unix:{},server=on,wait=off", escape(path)?))
-        }
-    };
-    let firmware = match options.firmware {
-        Firmware::Bios => None,
-        Firmware::Uefi => Some(uefi(&mut command)?),
-    };
-    Ok((command, firmware))
-}
-
-/// OVMF writes its variables: each machine has its own copy.
-fn uefi(command: &mut Command) -> Result<TempDir> {
-    let [code, variables] = FIRMWARE;
-    for path in FIRMWARE {
-        ensure!(Path::new(path).is_file(), "{path} is missing: install the Debian package ovmf");
-    }
-    let directory = tempfile::Builder::new().prefix("headgate-ovmf-").tempdir()?;
-    let copy = directory.path().join("variables.fd");
-    std::fs::copy(variables, &copy)?;
-    command.arg("-drive").arg(format!("if=pflash,format=raw,readonly=on,file={code}"));
-    command.arg("-drive").arg(format!("if=pflash,format=raw,file={}", escape(&copy)?));
-    Ok(directory)
-}
-
-/// In QEMU's options a comma in a value is written twice.
-fn escape(path: &Path) -> Result<String> {
-    Ok(path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.replace(',', ",,"))
 }
 
 /// Reads the serial port to its end, without the escape sequences that firmware sends to terminals.
@@ -511,28 +411,8 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_drop_in_is_refused_before_qemu_starts() {
-        let directory = tempfile::tempdir().unwrap();
-        for (name, expected) in [
-            ("a.txt", "ends with .toml"),
-            ("gone.toml", "is not there"),
-            (&format!("{}.toml", "x".repeat(40)), "no name longer"),
-        ] {
-            let mut options = Options::trial(Path::new("/dev/null"));
-            options.drop_ins.push(directory.path().join(name));
-            let error = command_line(&options).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-        }
-    }
-
-    #[test]
     fn a_missing_image_says_what_to_do() {
         let error = Machine::start(Options::trial(Path::new("/no/image")), &Stop::never()).unwrap_err().to_string();
         assert!(error.contains("headgate-image build"), "{error}");
-    }
-
-    #[test]
-    fn commas_in_paths_are_escaped() {
-        assert_eq!(escape(Path::new("/a,b")).unwrap(), "/a,,b");
     }
 }

@@ -18,7 +18,7 @@ use clap::Args;
 use headgate_image::demo::write_drop_in;
 use headgate_image::netns::Namespace;
 use headgate_image::progress::Progress;
-use headgate_image::qemu::{Link, Machine, Options as Guest, Processors};
+use headgate_image::qemu::{self, Link, Machine, Options as Guest, Processors};
 use headgate_image::source::Source;
 use headgate_image::stop::Stop;
 use serde::Deserialize;
@@ -60,8 +60,6 @@ backends.b1.address = "172.16.2.11:4711"
 "#;
 const SERVICE: &str = "172.16.1.1:4711";
 const BACKEND: &str = "172.16.2.11:4711";
-/// Of the guest's first card, see `qemu.rs`: no address resolution of the client's, with its second between two tries, is in the way.
-const CARD: &str = "52:54:00:48:47:00";
 /// No runt: QEMU's igb counts frames of less than 60 bytes from a tap as damaged.
 const DATAGRAM: [u8; 64] = [0; 64];
 /// Between two datagrams: how exact the result is.
@@ -153,7 +151,9 @@ fn boot(contestant: &Contestant, stop: &Stop) -> Result<Sample> {
     let (client, backend) = (Namespace::create("boot-c")?, Namespace::create("boot-b")?);
     let links = vec![Link::Tap(client.tap("service")?), Link::Tap(backend.tap("backend")?)];
     client.ip(&["address", "add", "172.16.1.2/24", "dev", "service"])?;
-    client.ip(&["neighbour", "add", "172.16.1.1", "lladdr", CARD, "dev", "service", "nud", "permanent"])?;
+    // No address resolution of the client's, with its second between two tries, is in the way.
+    let known = ["neighbour", "add", "172.16.1.1", "lladdr", &qemu::address(0), "dev", "service", "nud", "permanent"];
+    client.ip(&known)?;
     backend.ip(&["address", "add", "172.16.2.11/24", "dev", "backend"])?;
     let sender =
         client.within(|| UdpSocket::bind("172.16.1.2:0").and_then(|it| it.connect(SERVICE).map(|()| it)))??;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use headgate_host::carrier::Carriers;
 use headgate_update::milestones;
@@ -14,22 +15,41 @@ use super::fence::{self, Part};
 const STACK_BYTES: usize = 256 << 10;
 /// A carrier that comes later, s after the kernel's start, belongs to a cable and not to the start.
 const START: f64 = 60.0;
+/// Before what broke is opened anew.
+const PAUSE: Duration = Duration::from_secs(10);
 const WITHOUT: &str =
     "a neighbour that was asked for before there was a carrier is asked again by the kernel only, a second later";
 
 /// Begins, in the network namespace of the caller. Without it the kernel asks again by itself, later. The carriers of the start are
 /// among its milestones: the first packet waits for them.
 pub fn begin(milestones: PathBuf) {
-    let begun = Carriers::open().and_then(|carriers| {
-        let thread = std::thread::Builder::new().name("carriers".to_owned()).stack_size(STACK_BYTES);
-        thread.spawn(move || {
-            fence::enter(Part::Carriers);
-            let error = follow(carriers, &milestones);
-            tracing::warn!(%error, "{WITHOUT}");
-        })
+    // Before anything is set up whose carrier might come.
+    let opened = Carriers::open();
+    let thread = std::thread::Builder::new().name("carriers".to_owned()).stack_size(STACK_BYTES);
+    let begun = thread.spawn(move || {
+        fence::enter(Part::Carriers);
+        run(opened, &milestones);
     });
     if let Err(error) = begun {
         tracing::warn!(%error, "{WITHOUT}");
+    }
+}
+
+/// For ever; what breaks is opened anew, and said once.
+fn run(mut opened: io::Result<Carriers>, list: &Path) {
+    let mut is_said = false;
+    loop {
+        let error = match opened {
+            Ok(carriers) => follow(carriers, list),
+            Err(error) => error,
+        };
+        match is_said {
+            false => tracing::warn!(%error, "{WITHOUT}"),
+            true => tracing::debug!(%error, "{WITHOUT}"),
+        }
+        is_said = true;
+        std::thread::sleep(PAUSE);
+        opened = Carriers::open();
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) const GET: u16 = 0x0101;
 pub(super) const DELETE: u16 = 0x0102;
 /// `IPCTNL_MSG_CT_GET_STATS_CPU`: a message for each CPU.
 const GET_STATISTICS: u16 = 0x0104;
+/// `IPCTNL_MSG_CT_GET_STATS`: one message.
+const GET_COUNT: u16 = 0x0105;
 /// Length of `struct nfgenmsg`, which precedes the attributes.
 const NFGENMSG_BYTES: usize = 4;
 
@@ -44,6 +46,8 @@ const NLA_F_NESTED: u16 = 1 << 15;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 /// `CTA_STATS_INSERT_FAILED`, `_DROP`, `_EARLY_DROP`, `_CHAIN_TOOLONG`.
 const STATISTICS: [u16; 4] = [9, 10, 11, 15];
+/// `CTA_STATS_GLOBAL_ENTRIES`.
+const STATS_GLOBAL_ENTRIES: u16 = 1;
 const IPS_SEEN_REPLY: u32 = 1 << 1;
 const IPS_ASSURED: u32 = 1 << 2;
 /// Address or port of the sender was changed (`nf_nat_setup_info`).
@@ -255,6 +259,16 @@ pub(super) fn statistics(attributes: Attributes<'_>) -> io::Result<[u64; 4]> {
         }
     }
     Ok(counts)
+}
+
+/// Asks how many entries there are.
+pub(super) fn count_request() -> Vec<u8> {
+    finish(begin(GET_COUNT))
+}
+
+/// How many there are (`CTA_STATS_GLOBAL_ENTRIES`); `None` for a message that does not say it.
+pub(super) fn entries(attributes: Attributes<'_>) -> io::Result<Option<u32>> {
+    attributes.into_iter().find(|(kind, _)| *kind == STATS_GLOBAL_ENTRIES).map(|(_, value)| be32(value)).transpose()
 }
 
 /// `None` for an entry without a tuple of IP addresses.
