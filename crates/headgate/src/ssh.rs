@@ -72,7 +72,9 @@ pub fn service(keys: &[String], root: &Root) -> Result<Option<Service>, SshError
 fn remove_torn(host_keys: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(host_keys)? {
         let path = entry?.path();
-        if path.metadata().is_ok_and(|found| found.is_file() && found.len() == 0) {
+        // Not the file that a key is just being made in, which has another name until it is whole.
+        let is_key = path.to_string_lossy().ends_with("_host_key");
+        if is_key && path.metadata().is_ok_and(|found| found.is_file() && found.len() == 0) {
             tracing::warn!(path = %path.display(), "a host key of ssh is empty: it is made anew, and clients will ask whether that is right");
             std::fs::remove_file(path)?;
         }
@@ -91,9 +93,11 @@ mod tests {
         std::fs::create_dir_all(&host_keys).unwrap();
         std::fs::write(host_keys.join("dropbear_ed25519_host_key"), b"").unwrap();
         std::fs::write(host_keys.join("dropbear_rsa_host_key"), b"a key").unwrap();
+        std::fs::write(host_keys.join("dropbear_ecdsa_host_key.tmp4711"), b"").unwrap();
         service(&["ssh-ed25519 A a".to_owned()], &Root::new(directory.path())).unwrap().unwrap();
         assert!(!host_keys.join("dropbear_ed25519_host_key").exists());
         assert_eq!(std::fs::read(host_keys.join("dropbear_rsa_host_key")).unwrap(), b"a key");
+        assert!(host_keys.join("dropbear_ecdsa_host_key.tmp4711").exists(), "dropbear is at work on it");
     }
 
     #[test]

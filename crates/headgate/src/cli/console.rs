@@ -143,11 +143,11 @@ impl Console {
             Ok(_) => false,
             Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused),
         };
-        if self.start_patience.is_zero() || !absent() {
-            return Ok(());
+        if absent() {
+            terminal.show(
+                "headgated does not answer yet. Its status comes here as soon as it does; any key asks at once.\n\n",
+            )?;
         }
-        terminal
-            .show("The box starts. Its status comes here as soon as headgated answers; any key asks at once.\n\n")?;
         while absent() && Instant::now() < deadline {
             if let Event::Typed(byte) = terminal.wait(None, START_PAUSE)? {
                 terminal.keep(byte);
