@@ -46,12 +46,12 @@ impl Disk {
         run(tool("mcopy").args(["-o", "-i", &esp]).arg(&changed).arg("::grub/grub.cfg")).unwrap();
     }
 
-    /// Puts a system into slot B as an update does, to be tried next. `headgated` in it is the program at `daemon`.
-    pub(crate) fn put_into_slot_b(&self, daemon: &Path) {
+    /// Puts a system into slot B as an update does, to be tried next. `name` in it is the program at `instead`.
+    pub(crate) fn put_into_slot_b(&self, name: &str, instead: &Path) {
         let programs = self.directory.path().join("programs");
         let good = binaries::compile(&self.source, &binaries::PACKAGES).unwrap();
         run(tool("cp").arg("-rL").arg(&good).arg(&programs)).unwrap();
-        std::fs::copy(daemon, programs.join("headgated")).unwrap();
+        std::fs::copy(instead, programs.join(name)).unwrap();
         let standard = build::Options::standard(&self.source);
         let output = self.directory.path().join("b.img");
         let options = build::Options { output, programs: Some(programs), version: "9.9.9".to_owned(), ..standard };

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod disk;
+mod faults;
 mod life;
 mod log;
 mod power;
@@ -41,7 +42,7 @@ fn falls_back(firmware: Firmware) {
     let disk = Disk::new();
     disk.add_parameter("headgate.gate=45");
     // Called by this name it prints its usage and ends.
-    disk.put_into_slot_b(&disk.program("headgate-init"));
+    disk.put_into_slot_b("headgated", &disk.program("headgate-init"));
     let mut machine = disk.start(firmware);
     for attempt in 1..=3 {
         machine.expect(&format!("headgate-grub slot B of B A, A ok 1 try 0, B ok 1 try {attempt}"), BOOT).unwrap();
@@ -50,6 +51,9 @@ fn falls_back(firmware: Firmware) {
     machine.expect("headgate-grub slot A of B A", BOOT).unwrap();
     machine.expect("headgate> ", BOOT).unwrap();
     wait_until(&disk, |block| block.get("A_OK") == Some("1") && block.get("A_TRY") == Some("0"));
+    // The first thing on the serial port and behind a login.
+    let (status, _) = machine.console("status", COMMAND).unwrap();
+    assert!(status.contains("FELL BACK: slot B, version 9.9.9, did not come to good, and slot A"), "{status}");
     eprintln!("power-on to the fallback's prompt: {:.1} s", machine.uptime().as_secs_f64());
 }
 
@@ -69,7 +73,7 @@ fn a_slot_that_hangs_is_reset_by_the_watchdog() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let disk = Disk::new();
     // BusyBox, called by a name that is no applet of its own, ends; what hangs is the box: nobody feeds the watchdog.
-    disk.put_into_slot_b(&disk.program("headgate-init"));
+    disk.put_into_slot_b("headgated", &disk.program("headgate-init"));
     let mut machine = disk.start(Firmware::Bios);
     for attempt in 1..=3 {
         machine.expect(&format!("B ok 1 try {attempt}"), BOOT).unwrap();

@@ -198,8 +198,14 @@ fn disk_fills(chaos: &mut Chaos) -> Cost {
     assert!(applied.status.success() && said(&applied).contains("not kept"), "{}", said(&applied));
     let refused = chaos.lab.headgate(&["apply", "--confirm", "60s"]).unwrap();
     assert!(!refused.status.success(), "{}", said(&refused));
+    let told = |chaos: &Chaos| chaos.lab.headgate(&["status", "--json"]).map(|status| said(&status)).unwrap();
+    assert!(told(chaos).contains("capacity storage"), "{}", told(chaos));
+    // What is removed and open takes its room all the same.
+    drop(file);
     std::fs::remove_file(fill).unwrap();
-    chaos.lab.headgate_ok(&["apply"]).unwrap();
+    let applied = chaos.lab.headgate_ok(&["apply"]).unwrap();
+    assert!(!applied.contains("not kept"), "{applied}");
+    assert!(!told(chaos).contains("capacity storage"), "{}", told(chaos));
     Cost::default()
 }
 

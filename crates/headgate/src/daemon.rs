@@ -3,6 +3,7 @@
 //! It begins with the kernel and only then opens its socket and starts services: forwarding must not wait for anything. It
 //! ends without touching the kernel: traffic goes on.
 
+pub mod boot;
 pub mod caller;
 pub mod carriers;
 pub mod clock;
@@ -190,15 +191,18 @@ fn run(root: &Path, records: Records) -> Result<(), DaemonError> {
         engine.note(note);
     }
     let process = Process::begin(&Root::new(root), kept, successor);
-    let boot = root.join(milestones::FILE.trim_start_matches('/'));
-    milestones::note(&boot, "headgated begins");
-    carriers::begin(boot.clone());
+    let list = root.join(milestones::FILE.trim_start_matches('/'));
+    for note in boot::told(&list, root) {
+        engine.note(note);
+    }
+    milestones::note(&list, "headgated begins");
+    carriers::begin(list.clone());
     let started = engine.start();
     if let Some((set_up, served)) = engine.first_commit() {
-        milestones::note_since(&boot, set_up.elapsed(), "network set up");
-        milestones::note_since(&boot, served.elapsed(), "farms in the kernel");
+        milestones::note_since(&list, set_up.elapsed(), "network set up");
+        milestones::note_since(&list, served.elapsed(), "farms in the kernel");
     }
-    milestones::note(&boot, if started.applied { "network and farms stand" } else { "network and farms do not stand" });
+    milestones::note(&list, if started.applied { "network and farms stand" } else { "network and farms do not stand" });
     engine.settle_memory();
     let state = Root::new(root).file("run/headgate")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -1,14 +1,15 @@
-//! What the kernel says of what runs out: connection tracking, the backlogs of CPUs, the rings of NICs.
+//! What the kernel says of what runs out: connection tracking, the backlogs of CPUs, the rings of NICs, room on the disk.
 //!
 //! Files and one small dump: less than a millisecond with a few NICs, however many flows there are.
 
 use std::collections::BTreeMap;
 
-use headgate_plan::capacity::{Conntrack, NicCounts, Softnet, Usage};
+use headgate_plan::capacity::{Conntrack, NicCounts, Softnet, Storage, Usage};
 
 use crate::Root;
 use crate::conntrack;
 
+const STATE: &str = "var/lib/headgate";
 const CONNTRACK: &str = "proc/sys/net/netfilter/nf_conntrack_";
 
 /// Reads it. What the kernel does not say is left out: a connection table that nobody uses yet has no counters.
@@ -17,7 +18,14 @@ pub fn read(root: &Root) -> Usage {
         conntrack: conntrack(root),
         softnet: softnet(&root.read_machine("proc/net/softnet_stat").unwrap_or_default()),
         nics: nics(root),
+        storage: storage(root),
     }
+}
+
+fn storage(root: &Root) -> Option<Storage> {
+    let told = nix::sys::statvfs::statvfs(&root.file(STATE).ok()?).ok()?;
+    let block = told.fragment_size();
+    Some(Storage { free: told.blocks_free() * block, size: told.blocks() * block })
 }
 
 /// How full the connection table is, without its counters.

@@ -24,6 +24,10 @@ const TABLE_FULL_PERCENT: u64 = 95;
 const ENTRIES_PER_BUCKET: u64 = 3;
 /// A softirq that ends with packets left is normal now and then; once a second it is not.
 const RARE_PER_SECOND: u64 = 1;
+/// Less is left of a disk than a few generations of a large configuration and the log take.
+const STORAGE_NEAR_BYTES: u64 = 4 << 20;
+/// Of a small one, less than this share.
+const STORAGE_NEAR_PERCENT: u64 = 5;
 /// Addresses that are told of one by one.
 const PORTS_TOLD: usize = 5;
 
@@ -36,6 +40,17 @@ pub struct Usage {
     pub softnet: Softnet,
     /// NICs by kernel name.
     pub nics: BTreeMap<String, NicCounts>,
+    /// Where generations are kept; `None` when nothing is there.
+    pub storage: Option<Storage>,
+}
+
+/// A file system, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Storage {
+    /// What root may still write.
+    pub free: u64,
+    /// All of it.
+    pub size: u64,
 }
 
 /// Connection tracking. What the kernel does not say is `None`, or 0 for a counter.
@@ -153,6 +168,7 @@ pub enum Kind {
     Backlog,
     Errors,
     Budget,
+    Storage,
 }
 
 impl Kind {
@@ -167,6 +183,7 @@ impl Kind {
             Kind::Backlog => "backlog",
             Kind::Errors => "errors",
             Kind::Budget => "budget",
+            Kind::Storage => "storage",
         }
     }
 }
@@ -176,6 +193,7 @@ impl Capacity {
     pub fn new(now: &Usage, before: Option<(&Usage, Duration)>, mut ports: Vec<PortUse>) -> Self {
         ports.sort_by(|a, b| b.cmp(a));
         let mut findings = levels(now.conntrack);
+        findings.extend(now.storage.and_then(of_storage));
         let elapsed = before.map(|(_, elapsed)| elapsed);
         let lost = before.map(|(before, elapsed)| Lost { before, now, elapsed });
         findings.extend(lost.iter().flat_map(|lost| lost.findings()));
@@ -223,6 +241,25 @@ fn levels(conntrack: Conntrack) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// A full disk costs no packet: what was kept runs, and what changes is gone after a restart.
+fn of_storage(storage: Storage) -> Option<Finding> {
+    let Storage { free, size } = storage;
+    let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20);
+    (free < STORAGE_NEAR_BYTES.min(size * STORAGE_NEAR_PERCENT / 100)).then(|| Finding {
+        severity: Severity::Near,
+        kind: Kind::Storage,
+        subject: None,
+        count: size - free.min(size),
+        text: format!(
+            "the file system with Headgate's state has {} of {} left: what changes may not be kept",
+            mib(free),
+            mib(size)
+        ),
+        help: "remove what fills it: `du -ax` from where /var/lib/headgate is mounted; what runs is not touched"
+            .to_owned(),
+    })
 }
 
 fn is_near(ports: &PortUse) -> bool {

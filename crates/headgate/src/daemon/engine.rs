@@ -71,7 +71,7 @@ use super::metrics::Tally;
 use super::operator::{Overrides, RUNTIME};
 use super::store::{Origin, Store, StoreError, hash};
 use super::syslog;
-use crate::api::{ApiError, Applied, StepLine};
+use crate::api::{Applied, StepLine};
 use crate::owed::Owed;
 use crate::reconcile::{Reconciled, Until, cut_lost, lines};
 use crate::remembered::Remembered;
@@ -475,13 +475,7 @@ impl Engine {
     }
 
     fn blame(&mut self, error: &EngineError) -> String {
-        let ApiError { message, details, .. } = error.api();
-        // Warnings stand among the errors, by their places.
-        let first = details
-            .iter()
-            .find(|line| line.starts_with("error"))
-            .or_else(|| details.iter().find(|line| !line.trim().is_empty()));
-        let text = first.map_or(message.clone(), |first| format!("{message}: {first}"));
+        let text = error.in_one_line();
         self.fault = Some(text.clone());
         text
     }

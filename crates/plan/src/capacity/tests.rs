@@ -112,6 +112,16 @@ fn a_cpu_that_cannot_keep_up_shows_twice() {
 }
 
 #[test]
+fn a_disk_that_is_full_is_told_before_it_is() {
+    let left = |free, size| said(|now| now.storage = Some(Storage { free, size }));
+    assert_eq!(left(4 << 20, 128 << 20), []);
+    assert_eq!(left((4 << 20) - 1, 128 << 20), [(Severity::Near, Kind::Storage, (124 << 20) + 1)]);
+    assert_eq!(left(0, 128 << 20), [(Severity::Near, Kind::Storage, 128 << 20)]);
+    assert_eq!(left(1 << 20, 2 << 20), [], "half of a small one");
+    assert_eq!(left(0, 0), [], "a file system that has no size does not count");
+}
+
+#[test]
 fn rings_and_cables_are_told_by_nic() {
     let (before, mut now) = (usage(), usage());
     now.nics.insert("eth0".to_owned(), NicCounts { missed: 5, receive_errors: 2, transmit_errors: 1 });

@@ -103,6 +103,12 @@ impl EngineError {
         }
     }
 
+    /// What is wrong first and where, for a status.
+    pub fn in_one_line(&self) -> String {
+        let ApiError { message, details, .. } = self.api();
+        first(&details).map_or(message.clone(), |first| format!("{message}: {first}"))
+    }
+
     /// Its place among the errors of the API.
     pub fn code(&self) -> ErrorCode {
         match self {
@@ -143,5 +149,36 @@ impl From<ReconcileError> for EngineError {
                 EngineError::Refused { reason, steps }
             }
         }
+    }
+}
+
+/// The first error of a listing, its place before it, and how many others there are. Warnings stand among the errors, by their
+/// places.
+fn first(details: &[String]) -> Option<String> {
+    let mut errors = details.iter().enumerate().filter_map(|(at, line)| Some((at, line.strip_prefix("error: ")?)));
+    let (at, what) = errors.next()?;
+    let place = details.get(at + 1).and_then(|line| line.strip_prefix("  --> "));
+    let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
+    let others = match errors.count() {
+        0 => String::new(),
+        others => format!(", and {others} more"),
+    };
+    Some(format!("{place}{what}{others}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_names_the_first_error_and_its_place() {
+        let listing = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        let one =
+            "warning: old\n  --> a.toml:1:1\n\nerror: \"santa\" is no value of mode\n  --> b.toml:2:8\n = help: snat\n";
+        assert_eq!(first(&listing(one)).unwrap(), "b.toml:2:8: \"santa\" is no value of mode");
+        let two = format!("{one}\nerror: no such field\n  --> c.toml:3:1\n");
+        assert_eq!(first(&listing(&two)).unwrap(), "b.toml:2:8: \"santa\" is no value of mode, and 1 more");
+        assert_eq!(first(&listing("error: no configuration")).unwrap(), "no configuration");
+        assert_eq!(first(&[]), None);
     }
 }

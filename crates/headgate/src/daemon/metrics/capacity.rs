@@ -1,6 +1,6 @@
-//! What runs out: connection tracking, source ports, backlogs, rings.
+//! What runs out: connection tracking, source ports, backlogs, rings, room on the disk.
 
-use headgate_plan::capacity::{PortUse, SOURCE_PORTS};
+use headgate_plan::capacity::{PortUse, SOURCE_PORTS, Storage};
 
 use super::Readings;
 use super::page::{counter, gauge};
@@ -27,6 +27,11 @@ pub(super) fn families(readings: &Readings) -> Vec<Family> {
         softnet.squeezed,
     ));
     families.extend(nics(readings));
+    if let Some(Storage { free, size }) = readings.usage.storage {
+        let help = "Room in the file system with Headgate's state.";
+        families.push(gauge("headgate_storage_free_bytes", "bytes", help, free));
+        families.push(gauge("headgate_storage_size_bytes", "bytes", "The size of that file system.", size));
+    }
     families
 }
 
