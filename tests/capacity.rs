@@ -70,13 +70,14 @@ fn metric(lab: &Lab, start: &str) -> u64 {
 #[test]
 fn source_ports_that_are_used_up_are_told_by_source_and_backend() {
     let (lab, _turn) = lab("ports", "snat");
-    spray(&lab, 52_000);
+    // Nearly used up, and so few that the kernel's random search (`nf_nat_l4proto_unique_tuple`) finds one for each.
+    spray(&lab, 48_000);
     let near = status(&lab);
     let told = finding(&near, "source-ports", "near").unwrap_or_else(|| panic!("{near}"));
     assert_eq!(told["subject"], "172.16.2.1 172.16.2.11:53 udp");
     let used = near["capacity"]["ports"][0]["used"].as_u64().unwrap();
-    assert!((51_900..=52_000).contains(&used), "{near}");
-    assert!(metric(&lab, "headgate_snat_ports_used{source=\"172.16.2.1\",backend=\"172.16.2.11:53\"") > 51_000);
+    assert!((47_900..=48_000).contains(&used), "{near}");
+    assert!(metric(&lab, "headgate_snat_ports_used{source=\"172.16.2.1\",backend=\"172.16.2.11:53\"") > 47_000);
 
     spray(&lab, 70_000);
     let losing = status(&lab);

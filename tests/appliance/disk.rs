@@ -1,7 +1,7 @@
 //! The disk of a box, with a healthy system in slot A.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use headgate_image::layout::{Content, Layout};
@@ -44,6 +44,25 @@ impl Disk {
         std::fs::write(&changed, text.replace(line, &format!("{line} {word}"))).unwrap();
         let esp = format!("{}@@{}", self.image.display(), self.layout.place(Content::Esp).unwrap().offset);
         run(tool("mcopy").args(["-o", "-i", &esp]).arg(&changed).arg("::grub/grub.cfg")).unwrap();
+    }
+
+    /// A copy of the data of a box that is off. The power was cut, so the journal is replayed.
+    pub(crate) fn data(&self) -> PathBuf {
+        let place = self.layout.place(Content::Data).unwrap();
+        let mut image = File::open(&self.image).unwrap();
+        image.seek(SeekFrom::Start(place.offset)).unwrap();
+        let copy = self.directory.path().join("data.ext4");
+        std::io::copy(&mut image.take(place.size), &mut File::create(&copy).unwrap()).unwrap();
+        let replayed = tool("e2fsck").arg("-fy").arg(&copy).output().unwrap();
+        assert!(matches!(replayed.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&replayed.stdout));
+        copy
+    }
+
+    /// What a box that is off has kept of a medium, as debugfs lists it.
+    pub(crate) fn kept(&self, medium: &str) -> String {
+        let listed =
+            run(tool("debugfs").arg("-R").arg(format!("ls -p state/media/{medium}")).arg(self.data())).unwrap();
+        String::from_utf8_lossy(&listed).into_owned()
     }
 
     /// Puts a system into slot B as an update does, to be tried next. `name` in it is the program at `instead`.

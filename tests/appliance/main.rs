@@ -7,6 +7,7 @@ mod disk;
 mod faults;
 mod life;
 mod log;
+mod menu;
 mod power;
 mod stick;
 

@@ -2,7 +2,7 @@
 //! an update from a server.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -26,19 +26,6 @@ fn stick(directory: &Path, name: &str, files: &[(&Path, &str)]) -> PathBuf {
         run(tool("mcopy").arg("-i").arg(&path).arg(file).arg(format!("::headgate/{place}"))).unwrap();
     }
     path
-}
-
-/// What a box that is off has kept of a stick, as debugfs lists it. The power was cut, so the journal is replayed first, on a copy.
-fn kept(disk: &Disk) -> String {
-    let place = disk.layout.place(Content::Data).unwrap();
-    let mut image = File::open(&disk.image).unwrap();
-    image.seek(SeekFrom::Start(place.offset)).unwrap();
-    let copy = disk.directory.path().join("data.ext4");
-    std::io::copy(&mut image.take(place.size), &mut File::create(&copy).unwrap()).unwrap();
-    let replayed = tool("e2fsck").arg("-fy").arg(&copy).output().unwrap();
-    assert!(matches!(replayed.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&replayed.stdout));
-    let listed = run(tool("debugfs").args(["-R", "ls -p state/media/usb"]).arg(copy)).unwrap();
-    String::from_utf8_lossy(&listed).into_owned()
 }
 
 fn service(arguments: &str) -> String {
@@ -72,7 +59,7 @@ fn a_stick_configures_updates_and_resets_a_box() {
     }
     eprintln!("{times}");
     drop(machine);
-    let before = kept(&disk);
+    let before = disk.kept("usb");
     assert!(before.contains("10-stick.toml"), "it was not kept: {before}");
 
     // What was kept on data counts now, and the wish on another stick ends it.
@@ -87,7 +74,7 @@ fn a_stick_configures_updates_and_resets_a_box() {
     machine.expect("headgate> ", BOOT).unwrap();
     wait_until(&disk, |block| block.get("RESET") == Some("0") && block.get("B_TRY") == Some("0"));
     drop(machine);
-    let kept = kept(&disk);
+    let kept = disk.kept("usb");
     assert!(!kept.contains("10-stick.toml"), "it is still there: {kept}");
 }
 

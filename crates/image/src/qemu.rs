@@ -265,9 +265,13 @@ impl Machine {
 
     /// Types a line.
     pub fn send(&mut self, line: &str) -> Result<()> {
+        self.press(&format!("{line}\r"))
+    }
+
+    /// Presses keys at the serial port.
+    pub fn press(&mut self, keys: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("the serial port is not ours")?;
-        stdin.write_all(line.as_bytes())?;
-        stdin.write_all(b"\r").context("cannot write to the serial port")?;
+        stdin.write_all(keys.as_bytes()).context("cannot write to the serial port")?;
         Ok(stdin.flush()?)
     }
 

@@ -7,16 +7,14 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use headgate_update::disk::{self, Partition};
-use headgate_update::install::Machine;
-use headgate_update::{milestones, reset};
+use headgate_update::{disk, milestones};
 use nix::mount::MsFlags;
 
 use crate::console::Console;
 use crate::initramfs::{mount_on, mount_proc_and_sys, report, warn_of_rescue, with_cause};
 use crate::media::{self, Medium};
 use crate::modules::{Index, Loader};
-use crate::{data, grow, modalias, stick, watchdog};
+use crate::{data, grow, modalias, reset, stick, watchdog};
 
 const SYS: &str = "/sys";
 const SUPERVISOR: &str = "/usr/sbin/headgated";
@@ -120,7 +118,7 @@ fn prepare_disk(index: &Index, loader: &Loader<'_>, console: &Console) {
     }
     let data = partition("data");
     if let Some(data) = &data {
-        reset_data(data, console);
+        reset::carry_out(data, console);
         match grow::partition(sys, data) {
             Ok(Some(grown)) => console.say(format_args!("data grows to {} MiB", grown.size >> 20)),
             Ok(None) => {}
@@ -128,6 +126,8 @@ fn prepare_disk(index: &Index, loader: &Loader<'_>, console: &Console) {
         }
     }
     data::prepare(data.as_ref(), console);
+    // What data says about trust is known now.
+    reset::look_at_menu(console);
     for module in index.set("esp") {
         report(console, loader.load(module));
     }
@@ -135,23 +135,7 @@ fn prepare_disk(index: &Index, loader: &Loader<'_>, console: &Console) {
         Some(esp) => report(console, media::copy_from_partition(Medium::Esp, &esp.device, console)),
         None => console.warn("this disk has no partition named esp"),
     }
-    // Behind data: what it says about trust is known by then.
     stick::look(index, loader, console);
-}
-
-/// A reset that was asked for. Before data is mounted, and also when it could not be.
-fn reset_data(data: &Partition, console: &Console) {
-    let Ok(machine) = Machine::find(Path::new("/")) else { return };
-    if !machine.environment.read().is_ok_and(|block| reset::is_wanted(&block)) {
-        return;
-    }
-    match reset::carry_out(&Path::new("/").join(reset::TEMPLATE), &data.device) {
-        Ok(()) => {
-            console.warn("data is reset to what this system came with, as it was asked for");
-            report(console, machine.environment.change(reset::done).map(drop));
-        }
-        Err(error) => console.warn(with_cause(&error)),
-    }
 }
 
 nix::ioctl_write_ptr_bad!(

@@ -30,5 +30,6 @@ pub mod media;
 pub mod modalias;
 pub mod modprobe;
 pub mod modules;
+pub mod reset;
 pub mod stick;
 pub mod watchdog;

@@ -3,15 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use headgate_update::install::Machine;
-use headgate_update::{disk, reset, stick};
-use nix::sys::reboot::{RebootMode, reboot};
+use headgate_update::{disk, reset::FILE, stick};
 
 use crate::console::Console;
-use crate::initramfs::{report, with_cause};
-use crate::media::{self, Medium, TRUST};
+use crate::initramfs::report;
+use crate::media::{self, Medium};
 use crate::modalias;
 use crate::modules::{Index, Loader};
+use crate::reset;
 
 /// From a new device on a USB to the next one, a controller's own hub to begin with: a port that resets a device takes 50 ms, hubs
 /// behind hubs more.
@@ -27,7 +26,7 @@ pub fn look(index: &Index, loader: &Loader<'_>, console: &Console) {
     let Some(device) = wait(sys, index, loader, console) else { return };
     report(console, media::copy_from_partition(Medium::Usb, &device, console));
     if let Some(wish) = wish(&device, console) {
-        reset_if_new(&wish, console);
+        reset::wish_of_stick(&wish, console);
     }
 }
 
@@ -76,37 +75,14 @@ fn has_usb_disk(sys: &Path) -> bool {
 fn wish(device: &Path, console: &Console) -> Option<Vec<u8>> {
     use std::io::Read;
     let mounted = stick::Mounted::at(device, Path::new("/run/headgate/mount/wish")).ok()?;
-    let file = std::fs::File::open(mounted.path().join(stick::DIRECTORY).join(reset::FILE)).ok()?;
+    let file = std::fs::File::open(mounted.path().join(stick::DIRECTORY).join(FILE)).ok()?;
     let mut text = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut text).ok()?;
     if text.len() as u64 > LARGEST {
-        console.warn(format_args!("{} on the stick is larger than {LARGEST} bytes: ignored", reset::FILE));
+        console.warn(format_args!("{} on the stick is larger than {LARGEST} bytes: ignored", FILE));
         return None;
     }
     Some(text)
-}
-
-/// Data is mounted by now: the next start resets it. Whoever can plug in a stick can also take the disk, so this is refused only
-/// where media are never trusted.
-fn reset_if_new(wish: &[u8], console: &Console) {
-    if std::fs::read_to_string(TRUST).is_ok_and(|trust| trust.trim() == "never") {
-        return console.warn("the stick asks for a factory reset, but trust-media is \"never\"");
-    }
-    let machine = match Machine::find(Path::new("/")) {
-        Ok(machine) => machine,
-        Err(error) => return console.warn(with_cause(&error)),
-    };
-    let mut asked = false;
-    if let Err(error) = machine.environment.change(|block| asked = reset::ask_for(block, wish)) {
-        return console.warn(with_cause(&error));
-    }
-    if !asked {
-        return console.say("the stick asks for the factory reset that it had already");
-    }
-    console.warn("the stick asks for a factory reset: starting again for it");
-    nix::unistd::sync();
-    let error = reboot(RebootMode::RB_AUTOBOOT).expect_err("a reboot does not return");
-    console.warn(format_args!("the kernel refuses to reboot: {error}"));
 }
 
 #[cfg(test)]

@@ -33,6 +33,12 @@ pub fn ask(block: &mut Block) {
     block.set(WANTED, "1");
 }
 
+/// Whether GRUB's menu was asked for a reset (`image/grub.cfg`).
+#[must_use]
+pub fn is_wanted_by_menu(block: &Block) -> bool {
+    block.get(WANTED) == Some("menu")
+}
+
 /// Asks for the reset that a stick wants, unless it was this stick's file that wanted the last one. Whether it was asked for.
 pub fn ask_for(block: &mut Block, file: &[u8]) -> bool {
     let word: String = Sha256::digest(file).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
@@ -50,7 +56,7 @@ pub fn is_wanted(block: &Block) -> bool {
     block.get(WANTED) == Some("1")
 }
 
-/// Notes that it is done.
+/// Notes that it is done, or refused.
 pub fn done(block: &mut Block) {
     block.set(WANTED, "0");
 }
@@ -105,6 +111,8 @@ mod tests {
         done(&mut block);
         ask(&mut block);
         assert!(is_wanted(&block));
+        block.set(WANTED, "menu");
+        assert!(is_wanted_by_menu(&block) && !is_wanted(&block), "who asks has to be trusted first");
         block.to_bytes().unwrap();
     }
 
