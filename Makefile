@@ -24,10 +24,12 @@ bench-tool: deps
 build: deps ## compile everything
 	$(CARGO) build --workspace --all-targets
 
+# --all-targets leaves out tests that have a make target of their own.
 check: deps ## formatting, clippy, rustdoc: all warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p headgate-tests --test '*' -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items
 
 # Images that tests boot: see the profile in Cargo.toml.
