@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
+use headgate_image::binaries;
 use headgate_image::demo::{DROP_IN, write_drop_in};
 use headgate_image::layout::Content;
 use headgate_image::qemu::{Firmware, Machine, Options, Writes};
@@ -150,5 +151,53 @@ fn serve(listener: &TcpListener, update: &Path) {
         let sent = if number == 0 { &bytes[..bytes.len() / 2] } else { &bytes[..] };
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
         let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(sent));
+    }
+}
+
+/// Where somebody would flash who has started another system on the machine: here the box itself, with `headgate-image` in it.
+#[test]
+fn flash_writes_the_disk_that_it_is_told_to_and_no_other() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    let flasher = binaries::compile(&disk.source, &["headgate-image"]).unwrap().join("headgate-image");
+    disk.put_into_slot_b("headgate", &flasher);
+    let directory = disk.directory.path();
+    let image = disk.source.join("build/headgate.img");
+    let size = std::fs::metadata(&image).unwrap().len();
+    let sized = |name: &str, size: u64| {
+        let path = directory.join(name);
+        File::create(&path).unwrap().set_len(size).unwrap();
+        path
+    };
+    let (target, small) = (sized("target.img", size + (8 << 20)), sized("small.img", size / 2));
+    let service = |name: &str, device: &str| {
+        format!(
+            "[services.{name}]\ncommand = [\"/usr/bin/headgate\", \"flash\", \"--yes\", \"--image\", \"/dev/vdb\", \"{device}\"]\nrestart = \"never\"\n"
+        )
+    };
+    // The disk that the box runs from, one that is too small, and the right one behind them.
+    let text = service("itself", "/dev/vda")
+        + &service("small", "/dev/vdc")
+        + &service("right", "/dev/vdd").replace("restart", "after = [\"itself\", \"small\"]\nrestart");
+    let drop_ins = vec![write_drop_in(directory, "10-flash.toml", &text).unwrap()];
+    let targets = vec![image.clone(), small.clone(), target.clone()];
+    let options = Options { writes: Writes::Kept, drop_ins, targets, ..Options::trial(&disk.image) };
+    let mut machine = Machine::start(options, &Stop::never()).unwrap();
+    machine.expect("headgate-grub slot B of B A", BOOT).unwrap();
+    let wanted = std::fs::read(&image).unwrap();
+    let began = std::time::Instant::now();
+    let written = || std::fs::read(&target).unwrap().starts_with(&wanted);
+    while !written() {
+        assert!(began.elapsed() < BOOT, "{}", machine.transcript());
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+    wait_until(&disk, |block| block.get("B_TRY") == Some("0"));
+    drop(machine);
+    assert!(std::fs::read(&small).unwrap().iter().all(|&byte| byte == 0), "too small, and written to");
+    // What the box runs from is as it was, and what was flashed starts.
+    for (image, slot) in [(&disk.image, "B of B A"), (&target, "A of A B")] {
+        let mut machine = Machine::start(Options::trial(image), &Stop::never()).unwrap();
+        machine.expect(&format!("headgate-grub slot {slot}"), BOOT).unwrap();
+        machine.expect("ready", BOOT).unwrap();
     }
 }

@@ -12,6 +12,18 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Written and read at once, bytes.
 const PIECE: usize = 1 << 20;
 
+/// Bytes of an image: a file, or a whole disk, whose metadata say 0 (stat(2) knows the size of files only).
+pub fn size(image: &Path) -> Result<u64> {
+    let opened = || {
+        let mut file = File::open(image)?;
+        match file.metadata()?.is_dir() {
+            true => Err(io::ErrorKind::IsADirectory.into()),
+            false => file.seek(io::SeekFrom::End(0)),
+        }
+    };
+    opened().with_context(|| format!("cannot open {}", image.display()))
+}
+
 /// Writes the image, and reads it back from the medium.
 pub fn write(image: &Path, device: &Path) -> Result<()> {
     let mut from = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
@@ -81,6 +93,8 @@ mod tests {
         let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| ((number * 31) >> 7) as u8).collect();
         std::fs::write(&image, &bytes).unwrap();
         std::fs::write(&disk, vec![0xff; 4_000_000]).unwrap();
+        assert_eq!(size(&image).unwrap(), bytes.len() as u64);
+        assert!(size(directory.path()).is_err() && size(&directory.path().join("gone")).is_err());
         write(&image, &disk).unwrap();
         let written = std::fs::read(&disk).unwrap();
         assert_eq!(&written[..bytes.len()], bytes);

@@ -289,7 +289,7 @@ fn show(report: &(impl Serialize + std::fmt::Display), json: bool) -> Result<()>
 }
 
 fn write(image: &Path, device: &Path, yes: bool) -> Result<()> {
-    let needed = std::fs::metadata(image).with_context(|| format!("cannot open {}", image.display()))?.len();
+    let needed = flash::size(image)?;
     let target = Target::look(Path::new("/"), device, needed)?;
     target.check()?;
     if !yes {
