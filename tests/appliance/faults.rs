@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use headgate_image::demo::{DROP_IN, Networks, write_drop_in};
 use headgate_image::layout::Content;
@@ -137,4 +138,28 @@ fn a_slot_whose_kernel_panics_is_left() {
     wait_until(&disk, |block| block.get("A_OK") == Some("1") && block.get("A_TRY") == Some("0"));
     let (status, _) = machine.console("status", COMMAND).unwrap();
     assert!(status.contains("FELL BACK: slot B, version 9.9.9"), "{status}");
+}
+
+#[test]
+fn missing_cables_and_dead_backends_cost_no_slot() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    disk.add_parameter("headgate.gate=45");
+    onto_esp(&disk, "10-demo.toml", DROP_IN);
+    let mut machine = start(&disk, vec![Link::User, Link::User], Firmware::Bios);
+    machine.unplug(0).unwrap();
+    machine.unplug(1).unwrap();
+    machine.expect("headgate-grub slot A of A B, A ok 1 try 1", BOOT).unwrap();
+    machine.expect("headgate> ", BOOT).unwrap();
+    wait_until(&disk, |block| block.get("A_OK") == Some("1") && block.get("A_TRY") == Some("0"));
+    let times = machine.console("boot-times", COMMAND).unwrap().0;
+    assert!(times.contains("slot marked good") && !times.contains("carrier of"), "{times}");
+    std::thread::sleep(Duration::from_secs(60));
+    assert!(
+        machine.transcript().matches("headgate-grub slot").count() == 1,
+        "it has started again: {}",
+        machine.transcript()
+    );
+    let status = machine.console("status", COMMAND).unwrap().0;
+    assert!(status.contains("172.16.1.1:80/tcp"), "{status}");
 }

@@ -219,6 +219,11 @@ impl Machine {
         self.control.as_mut().context("the control channel is not ours")
     }
 
+    /// Pulls the cable of a card, counted as in [`Options::links`].
+    pub fn unplug(&mut self, number: usize) -> Result<()> {
+        self.control()?.unplug(&format!("net{number}"))
+    }
+
     /// Writes the memory of the running machine and what its devices know into a file, and ends it: [`Options::memory`] goes on from
     /// there, as often as is wanted and within a second, with `writes` discarded. The disk has to be a `.qcow2` that keeps what was
     /// written so far ([`overlay`]).

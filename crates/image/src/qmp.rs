@@ -15,17 +15,21 @@ const PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(crate) struct Qmp {
     reader: BufReader<UnixStream>,
+    has_greeted: bool,
 }
 
 impl Qmp {
     /// Our end of a pair of sockets; QEMU has the other one.
     pub(crate) fn new(socket: UnixStream) -> Result<Self> {
         socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { reader: BufReader::new(socket) })
+        Ok(Self { reader: BufReader::new(socket), has_greeted: false })
     }
 
     /// The greeting, and the word that commands may follow.
     fn greet(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.has_greeted, true) {
+            return Ok(());
+        }
         ensure!(self.read()?.get("QMP").is_some(), "QEMU's control channel does not greet");
         self.answer(&json!({ "execute": "qmp_capabilities" })).map(drop)
     }
@@ -40,6 +44,12 @@ impl Qmp {
             "failed" | "cancelled" => bail!("QEMU could not write {memory}: {status}"),
             _ => Ok(false),
         })
+    }
+
+    /// Takes the carrier from a card.
+    pub(crate) fn unplug(&mut self, card: &str) -> Result<()> {
+        self.greet()?;
+        self.answer(&json!({ "execute": "set_link", "arguments": { "name": card, "up": false } })).map(drop)
     }
 
     /// Has a machine go on that QEMU was told to read from a file.
