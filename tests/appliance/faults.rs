@@ -163,3 +163,28 @@ fn missing_cables_and_dead_backends_cost_no_slot() {
     let status = machine.console("status", COMMAND).unwrap().0;
     assert!(status.contains("172.16.1.1:80/tcp"), "{status}");
 }
+
+#[test]
+fn a_slot_that_rots_later_is_left() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let disk = Disk::new();
+    disk.put_into_slot_b("headgate", &disk.program("headgate"));
+    let mut machine = disk.start(Firmware::Bios);
+    machine.expect("headgate> ", BOOT).unwrap();
+    wait_until(&disk, |block| block.get("B_OK") == Some("1") && block.get("B_TRY") == Some("0"));
+    drop(machine);
+    let place = disk.layout.place(Content::Empty).unwrap();
+    let mut image = File::options().write(true).open(&disk.image).unwrap();
+    image.seek(SeekFrom::Start(place.offset)).unwrap();
+    image.write_all(&vec![0xa5; 64 << 20]).unwrap();
+    let mut machine = disk.start(Firmware::Bios);
+    for attempt in 1..=3 {
+        machine.expect(&format!("headgate-grub slot B of B A, A ok 1 try 0, B ok 1 try {attempt}"), BOOT).unwrap();
+        machine.expect("headgate-grub cannot start slot B", BOOT).unwrap();
+    }
+    machine.expect("headgate-grub slot A of B A", BOOT).unwrap();
+    machine.expect("headgate> ", BOOT).unwrap();
+    wait_until(&disk, |block| block.get("A_OK") == Some("1") && block.get("A_TRY") == Some("0"));
+    let (status, _) = machine.console("status", COMMAND).unwrap();
+    assert!(status.contains("FELL BACK: slot B, version 9.9.9"), "{status}");
+}
