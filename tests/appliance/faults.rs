@@ -1,5 +1,5 @@
-//! What is no fault of the firmware and must not cost the box its service nor its slot: damaged data, full data, a wrong drop-in. And one that
-//! is: a kernel that panics.
+//! What is no fault of the firmware and must not cost the box its service nor its slot: damaged data, full data, a wrong drop-in, missing
+//! cables, dead backends. And what is: a kernel that panics, a slot that rots.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};

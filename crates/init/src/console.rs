@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use headgate_update::milestones;
+use headgate_update::milestones::{self, WARNING};
 use nix::sys::termios::{self, ControlFlags, SetArg};
 
 const SERIAL: &str = "/dev/ttyS0";
@@ -70,7 +70,7 @@ impl Console {
 
     /// Like [`Console::say`], for what somebody must see: the line says so.
     pub fn warn(&self, text: impl Display) {
-        self.say(format_args!("WARNING: {text}"));
+        self.say(format_args!("{WARNING}{text}"));
     }
 }
 

@@ -12,6 +12,9 @@ use serde::Serialize;
 /// One milestone a line: seconds since the kernel started, a space, and what was done.
 pub const FILE: &str = "/run/headgate/boot";
 
+/// Begins a milestone that somebody must see: the status tells it too.
+pub const WARNING: &str = "WARNING: ";
+
 /// A point of the start.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Milestone {

@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use headgate_update::install::Machine;
-use headgate_update::milestones;
-
-/// What [`headgate-init`](milestones) puts before what somebody must see.
-const WARNING: &str = "WARNING: ";
+use headgate_update::milestones::{self, WARNING};
 
 /// Sentences for the status. `list` has the milestones of this start, `root` is that of the machine; elsewhere than on our image
 /// there is neither.
